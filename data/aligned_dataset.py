@@ -1,0 +1,111 @@
+"""Pairs of pictures: two halves of one file, or two files of one name."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from data.base_dataset import BaseDataset, Sample, check_channels
+from data.image_folder import find_images
+from data.transforms import Transform
+from options.base_options import CommandOptions
+from util.errors import UserError
+from util.image_io import read_image
+
+
+class AlignedDataset(BaseDataset):
+    """Pairs (A, B), prepared alike.
+
+    Two layouts are read: ``dataroot/<phase>/`` with both pictures side by side in one file, A on the left;
+    and ``dataroot/<phase>A/``, ``dataroot/<phase>B/`` with a file of the same name (whatever its ending) in
+    each.
+
+    Args:
+        pairs: the two files of each pair; one file twice if it holds both.
+        swap: go from B to A: B's picture is handed out as A.
+        grey: whether the input and the output are to be grey.
+    """
+
+    def __init__(
+        self,
+        pairs: list[tuple[str, str]],
+        transform: Transform,
+        *,
+        swap: bool,
+        grey: tuple[bool, bool],
+        seed: int,
+    ):
+        super().__init__(seed)
+        self.pairs, self.transform, self.swap, self.grey = pairs, transform, swap, grey
+
+    @classmethod
+    def from_options(cls, options: CommandOptions) -> Self:
+        run, data, network = options.run, options.data, options.network
+        grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
+        pairs = find_pairs(Path(run.dataroot), data.phase)[: data.max_dataset_size]
+        transform = Transform.from_options(data)
+        return cls(pairs, transform, swap=data.direction == "BtoA", grey=grey, seed=run.seed)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        path_A, path_B = self.pairs[index]
+        if path_A == path_B:
+            both = read_image(path_A)
+            half = both.width // 2
+            A = both.crop((0, 0, half, both.height))
+            B = both.crop((both.width - half, 0, both.width, both.height))
+        else:
+            A, B = read_image(path_A), read_image(path_B)
+        if self.swap:
+            A, B, path_A, path_B = B, A, path_B, path_A
+
+        decision = self.transform.decide(A.size, rng)
+        pictures = [
+            self.transform.apply(picture, decision, grey, path)
+            for picture, grey, path in zip((A, B), self.grey, (path_A, path_B), strict=True)
+        ]
+        if pictures[0].shape[1:] != pictures[1].shape[1:]:
+            raise UserError(
+                f"{path_A} and {path_B} differ in size: {A.width} x {A.height} and {B.width} x {B.height}"
+                " pixels; use --preprocess resize_and_crop, or make them alike"
+            )
+        return Sample(index, *pictures, path_A, path_B)
+
+
+def find_pairs(dataroot: Path, phase: str) -> list[tuple[str, str]]:
+    """Return the files of every pair, in the order of A's names.
+
+    Raises:
+        UserError: no layout of `AlignedDataset` is there, or a file has no partner.
+    """
+    if not dataroot.is_dir():
+        raise UserError(f"--dataroot {dataroot}: there is no such folder")
+    folder, folder_A, folder_B = dataroot / phase, dataroot / f"{phase}A", dataroot / f"{phase}B"
+    if folder.is_dir() or not (folder_A.is_dir() or folder_B.is_dir()):
+        if not folder.is_dir():
+            raise UserError(
+                f"--dataroot {dataroot}: it has neither a folder {phase} (pairs side by side) nor folders"
+                f" {phase}A and {phase}B (pairs of one name); check --dataroot and --phase"
+            )
+        return [(path, path) for path in find_images(folder)]
+
+    named_A, named_B = _by_name(folder_A), _by_name(folder_B)
+    lonely = sorted(named_A.keys() ^ named_B.keys())
+    if lonely:
+        raise UserError(
+            f"--dataroot {dataroot}: {len(lonely)} pictures are in only one of {phase}A and {phase}B, such as"
+            f" {', '.join(lonely[:3])}; pairs need equal names"
+        )
+    return [(path, named_B[name]) for name, path in named_A.items()]
+
+
+def _by_name(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in find_images(folder):
+        name = str(Path(path).relative_to(folder).with_suffix(""))
+        if name in found:
+            raise UserError(f"{found[name]} and {path}: two pictures of one name; rename or remove one")
+        found[name] = path
+    return found

@@ -1,0 +1,33 @@
+"""The models: `create_model` makes the one that ``--model`` names, from ``models/<name>_model.py``."""
+
+import logging
+
+import torch
+
+from models.base_model import BaseModel
+from options.base_options import CommandOptions
+from util.registry import Registry
+from util.seeding import seed_for
+
+log = logging.getLogger(__name__)
+
+MODELS: Registry[BaseModel] = Registry("models", "model", "--model", BaseModel)  # type: ignore[type-abstract]
+
+
+def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
+    """Return the chosen model with initial weights, on `device`.
+
+    Raises:
+        UserError: its networks cannot take pictures of the size that the options ask for.
+    """
+    torch.manual_seed(seed_for("initial weights", options.run.seed))
+    model = MODELS.get(options.run.model).from_options(options, device)
+    data = options.data
+    model.pad_inputs = data.preprocess in ("none", "scale_width")
+    if not model.pad_inputs:
+        model.check_size(data.crop_size, data.crop_size)
+    for name, net in model.nets.items():
+        if options.run.verbose:
+            log.info("%s", net)
+        log.info("Network %s: %.3f M parameters", name, sum(p.numel() for p in net.parameters()) / 1e6)
+    return model

@@ -1,0 +1,168 @@
+"""What every model shares: its networks and optimizers, one training step, one translation, and its state."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from models.layers import separate_pictures
+from options.base_options import CommandOptions
+from options.train_options import OptimizationOptions
+from util.batch import Batch
+from util.errors import UserError
+from util.seeding import seed_for, torch_rng
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Step(NamedTuple):
+    """What one training step hands back.
+
+    Attributes:
+        losses: 0-d, still on the device.
+        visuals: (N, 3 or 1, H, W) in [-1, 1] under the names that galleries show: real_A, fake_B, ...
+    """
+
+    losses: dict[str, Tensor]
+    visuals: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """No flags of its own."""
+
+
+class BaseModel(ABC):
+    """A model: networks by name, optimizers by the name of what they update, the paper's order of updates.
+
+    Subclasses give `from_options`, `train_step` and `test_step`.
+
+    Attributes:
+        nets: network ``"G_A"`` is saved as ``latest_net_G_A.pth``.
+        optimizers: what `minimize` updates.
+        iteration: training steps made so far.
+        pad_inputs: pad pictures of any size to one that the networks take, instead of refusing them.
+    """
+
+    Options: ClassVar[type] = NoOptions
+    defaults: ClassVar[Mapping[str, object]] = {}
+    watched_losses: ClassVar[tuple[str, ...]]
+    """The losses whose sum ``--lr_policy plateau`` watches."""
+
+    def __init__(self, nets: dict[str, nn.Module], device: torch.device, dtype: torch.dtype, seed: int):
+        self.nets = {name: net.to(device, dtype) for name, net in nets.items()}
+        self.optimizers: dict[str, Optimizer] = {}
+        self.device, self.dtype, self.seed = device, dtype, seed
+        self.iteration = 0
+        self.pad_inputs = False
+        self.multiple = max(getattr(net, "multiple", 1) for net in nets.values())
+        self.minimum = max(getattr(net, "minimum", 1) for net in nets.values())
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
+        """Return the model that the options describe; a `TestOptions` needs no more than the generators."""
+
+    @abstractmethod
+    def train_step(self, batch: Batch) -> Step:
+        """Update every network once, in the paper's order."""
+
+    @abstractmethod
+    def test_step(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the visuals of `batch`, the generated pictures among them."""
+
+    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the random decisions that `train_step` finds in ``batch.draws``, on the CPU."""
+        return {}
+
+    def step(self, batch: Batch) -> Step:
+        """Make one training step on a batch that is on the model's device."""
+        self.iteration += 1
+        # Dropout draws from torch's own generator: seeded here, a step is the same whatever came before it.
+        torch.manual_seed(seed_for("dropout", self.seed, self.iteration))
+        draws = self.draws(batch, torch_rng("draws", self.seed, self.iteration))
+        on_device = {name: draw.to(self.device, non_blocking=True) for name, draw in draws.items()}
+        losses, visuals = self.train_step(replace(self._fitted(batch), draws=on_device))
+        return Step(_detached(losses), _detached(visuals))
+
+    @torch.no_grad()
+    def translate(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the visuals of `batch`; each picture's are what they would be in a batch of its own.
+
+        Networks in training mode (the peer's way of testing) normalise and drop out each picture separately.
+        """
+        height, width = batch.A.shape[-2:]
+        generators = [torch_rng("test dropout", self.seed, index) for index in batch.index.tolist()]
+        with separate_pictures(self.nets.values(), generators):
+            visuals = self.test_step(self._fitted(batch))
+        return {name: picture[..., :height, :width] for name, picture in visuals.items()}
+
+    def minimize(self, name: str, loss: Tensor) -> None:
+        """Make one step of optimizer `name` on `loss`; no other network gets gradients."""
+        optimizer = self.optimizers[name]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        optimizer.zero_grad()
+        loss.backward(inputs=parameters)
+        optimizer.step()
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Set every learning rate to `factor` times its initial value."""
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+    def eval(self) -> None:
+        """Switch to evaluation: no dropout, batch norm with the statistics of training."""
+        for net in self.nets.values():
+            net.eval()
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise a `UserError` if the networks cannot take pictures of this size."""
+        smallest = min(height, width)
+        if smallest < self.minimum:
+            raise UserError(
+                f"pictures of {width} x {height} pixels are too small for the discriminator, which needs"
+                f" sides of at least {self.minimum}: raise --crop_size, or lower --n_layers_D with --netD n_layers"
+            )
+        if height % self.multiple or width % self.multiple:
+            fitting = max(self.multiple, smallest // self.multiple * self.multiple)
+            raise UserError(
+                f"pictures of {width} x {height} pixels do not fit the generator, which needs sides that are"
+                f" multiples of {self.multiple}: take --crop_size {fitting}, or another --netG"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that training needs to go on exactly."""
+        return {
+            "iteration": self.iteration,
+            "nets": {name: net.state_dict() for name, net in self.nets.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.iteration = state["iteration"]
+        for name, net in self.nets.items():
+            net.load_state_dict(state["nets"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+
+    def _fitted(self, batch: Batch) -> Batch:
+        if self.pad_inputs:
+            return batch.padded(self.multiple)
+        self.check_size(*batch.A.shape[-2:])
+        return batch
+
+
+def adam(options: OptimizationOptions) -> MakeOptimizer:
+    """Return how to make the Adam optimizer that the options describe."""
+    return partial(Adam, lr=options.lr, betas=(options.beta1, 0.999), fused=True)
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in tensors.items()}

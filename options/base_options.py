@@ -1,0 +1,157 @@
+"""The flags that train.py and test.py share, in groups: each part of the program takes those it needs."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from options.option import option
+from util.errors import UserError
+
+GENERATORS = ("resnet_9blocks", "resnet_6blocks", "unet_32", "unet_64", "unet_128", "unet_256")
+DISCRIMINATORS = ("basic", "n_layers", "pixel")
+PREPROCESS = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What to run, where its files are, and on which device."""
+
+    dataroot: str = option(MISSING, "the folder with the pictures (its subfolders depend on the data set)")
+    name: str = option(
+        "experiment_name", "name of the experiment: its folder below checkpoints_dir and results_dir"
+    )
+    suffix: str = option(
+        "", "added to the name after _, flags in braces filled in: {model}_{netG}_size{load_size}"
+    )
+    checkpoints_dir: str = option("./checkpoints", "where models, logs and the training page are saved")
+    model: str = option("cycle_gan", "which model: a name of models/<name>_model.py")
+    gpu_ids: str = option("0", "which GPU: 0 or 1; -1 is the CPU")
+    epoch: str = option("latest", "which checkpoint to load: latest or a number of an epoch")
+    load_iter: int = option(
+        0, "load the checkpoint iter_N instead (see --save_by_iter); 0 loads --epoch", minimum=0
+    )
+    precision: str = option("fp32", "arithmetic: fp64 is slow, for checking", choices=("fp32", "fp64"))
+    seed: int = option(0, "seed of all randomness: initial weights, order, augmentation, dropout", minimum=0)
+    config: str = option("", "a *_opt.json file with values for flags; the command line overrides it")
+    verbose: bool = option(False, "print the networks layer by layer")
+
+    @property
+    def tag(self) -> str:
+        """The checkpoint that is asked for: the part of its file name before ``_net_``."""
+        return f"iter_{self.load_iter}" if self.load_iter else self.epoch
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The architecture; test.py reads it from the checkpoint's options."""
+
+    input_nc: int = option(3, "channels of input pictures: 3 is RGB, 1 grey", minimum=1, architecture=True)
+    output_nc: int = option(3, "channels of output pictures: 3 is RGB, 1 grey", minimum=1, architecture=True)
+    netG: str = option("resnet_9blocks", "generator", choices=GENERATORS, architecture=True)
+    netD: str = option("basic", "discriminator; basic is a 70 x 70 PatchGAN", choices=DISCRIMINATORS)
+    ngf: int = option(64, "filters in the generator's outermost layer", minimum=1, architecture=True)
+    ndf: int = option(64, "filters in the discriminator's first layer", minimum=1)
+    n_layers_D: int = option(3, "strided layers of the discriminator", minimum=1, needs=("netD", "n_layers"))
+    norm: str = option(
+        "instance", "normalisation layers", choices=("instance", "batch", "none"), architecture=True
+    )
+    no_dropout: bool = option(False, "no dropout in the generator", architecture=True)
+    init_type: str = option(
+        "normal", "initial weights", choices=("normal", "xavier", "kaiming", "orthogonal")
+    )
+    init_gain: float = option(0.02, "scale of initial weights (normal, xavier, orthogonal)", above=0)
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which pictures, and how they are prepared."""
+
+    phase: str = option("train", "which part of the data set: train, val, test, ...")
+    dataset_mode: str = option("unaligned", "which data set: a name of data/<name>_dataset.py")
+    direction: str = option(
+        "AtoB", "which side is translated into which", choices=("AtoB", "BtoA"), architecture=True
+    )
+    batch_size: int = option(1, "pictures in a batch", minimum=1)
+    num_threads: int = option(
+        4, "worker processes that read pictures, at most one a CPU core; 0: none", minimum=0
+    )
+    serial_batches: bool = option(False, "take pictures in order instead of shuffling them")
+    max_dataset_size: int | None = option(None, "use only the first N pictures", minimum=1)
+    preprocess: str = option("resize_and_crop", "how pictures are scaled and cropped", choices=PREPROCESS)
+    load_size: int = option(286, "scale pictures to this size", minimum=1)
+    crop_size: int = option(256, "then crop to this size", minimum=1)
+    no_flip: bool = option(False, "do not flip pictures at random")
+
+    def __post_init__(self) -> None:
+        scaled = self.preprocess in ("resize_and_crop", "scale_width_and_crop")
+        if scaled and self.load_size < self.crop_size:
+            raise UserError(
+                f"--crop_size {self.crop_size} is larger than the pictures, which --load_size scales to"
+                f" {self.load_size}: raise --load_size or lower --crop_size"
+            )
+
+
+@dataclass(frozen=True)
+class DisplayOptions:
+    """How results are shown."""
+
+    display_winsize: int = option(256, "width of a picture on a page, in pixels", minimum=16)
+    use_wandb: bool = option(False, "log to Weights & Biases (not available yet: a warning, nothing more)")
+    wandb_project_name: str = option(
+        "CycleGAN-and-pix2pix", "its project name there", needs=("use_wandb", "True")
+    )
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """All options of one command, frozen: a group an attribute.
+
+    Attributes:
+        model, dataset: the groups of the chosen model and data set.
+        explicit: names of the flags that the command line gave.
+        defaults: what each flag's value would be without it.
+    """
+
+    COMMAND: ClassVar[str]
+    DEFAULTS: ClassVar[Mapping[str, object]]
+
+    run: RunOptions
+    network: NetworkOptions
+    data: DataOptions
+    display: DisplayOptions
+    model: Any
+    dataset: Any
+    explicit: frozenset[str]
+    defaults: Mapping[str, object]
+
+    @property
+    def run_name(self) -> str:
+        """The experiment's name with its suffix."""
+        return run_name(self.values())
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run's checkpoints and logs are."""
+        return Path(self.run.checkpoints_dir) / self.run_name
+
+    def values(self) -> dict[str, object]:
+        """Return every flag's value by name."""
+        groups = (
+            getattr(self, item.name) for item in fields(self) if item.name not in ("explicit", "defaults")
+        )
+        values = {item.name: getattr(group, item.name) for group in groups for item in fields(group)}
+        return {name: value for name, value in values.items() if name in self.defaults}
+
+
+def run_name(values: Mapping[str, object]) -> str:
+    """Return the experiment's name with its suffix, whose braces are filled in from the flags' `values`.
+
+    Raises:
+        UserError: the suffix names a flag that does not exist.
+    """
+    try:
+        suffix = str(values["suffix"]).format(**values)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"--suffix {values['suffix']}: {error} is not a flag of this command") from None
+    return f"{values['name']}_{suffix}" if suffix else str(values["name"])

@@ -1,0 +1,115 @@
+"""`option()`: a dataclass field that is a command-line flag."""
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
+
+from util.errors import UserError, did_you_mean
+
+TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+class Group(Protocol):
+    """A dataclass whose fields were made by `option`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+G = TypeVar("G", bound=Group)
+
+
+@dataclass(frozen=True)
+class SameAs:
+    """A default that is the value of another flag."""
+
+    flag: str
+
+    def __str__(self) -> str:
+        return f"the value of --{self.flag}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One flag: its name, type, default and rules.
+
+    Attributes:
+        type: str, int, float or bool; with `optional` also None, written ``inf`` (no limit).
+        default: its value when nobody gives one; `MISSING` if somebody must.
+        phase: the only command that has it, ``train`` or ``test``; None for both.
+        needs: (flag, value) without which this flag has no effect.
+        architecture: whether test.py takes it from the checkpoint's options.
+    """
+
+    name: str
+    type: type
+    optional: bool
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    above: float | None = None
+    phase: str | None = None
+    needs: tuple[str, str] | None = None
+    architecture: bool = False
+
+    def convert(self, value: object, source: str = "") -> Any:
+        """Return `value`, a text or a JSON value, as this flag's type.
+
+        Args:
+            source: the file that the value comes from, for the message.
+
+        Raises:
+            UserError: the value does not have the type, is not offered or is out of range.
+        """
+        where = f"{source}: " if source else ""
+        if value is None or str(value) == "inf":
+            if self.optional:
+                return None
+            raise UserError(f"{where}--{self.name} {value}: expected {self._expected()}")
+        try:
+            result = self._as_bool(str(value)) if self.type is bool else self.type(str(value))
+        except ValueError:
+            raise UserError(f"{where}--{self.name} {value}: expected {self._expected()}") from None
+        if self.choices and result not in self.choices:
+            hint = did_you_mean(str(result), self.choices)
+            raise UserError(
+                f"{where}--{self.name} {result}: no such choice{hint} Choices: {', '.join(self.choices)}"
+            )
+        too_low = self.minimum is not None and not result >= self.minimum
+        if too_low or (self.above is not None and not result > self.above):
+            raise UserError(f"{where}--{self.name} {result}: expected {self._expected()}")
+        return result
+
+    @staticmethod
+    def _as_bool(text: str) -> bool:
+        if text.lower() not in TRUE + FALSE:
+            raise ValueError(text)
+        return text.lower() in TRUE
+
+    def _expected(self) -> str:
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[self.type]
+        if self.minimum is not None:
+            kind += f" not below {self.minimum:g}"
+        if self.above is not None:
+            kind += f" above {self.above:g}"
+        return kind + (" or inf" if self.optional else "")
+
+
+def option(default: Any, help: str, **rules: Any) -> Any:
+    """Return a dataclass field that is a flag; `rules` are `Flag`'s attributes of the same names."""
+    return field(default=default, kw_only=True, metadata={"help": help, **rules})
+
+
+def flags_of(group: type[Group]) -> dict[str, Flag]:
+    """Return the flags of a group, in the order of its fields."""
+    hints = get_type_hints(group)
+    flags = {}
+    for item in fields(group):
+        kinds = get_args(hints[item.name]) or (hints[item.name],)
+        flags[item.name] = Flag(item.name, kinds[0], type(None) in kinds, item.default, **item.metadata)
+    return flags
+
+
+def build(group: type[G], values: Mapping[str, object]) -> G:
+    """Return the group with those of `values` that are its own."""
+    return group(**{item.name: values[item.name] for item in fields(group) if item.name in values})

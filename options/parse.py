@@ -1,0 +1,228 @@
+"""From the command line to frozen options, once; and the files that record them."""
+
+import argparse
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar, get_type_hints
+
+from options.base_options import CommandOptions, run_name
+from options.option import Flag, Group, SameAs, build, flags_of
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+from util.errors import UserError, did_you_mean
+from util.registry import Registry
+
+log = logging.getLogger(__name__)
+
+Values = dict[str, Any]
+Groups = dict[str, type[Group]]
+P = TypeVar("P", bound=CommandOptions)
+
+
+class Configurable(Protocol):
+    """A model or data set: a class with flags of its own and changed defaults for others."""
+
+    Options: type[Group]
+    defaults: Mapping[str, object]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Registry[Any]) -> P:
+    """Return the frozen options of one command.
+
+    Precedence: default < model < data set < ``--config`` < checkpoint (test: the architecture) < command
+    line.
+
+    Args:
+        kind: `TrainOptions` or `TestOptions`.
+        argv: the command line without the program's name.
+
+    Raises:
+        UserError: an unknown flag or value, or values that do not go together.
+    """
+    config, model, dataset = _peek(kind, argv, models, datasets)
+    groups = _groups(kind, model, dataset)
+    flags = _flags(kind, groups)
+    defaults: Values = {name: flag.default for name, flag in flags.items()}
+    for layer in (kind.DEFAULTS, model.defaults, dataset.defaults):
+        defaults.update({name: value for name, value in layer.items() if name in flags})
+    other = TrainOptions if kind is TestOptions else TestOptions
+    defaults.update(_from_config(config, flags, _flags(other, _groups(other, model, dataset)), other.COMMAND))
+
+    offered = {"model": models.names(), "dataset_mode": datasets.names()}
+    given = _command_line(kind.COMMAND, argv, groups, flags, defaults, offered)
+    if kind is TestOptions:
+        defaults.update(_architecture(flags, _resolve({**defaults, **given})))
+    values = _resolve({**defaults, **given})
+    for name, value in values.items():
+        if value is MISSING:
+            raise UserError(f"--{name} is required: {flags[name].help}")
+    _warn_without_effect(flags, values, given)
+    built: Values = {name: build(group, values) for name, group in groups.items()}
+    return kind(
+        **built,
+        explicit=frozenset(given),
+        defaults=_resolve(defaults),
+    )
+
+
+def save(options: CommandOptions) -> None:
+    """Write ``<command>_opt.txt``, in the peer's form, and ``<command>_opt.json`` into the run's folder."""
+    folder, values = options.run_folder, options.values()
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["----------------- Options ---------------"]
+    for name, value in sorted({**values, "name": options.run_name}.items()):
+        default = options.defaults[name]
+        note = "" if value == default else f"\t[default: {_text(default)}]"
+        lines.append(f"{name:>25}: {_text(value):<30}{note}")
+    lines.append("----------------- End -------------------\n")
+    (folder / f"{options.COMMAND}_opt.txt").write_text("\n".join(lines))
+    (folder / f"{options.COMMAND}_opt.json").write_text(json.dumps(values, indent=1) + "\n")
+
+
+def read_opt_txt(text: str) -> dict[str, str]:
+    """Return the values in an option file of the peer's form, as texts."""
+    entry = re.compile(r"^ *(\w+): (.*?) *(?:\t\[default: .*\])?$", re.MULTILINE)
+    return {match[1]: match[2] for match in entry.finditer(text)}
+
+
+def _text(value: object) -> str:
+    if value is MISSING:
+        return "none, it is required"
+    return "inf" if value is None else str(value)
+
+
+def _peek(
+    kind: type[CommandOptions], argv: list[str], models: Registry[Any], datasets: Registry[Any]
+) -> tuple[Values, type[Configurable], type[Configurable]]:
+    """Return the config file's values, the model class and the data set class, before the real parsing."""
+    peeker = _Parser(add_help=False, allow_abbrev=False)
+    for name in ("config", "model", "dataset_mode"):
+        peeker.add_argument(f"--{name}", nargs="?")
+    peek, _ = peeker.parse_known_args(argv)
+    config = _read_json(Path(peek.config)) if peek.config else {}
+
+    hints = get_type_hints(kind)
+    defaults = {
+        flag.name: flag.default for group in ("run", "data") for flag in flags_of(hints[group]).values()
+    }
+    model = models.get(str(peek.model or config.get("model") or {**defaults, **kind.DEFAULTS}["model"]))
+    mode = {**defaults, **model.defaults}["dataset_mode"]
+    return config, model, datasets.get(str(peek.dataset_mode or config.get("dataset_mode") or mode))
+
+
+def _read_json(path: Path) -> Values:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected an object with flags and their values")
+    return values
+
+
+def _groups(kind: type[CommandOptions], model: type[Configurable], dataset: type[Configurable]) -> Groups:
+    hints = get_type_hints(kind)
+    own: Groups = {"model": model.Options, "dataset": dataset.Options}
+    names = [item.name for item in fields(kind) if item.name not in ("explicit", "defaults")]
+    return {name: own.get(name) or hints[name] for name in names}
+
+
+def _flags(kind: type[CommandOptions], groups: Groups) -> dict[str, Flag]:
+    every = (flag for group in groups.values() for flag in flags_of(group).values())
+    return {flag.name: flag for flag in every if flag.phase in (None, kind.COMMAND)}
+
+
+def _from_config(
+    config: Values, flags: Mapping[str, Flag], others: Mapping[str, Flag], command: str
+) -> Values:
+    """Return the config file's values; of a file by the other command, those with one meaning."""
+    if config.keys() & (others.keys() - flags.keys()):
+        log.info("The --config file is %s.py's: what has another meaning here is left out.", command)
+        config = {n: v for n, v in config.items() if n in flags and n not in TestOptions.DEFAULTS}
+    for name in config:
+        if name not in flags:
+            raise UserError(f"--config: {_unknown(f'--{name}', flags)}")
+    return {name: flags[name].convert(value, "--config") for name, value in config.items()}
+
+
+def _command_line(
+    command: str,
+    argv: list[str],
+    groups: Groups,
+    flags: Mapping[str, Flag],
+    defaults: Values,
+    offered: Mapping[str, Sequence[str]],
+) -> Values:
+    """Return the values that the command line gives; print the help and exit if it asks for it."""
+    parser = _Parser(prog=f"{command}.py", allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for group_name, group in groups.items():
+        section = parser.add_argument_group(group_name, (group.__doc__ or "").split("\n")[0])
+        for flag in (flags[name] for name in flags_of(group) if name in flags):
+            switch = flag.type is bool
+            section.add_argument(
+                f"--{flag.name}",
+                metavar="true|false" if switch else flag.type.__name__.upper(),
+                nargs="?" if switch else None,
+                const="true" if switch else None,
+                help=_help(flag, flag.choices or offered.get(flag.name, ()), defaults[flag.name]),
+            )
+    found, unknown = parser.parse_known_args(argv)
+    if unknown:
+        raise UserError(_unknown(unknown[0], flags))
+    return {name: flags[name].convert(value) for name, value in vars(found).items()}
+
+
+def _help(flag: Flag, choices: Sequence[str], default: object) -> str:
+    parts = [f"one of {', '.join(choices)}"] if choices else []
+    if flag.needs:
+        parts.append(f"only with --{flag.needs[0]} {flag.needs[1]}")
+    parts.append(f"default: {_text(default) or 'none'}")
+    return f"{flag.help} ({'; '.join(parts)})".replace("%", "%%")
+
+
+def _unknown(word: str, flags: Mapping[str, Flag]) -> str:
+    if not word.startswith("-"):
+        return f"{word}: a value without a flag; write --flag value"
+    name = word.split("=")[0]
+    hint = did_you_mean(name, [f"--{flag}" for flag in flags])
+    return f"{name}: there is no such flag{hint or '; --help lists the flags of the chosen model'}"
+
+
+def _architecture(flags: Mapping[str, Flag], values: Values) -> Values:
+    """Return what the checkpoint's options say of the architecture."""
+    folder = Path(values["checkpoints_dir"]) / run_name(values)
+    text, record = folder / "train_opt.txt", folder / "train_opt.json"
+    if not record.exists() and not text.exists():
+        return {}
+    source = record if record.exists() else text
+    found = _read_json(record) if record.exists() else read_opt_txt(text.read_text())
+    result = {
+        name: flag.convert(found[name], str(source))
+        for name, flag in flags.items()
+        if flag.architecture and name in found
+    }
+    changed = [f"{name} {value}" for name, value in result.items() if value != values[name]]
+    if changed:
+        log.info("%s: %s", source, ", ".join(changed))
+    return result
+
+
+def _resolve(values: Values) -> Values:
+    """Return `values` with every `SameAs` replaced by the value that it stands for."""
+    return {name: values[v.flag] if isinstance(v, SameAs) else v for name, v in values.items()}
+
+
+def _warn_without_effect(flags: Mapping[str, Flag], values: Values, given: Values) -> None:
+    for name in given:
+        needs = flags[name].needs
+        if needs and str(values[needs[0]]) != needs[1]:
+            log.warning("--%s %s has no effect without --%s %s", name, given[name], *needs)

@@ -1,0 +1,37 @@
+"""The flags of test.py alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from options.base_options import CommandOptions
+from options.option import SameAs, option
+
+
+@dataclass(frozen=True)
+class ResultOptions:
+    """Which pictures are translated, how, and where they go."""
+
+    results_dir: str = option("./results/", "where galleries are saved")
+    num_test: int | None = option(None, "how many pictures to translate", minimum=1)
+    eval: bool = option(False, "no dropout, and batch norm with the statistics of training")
+    aspect_ratio: float = option(
+        1.0, "width / height of the saved pictures: 2 makes them twice as wide", above=0
+    )
+
+
+@dataclass(frozen=True)
+class TestOptions(CommandOptions):
+    """All options of test.py."""
+
+    __test__ = False  # not a test, whatever pytest makes of its name
+    COMMAND: ClassVar[str] = "test"
+    DEFAULTS: ClassVar[Mapping[str, object]] = {
+        "phase": "test",
+        "model": "test",
+        "serial_batches": True,
+        "no_flip": True,
+        "load_size": SameAs("crop_size"),
+    }
+
+    results: ResultOptions

@@ -1,0 +1,74 @@
+"""The flags of train.py alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from options.base_options import CommandOptions
+from options.option import option
+
+GAN_MODES = ("vanilla", "lsgan", "hinge", "wgangp")
+
+
+@dataclass(frozen=True)
+class OptimizationOptions:
+    """The objective, the optimizer and its learning rate."""
+
+    n_epochs: int = option(100, "epochs at the initial learning rate", minimum=0)
+    n_epochs_decay: int = option(
+        100, "epochs after them, in which the linear policy lowers the rate", minimum=0
+    )
+    lr: float = option(0.0002, "initial learning rate of Adam", above=0)
+    beta1: float = option(0.5, "momentum term of Adam", minimum=0)
+    lr_policy: str = option(
+        "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine")
+    )
+    lr_decay_iters: int = option(
+        50, "epochs after which the rate falls to a tenth", minimum=1, needs=("lr_policy", "step")
+    )
+    gan_mode: str = option("lsgan", "adversarial objective", choices=GAN_MODES)
+    lambda_gp: float = option(
+        10.0, "weight of the gradient penalty; 0: none", minimum=0, needs=("gan_mode", "wgangp")
+    )
+    pool_size: int = option(50, "earlier fakes kept to show to the discriminator; 0: none", minimum=0)
+
+
+@dataclass(frozen=True)
+class LoggingOptions:
+    """What is logged and shown during training; frequencies count pictures."""
+
+    print_freq: int = option(100, "pictures between two lines of losses", minimum=1)
+    update_html_freq: int = option(1000, "pictures between two updates of the page's samples", minimum=1)
+    html_samples: int = option(4, "how many fixed pictures the page shows", minimum=1)
+    no_html: bool = option(False, "write no training page")
+    display_freq: int = option(400, "pictures between two updates of the visdom display", minimum=1)
+    display_ncols: int = option(4, "pictures in a row of the visdom display; 0: a window each", minimum=0)
+    display_id: int = option(0, "visdom window; 0: no display (visdom is not available yet: a warning)")
+    display_server: str = option("http://localhost", "visdom server")
+    display_env: str = option("main", "visdom environment")
+    display_port: int = option(8097, "visdom port", minimum=1)
+
+
+@dataclass(frozen=True)
+class SavingOptions:
+    """When checkpoints are written, and where a run starts from."""
+
+    save_latest_freq: int = option(5000, "pictures between two saves of the latest state", minimum=1)
+    save_epoch_freq: int = option(5, "epochs between two checkpoints that are kept", minimum=1)
+    save_by_iter: bool = option(False, "keep the saves of --save_latest_freq too, as iter_N")
+    continue_train: bool = option(False, "go on from the last saved state (or from --epoch, --load_iter)")
+    epoch_count: int = option(
+        1, "number of the first epoch; given, it overrides a continued run's", minimum=1
+    )
+
+
+@dataclass(frozen=True)
+class TrainOptions(CommandOptions):
+    """All options of train.py."""
+
+    COMMAND: ClassVar[str] = "train"
+    DEFAULTS: ClassVar[Mapping[str, object]] = {}
+
+    optimization: OptimizationOptions
+    logging: LoggingOptions
+    saving: SavingOptions

@@ -1,0 +1,55 @@
+"""What tests share: a tiny data set, reference numbers where they are at hand, and commands as users run them."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets import make_demo_dataset
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT.parent / "shared" / "golden"
+"""Numbers computed with junyanz/pytorch-CycleGAN-and-pix2pix; tests that compare with them skip without them."""
+
+needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers at hand")
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_threads() -> None:
+    # The nets are tiny: more threads only wait for each other.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of pairs, side by side, 32 pixels a side: 6 to train, 3 to test."""
+    folder = tmp_path_factory.mktemp("pairs")
+    arguments = ["--train", "6", "--val", "2", "--test", "3", "--size", "32"]
+    assert make_demo_dataset.main(["--out", str(folder), *arguments]) == 0
+    return folder
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Runs ``train.py`` or ``test.py`` in a process of its own, with checkpoints and results below tmp_path."""
+
+    def call(script: str, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+        places = ["--checkpoints_dir", str(tmp_path / "checkpoints")]
+        if script == "test.py":
+            places += ["--results_dir", str(tmp_path / "results")]
+        result = subprocess.run(
+            [sys.executable, str(ROOT / script), *map(str, arguments), *places],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            timeout=300,
+        )
+        assert result.returncode == status, result.stdout + result.stderr
+        return result
+
+    return call

@@ -1,0 +1,65 @@
+"""The one value that data sets hand to models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures of N samples, the direction already applied: models always go from A to B.
+
+    Attributes:
+        A, B: (N, C, H, W), uint8 as decoded on the CPU; floating point in [-1, 1] after `to`.
+        paths_A, paths_B: N file names each.
+        index: (N,) int64, positions in the data set, for randomness that belongs to a sample.
+        draws: the random decisions of this training step, by name.
+    """
+
+    A: Tensor
+    B: Tensor | None
+    paths_A: list[str]
+    paths_B: list[str]
+    index: Tensor
+    draws: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Return A and B of a batch that has both."""
+        if self.B is None:
+            raise ValueError("this batch has no B: the model needs a data set of pairs")
+        return self.A, self.B
+
+    def map_pictures(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with `change` applied to its pictures."""
+        return replace(self, A=change(self.A), B=None if self.B is None else change(self.B))
+
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
+        """Return the batch on `device`, its pictures as `dtype` in [-1, 1]."""
+        return self.map_pictures(lambda picture: normalise(picture.to(device, non_blocking=True), dtype))
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in memory that a GPU can fetch while it computes."""
+        return self.map_pictures(Tensor.pin_memory)
+
+    def padded(self, multiple: int) -> "Batch":
+        """Return the batch with its right and bottom edges repeated until its sides are multiples."""
+
+        def pad(picture: Tensor) -> Tensor:
+            height, width = picture.shape[-2:]
+            below, right = -height % multiple, -width % multiple
+            return F.pad(picture, (0, right, 0, below), mode="replicate") if below or right else picture
+
+        return self.map_pictures(pad)
+
+
+def normalise(picture: Tensor, dtype: torch.dtype) -> Tensor:
+    """Map uint8 values 0..255 to [-1, 1] as `dtype`; floating point values keep theirs."""
+    if picture.is_floating_point():
+        return picture.to(dtype)
+    return picture.to(dtype).div_(255).sub_(0.5).div_(0.5)

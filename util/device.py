@@ -1,0 +1,55 @@
+"""Which device to compute on."""
+
+import logging
+
+import torch
+
+from util.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def parse_gpu_ids(text: str) -> list[int]:
+    """Return the GPU numbers in a text such as ``0``, ``0,1`` or ``-1`` (none: the CPU).
+
+    Raises:
+        UserError: the text is not of that form.
+    """
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"--gpu_ids {text}: expected numbers with commas, such as 0 or 0,1, or -1 for the CPU"
+        ) from None
+    return [number for number in numbers if number >= 0]
+
+
+def select_device(gpu_ids: str, explicit: bool) -> torch.device:
+    """Return the device that `gpu_ids` names; without a GPU fall back to the CPU unless one was asked for.
+
+    Args:
+        gpu_ids: the value of ``--gpu_ids``.
+        explicit: whether the user gave it, rather than its being the default.
+
+    Raises:
+        UserError: a GPU that was asked for does not exist.
+    """
+    numbers = parse_gpu_ids(gpu_ids)
+    if not numbers:
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0 and not explicit:
+        log.info("No GPU found: using the CPU (--gpu_ids -1 says so from the start).")
+        return torch.device("cpu")
+    missing = [number for number in numbers if number >= count]
+    if missing:
+        raise UserError(
+            f"--gpu_ids {gpu_ids}: there is no GPU {missing[0]} here ({count} found);"
+            f" use {'a number below ' + str(count) + ' or ' if count else ''}-1 for the CPU"
+        )
+    if len(numbers) > 1:
+        log.warning(
+            "--gpu_ids %s: one process uses one GPU; going on with GPU %d alone.", gpu_ids, numbers[0]
+        )
+    torch.cuda.set_device(numbers[0])
+    return torch.device("cuda", numbers[0])

@@ -1,0 +1,32 @@
+"""What the user did wrong, said in one line; and the one place that turns it into an exit status."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+USAGE_STATUS = 2
+
+
+class UserError(Exception):
+    """A mistake in a flag, a file or a value: the message names it and says what to do; no traceback."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean X?"`` for the known name nearest to `word`, or an empty string."""
+    nearest = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def run(main: Callable[[list[str]], None]) -> int:
+    """Run a command with logging set up; return its exit status: 0, 2 for a `UserError`, 130 for Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
+        return USAGE_STATUS
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

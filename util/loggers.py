@@ -1,0 +1,146 @@
+"""Where losses and pictures of a training run go: one sink a place, all behind `Logger`."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+Visuals = dict[str, NDArray[np.uint8]]
+"""Pictures of one sample by name, (H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class LossRecord:
+    """The losses of one training step, and where and how fast the run was.
+
+    Attributes:
+        epoch: from 1.
+        epoch_fraction: share of the epoch that is done, 0 to 1.
+        iters: pictures seen in this epoch.
+        total_iters: pictures seen in the whole run.
+        time, data: seconds a picture since the last record: computing, and waiting for data.
+    """
+
+    epoch: int
+    epoch_fraction: float
+    iters: int
+    total_iters: int
+    time: float
+    data: float
+    learning_rate: float
+    losses: Mapping[str, float]
+
+    def line(self) -> str:
+        """Return the record as the peer's log writes it."""
+        head = f"(epoch: {self.epoch}, iters: {self.iters}, time: {self.time:.3f}, data: {self.data:.3f}) "
+        return head + "".join(f"{name}: {value:.3f} " for name, value in self.losses.items())
+
+
+class Sink:
+    """A place that takes records and pictures; what a sink has no use for, it ignores.
+
+    Attributes:
+        files: the files that it only ever appends to; a resumed run cuts them back to where its state was
+            saved.
+    """
+
+    files: tuple[Path, ...] = ()
+
+    def log_losses(self, record: LossRecord) -> None:
+        """Take the losses of a step."""
+
+    def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
+        """Take the pictures of the run's fixed samples."""
+
+    def close(self) -> None:
+        """Finish: the run is complete."""
+
+
+class Console(Sink):
+    """Lines of losses on the screen."""
+
+    def log_losses(self, record: LossRecord) -> None:
+        log.info("%s", record.line())
+
+
+class TextLog(Sink):
+    """``loss_log.txt``, line by line as the peer writes it."""
+
+    def __init__(self, path: Path, resume: bool):
+        self.files = (path,)
+        if not resume:
+            path.write_text(f"================ Training Loss ({time.strftime('%c')}) ================\n")
+
+    def log_losses(self, record: LossRecord) -> None:
+        with self.files[0].open("a") as file:
+            file.write(f"{record.line()}\n")
+
+
+class JsonLines(Sink):
+    """``losses.jsonl``: every record, an object a line."""
+
+    def __init__(self, path: Path, resume: bool):
+        self.files = (path,)
+        if not resume:
+            path.write_text("")
+
+    def log_losses(self, record: LossRecord) -> None:
+        with self.files[0].open("a") as file:
+            file.write(f"{json.dumps(asdict(record))}\n")
+
+
+class Logger:
+    """Hands everything to all sinks; one that fails is dropped with a warning, and training goes on.
+
+    Args:
+        folder: the run's folder, which holds the files of all sinks.
+    """
+
+    def __init__(self, folder: Path, sinks: list[Sink]):
+        self.folder, self.sinks = folder, sinks
+
+    def log_losses(self, record: LossRecord) -> None:
+        """Hand on the losses of a step."""
+        self._each(lambda sink: sink.log_losses(record))
+
+    def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
+        """Hand on the pictures of the run's fixed samples."""
+        self._each(lambda sink: sink.log_visuals(epoch, samples))
+
+    def close(self) -> None:
+        """Finish every sink."""
+        self._each(lambda sink: sink.close())
+
+    def lengths(self) -> dict[str, int]:
+        """Return how many bytes each appended file has, by its path in the run's folder."""
+        files = (file for sink in self.sinks for file in sink.files)
+        return {str(file.relative_to(self.folder)): file.stat().st_size for file in files}
+
+    def _each(self, act: Callable[[Sink], None]) -> None:
+        for sink in list(self.sinks):
+            try:
+                act(sink)
+            except Exception as error:
+                log.warning(
+                    "%s failed (%s: %s); going on without it",
+                    type(sink).__name__,
+                    type(error).__name__,
+                    error,
+                )
+                self.sinks.remove(sink)
+
+
+def cut_back(folder: Path, lengths: Mapping[str, int]) -> None:
+    """Cut the appended files of a run back to their `lengths`: what they told after that never happened."""
+    for name, length in lengths.items():
+        path = folder / name
+        if path.exists() and path.stat().st_size > length:
+            os.truncate(path, length)
