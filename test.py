@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
 
     if distances:
         log.info("Mean L1 between fake_B and real_B: %.4f (0 to 2)", sum(distances) / len(distances))
-    log.info("%d pictures: %s", gallery.count, gallery.path)
+    log.info("%d pictures: %s", gallery.count, gallery.page.path)
 
 
 def create_gallery(options: TestOptions) -> Gallery:

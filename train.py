@@ -174,7 +174,7 @@ def create_logger(options: TrainOptions) -> Logger:
     if not logs.no_html:
         title = f"Experiment name = {options.run_name}"
         sinks.append(
-            TrainingPage(folder / "web", title, width=options.display.display_winsize, resume=resume)
+            TrainingPage(folder, title, width=options.display.display_winsize, resume=resume)
         )
     return Logger(folder, sinks)
 

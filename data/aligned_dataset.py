@@ -62,16 +62,14 @@ class AlignedDataset(BaseDataset):
             A, B, path_A, path_B = B, A, path_B, path_A
 
         decision = self.transform.decide(A.size, rng)
-        pictures = [
-            self.transform.apply(picture, decision, grey, path)
-            for picture, grey, path in zip((A, B), self.grey, (path_A, path_B), strict=True)
-        ]
-        if pictures[0].shape[1:] != pictures[1].shape[1:]:
+        prepared_A = self.transform.apply(A, decision, self.grey[0], path_A)
+        prepared_B = self.transform.apply(B, decision, self.grey[1], path_B)
+        if prepared_A.shape[1:] != prepared_B.shape[1:]:
             raise UserError(
                 f"{path_A} and {path_B} differ in size: {A.width} x {A.height} and {B.width} x {B.height}"
                 " pixels; use --preprocess resize_and_crop, or make them alike"
             )
-        return Sample(index, *pictures, path_A, path_B)
+        return Sample(index, prepared_A, prepared_B, path_A, path_B)
 
 
 def find_pairs(dataroot: Path, phase: str) -> list[tuple[str, str]]:

@@ -3,10 +3,9 @@
     python datasets/make_demo_dataset.py --out datasets/demo --train 200 --val 20 --test 20 --size 128
 
 OUT/train, OUT/val and OUT/test receive 0001.png, 0002.png, ... Each file is 2 * size wide and size high: the
-left half (A) is the "photo", the right half (B) the label map in the flat colours of LABEL_COLOURS. The usual
-task is labels to photo: --direction BtoA. A picture depends on size, seed, split and number alone, so asking
-for more pictures never changes the earlier ones. Nearly all of a photo follows from its labels (each wall
-label is one finish, which also decides trim, roof and door colours): small models can learn it in minutes.
+left half (A) is the "photo", the right half (B) the label map in the flat colours of LABEL_COLOURS. A picture
+depends on size, seed, split and number alone. Nearly all of a photo follows from its labels (a wall's label
+also decides trim, roof and door colours): small models can learn it in minutes.
 """
 
 import argparse
@@ -24,7 +23,8 @@ Colour = tuple[int, int, int]
 SPLITS = ("train", "val", "test")  # a split's position is part of every picture's random key: append only
 GRID = 128  # plans are laid out on a GRID x GRID lattice, whatever the picture size
 SCALE = 4  # pictures are drawn this many times larger; photos are averaged down, labels picked
-LABEL_COLOURS: dict[str, Colour] = {  # classes that the CMP set has, too, keep their colours from there
+# fmt: off
+LABEL_COLOURS: dict[str, Colour] = {  # in the manner of the CMP façades
     "sky": (0, 0, 170), "pavement": (0, 0, 85), "roof": (0, 170, 85), "chimney": (85, 85, 85),
     "cream": (0, 0, 255), "ochre": (85, 0, 255), "rose": (170, 0, 255),
     "sage": (255, 0, 255), "brick": (255, 0, 170), "stone": (170, 85, 255),
@@ -54,6 +54,7 @@ BARS = {"balcony": (2, 0.8, "iron", 1.0, True), "awning": (4, 2.0, "trim", 1.0, 
 # Masonry: block height and width, how much blocks differ, brightness of the joints.
 BLOCKS = {"brick": (2, 4, 0.07, 1.12), "chimney": (2, 4, 0.07, 1.12), "stone": (4, 8, 0.035, 0.91),
           "roof": (2, 2, 0.03, 0.84), "pavement": (3, 9, 0.02, 0.88)}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -225,10 +226,7 @@ class Brush:
         start, end = (part.x0, part.x1) if upright else (part.y0, part.y1)
         for k in range(math.ceil((end - start) / step)):
             near, far = start + k * step, min(end, start + k * step + thick)
-            if upright:
-                self.box(near, part.y0, far, part.y1, fill)
-            else:
-                self.box(part.x0, near, part.x1, far, fill)
+            self.box(*((near, part.y0, far, part.y1) if upright else (part.x0, near, part.x1, far)), fill)
 
 
 def paint_opening(brush: Brush, part: Part, trim: Colour, accent: Colour) -> None:
@@ -309,8 +307,6 @@ def daylight(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     for kind, (tall, wide, spread, joint) in BLOCKS.items():
         shades = rng.uniform(1 - spread, 1 + spread, (GRID, GRID)).astype(np.float32)
         where = coarse == CLASSES.index(kind)
-        if not where.any():
-            continue
         row = (y // tall).astype(int)
         along = x + row % 2 * (wide / 2)
         is_joint = (y % tall < 0.5) | (along % wide < 0.5)
@@ -364,9 +360,9 @@ def write_dataset(out: Path, counts: dict[str, int], size: int, seed: int) -> No
     """
     if size < 32 or size % 2:
         raise ValueError(f"--size must be an even number of at least 32, not {size}")
-    for name, value in {**counts, "seed": seed}.items():
-        if value < 0:
-            raise ValueError(f"--{name} must not be negative, not {value}")
+    negative = [name for name, value in {**counts, "seed": seed}.items() if value < 0]
+    if negative:
+        raise ValueError(f"--{negative[0]} must not be negative")
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, but {out} is a file")
     for split, count in counts.items():
@@ -379,9 +375,8 @@ def write_dataset(out: Path, counts: dict[str, int], size: int, seed: int) -> No
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 after one line on stderr when a value will not do."""
-    parser = argparse.ArgumentParser(
-        description="Draw a paired demo data set of façades (photo | labels).",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False)
+    shape = argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
     parser.add_argument("--out", type=Path, default=Path("datasets/demo"), help="folder to write to")
     for split, count in zip(SPLITS, (200, 20, 20), strict=True):
         parser.add_argument(f"--{split}", type=int, default=count, help=f"number of {split} pictures")
@@ -396,9 +391,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"make_demo_dataset: error: {error}", file=sys.stderr)
         return 2
     edge = 256 if options.size >= 256 else 128  # the networks' own sizes; loading rescales other pictures
-    logging.info("Train on it with:\n  python train.py --dataroot %s --name demo --model pix2pix "
-                 "--direction BtoA --netG unet_%d --load_size %d --crop_size %d",
-                 shlex.quote(str(options.out)), edge, edge, edge)
+    flags = f"--model pix2pix --direction BtoA --netG unet_{edge} --load_size {edge} --crop_size {edge}"
+    folder = shlex.quote(str(options.out))
+    logging.info("Train on it with:\n  python train.py --dataroot %s --name demo %s", folder, flags)
     return 0
 
 

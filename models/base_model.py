@@ -127,7 +127,8 @@ class BaseModel(ABC):
         if smallest < self.minimum:
             raise UserError(
                 f"pictures of {width} x {height} pixels are too small for the discriminator, which needs"
-                f" sides of at least {self.minimum}: raise --crop_size, or lower --n_layers_D with --netD n_layers"
+                f" sides of at least {self.minimum}: raise --crop_size, or take --netD n_layers with a lower"
+                " --n_layers_D"
             )
         if height % self.multiple or width % self.multiple:
             fitting = max(self.multiple, smallest // self.multiple * self.multiple)

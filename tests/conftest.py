@@ -1,4 +1,4 @@
-"""What tests share: a tiny data set, reference numbers where they are at hand, and commands as users run them."""
+"""What tests share: a tiny data set, reference numbers where they are at hand, commands as users run them."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from datasets import make_demo_dataset
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden"
-"""Numbers computed with junyanz/pytorch-CycleGAN-and-pix2pix; tests that compare with them skip without them."""
+"""Numbers that junyanz/pytorch-CycleGAN-and-pix2pix computes; tests that compare with them skip without."""
 
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers at hand")
 
@@ -36,7 +36,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """Runs ``train.py`` or ``test.py`` in a process of its own, with checkpoints and results below tmp_path."""
+    """Runs train.py or test.py in a process of its own, with checkpoints and results below tmp_path."""
 
     def call(script: str, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
         places = ["--checkpoints_dir", str(tmp_path / "checkpoints")]

@@ -121,9 +121,9 @@ def load_into(net: nn.Module, weights: Mapping[str, Tensor], source: str) -> Non
     if differences:
         found = "; ".join(f"{what}, such as {min(names)}" for what, names in differences)
         raise UserError(
-            f"{source}: these weights are of another architecture: {found}. Give the flags that they were"
-            " trained with: --netG, --norm, --ngf, --input_nc, --output_nc, --no_dropout (generators); --netD,"
-            " --n_layers_D, --norm, --ndf (discriminators)"
+            f"{source}: these weights are of another architecture: {found}. Give the flags that they"
+            " were trained with: --netG, --norm, --ngf, --input_nc, --output_nc, --no_dropout (generators);"
+            " --netD, --n_layers_D, --norm, --ndf (discriminators)"
         )
     net.load_state_dict(weights)
 

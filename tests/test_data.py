@@ -1,0 +1,209 @@
+"""Which pictures come, in what order, prepared how."""
+
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data import Loader
+from data.aligned_dataset import AlignedDataset, find_pairs
+from data.base_dataset import check_channels
+from data.image_folder import find_images
+from data.sampler import EpochSampler
+from data.transforms import Decision, Transform
+from util.batch import Batch
+from util.errors import UserError
+from util.seeding import numpy_rng
+
+
+def picture(path: Path, width: int, height: int, seed: int = 0) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = numpy_rng("picture", seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def aligned(
+    pairs: list[tuple[str, str]], transform: Transform | None = None, **flags: object
+) -> AlignedDataset:
+    transform = transform or Transform("none", 0, 0, flip=False)
+    return AlignedDataset(pairs, transform, **{"swap": False, "grey": (False, False), "seed": 0, **flags})
+
+
+def test_an_epoch_is_a_permutation_of_its_own_and_can_start_anywhere() -> None:
+    def indices(epoch: int, start: int = 0, seed: int = 1) -> list[list[int]]:
+        sampler = EpochSampler(10, 4, shuffle=True, seed=seed)
+        sampler.set_position(epoch, start)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert all(e == epoch for batch in batches for e, _ in batch)
+        return [[index for _, index in batch] for batch in batches]
+
+    first = indices(1)
+    assert [len(batch) for batch in first] == [4, 4, 2]
+    assert sorted(chain(*first)) == list(range(10))
+    assert indices(1) == first
+    assert indices(2) != first
+    assert indices(1, seed=2) != first
+    assert indices(1, start=4) == first[1:]
+
+
+def test_serial_order() -> None:
+    assert list(chain(*EpochSampler(5, 2, shuffle=False, seed=0))) == [(0, index) for index in range(5)]
+
+
+def test_pictures_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.png", "notes.txt"):
+        picture(tmp_path / name, 4, 4) if not name.endswith("txt") else (tmp_path / name).write_text("")
+    assert [Path(p).name for p in find_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pictures in it"):
+        find_images(tmp_path / "empty")
+    with pytest.raises(UserError, match="no such folder"):
+        find_images(tmp_path / "absent")
+
+
+def test_side_by_side_halves(tmp_path: Path) -> None:
+    path = picture(tmp_path / "1.png", 9, 4)  # an odd width: the middle column belongs to neither half
+    pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
+    sample = aligned([(path, path)])[1, 0]
+    assert torch.equal(sample.A, pixels[:, :, :4])
+    assert torch.equal(sample.B, pixels[:, :, 5:])
+    swapped = aligned([(path, path)], swap=True)[1, 0]
+    assert torch.equal(swapped.A, sample.B) and torch.equal(swapped.B, sample.A)
+
+
+def test_pairs_of_folders(tmp_path: Path) -> None:
+    for name in ("x/2.png", "1.png"):
+        picture(tmp_path / "trainA" / name, 8, 8, seed=1)
+        picture(tmp_path / "trainB" / Path(name).with_suffix(".bmp"), 8, 8, seed=2)
+    pairs = find_pairs(tmp_path, "train")
+    assert [(Path(a).stem, Path(b).stem) for a, b in pairs] == [("1", "1"), ("2", "2")]
+    sample, swapped = aligned(pairs)[1, 0], aligned(pairs, swap=True)[1, 0]
+    assert (sample.path_A, sample.path_B) == pairs[0] == (swapped.path_B, swapped.path_A)
+    assert torch.equal(sample.A, swapped.B) and not torch.equal(sample.A, sample.B)
+
+    picture(tmp_path / "trainB" / "3.png", 8, 8)
+    with pytest.raises(UserError, match="1 pictures are in only one of trainA and trainB, such as 3"):
+        find_pairs(tmp_path, "train")
+    picture(tmp_path / "trainA" / "3.png", 8, 8)
+    picture(tmp_path / "trainA" / "3.jpg", 8, 8)
+    with pytest.raises(UserError, match="two pictures of one name"):
+        find_pairs(tmp_path, "train")
+    with pytest.raises(UserError, match="neither a folder val"):
+        find_pairs(tmp_path, "val")
+
+
+def test_pairs_of_unequal_size_are_refused(tmp_path: Path) -> None:
+    pair = picture(tmp_path / "a.png", 8, 8), picture(tmp_path / "b.png", 8, 12)
+    assert "a.png and" in str(aligned([pair])[1, 0])
+    resized = aligned([pair], Transform("resize_and_crop", 8, 8, flip=False))[1, 0]
+    assert resized.A.shape == resized.B.shape == (3, 8, 8)
+
+
+def test_grey_and_colour() -> None:
+    assert (check_channels("input_nc", 1), check_channels("input_nc", 3)) == (True, False)
+    with pytest.raises(UserError, match="--output_nc 2"):
+        check_channels("output_nc", 2)
+
+
+def test_grey_input_of_a_coloured_pair(tmp_path: Path) -> None:
+    path = picture(tmp_path / "1.png", 8, 4)
+    sample = aligned([(path, path)], grey=(True, False), swap=True)[1, 0]
+    assert (sample.A.shape, sample.B.shape) == ((1, 4, 4), (3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "size"),
+    [
+        ("resize_and_crop", (16, 16)),
+        ("crop", (16, 16)),
+        ("scale_width", (20, 30)),
+        ("scale_width_and_crop", (16, 16)),
+        ("none", (40, 60)),
+    ],
+)
+def test_sizes_of_the_preprocess_modes(preprocess: str, size: tuple[int, int]) -> None:
+    transform = Transform(preprocess, 20, 16, flip=True)
+    source = Image.new("RGB", (40, 60))
+    decisions = [transform.decide(source.size, numpy_rng("t", i)) for i in range(50)]
+    assert {decision.flip for decision in decisions} == {True, False}
+    for decision in decisions:
+        assert transform.apply(source, decision, grey=False, path="p").shape == (3, size[1], size[0])
+    if "crop" in preprocess:
+        assert len({decision.x for decision in decisions}) > 3
+        assert len({decision.y for decision in decisions}) > (3 if preprocess != "resize_and_crop" else 2)
+
+
+def test_scale_width_keeps_at_least_the_crop_size() -> None:
+    transform = Transform("scale_width", 64, 48, flip=False)
+    wide = transform.apply(Image.new("RGB", (640, 100)), Decision(0, 0, False), grey=True, path="p")
+    assert wide.shape == (1, 48, 64)
+
+
+def test_a_crop_larger_than_the_picture_is_refused() -> None:
+    transform = Transform("crop", 0, 32, flip=False)
+    with pytest.raises(
+        UserError, match=r"p\.png: --crop_size 32 is larger than this picture of 40 x 20 pixels"
+    ):
+        transform.apply(Image.new("RGB", (40, 20)), Decision(0, 0, False), grey=False, path="p.png")
+
+
+def loader(tmp_path: Path, sizes: list[tuple[int, int]], transform: Transform, **arguments: object) -> Loader:
+    paths = [picture(tmp_path / f"{i}.png", 2 * w, h, seed=i) for i, (w, h) in enumerate(sizes)]
+    dataset = aligned([(path, path) for path in paths], transform)
+    return Loader(dataset, **{"batch_size": 2, "shuffle": True, "seed": 0, "num_threads": 0, **arguments})
+
+
+def content(batches: list[Batch]) -> list[object]:
+    return [(batch.index.tolist(), batch.A.tolist(), batch.B.tolist(), batch.paths_A) for batch in batches]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_number_of_workers_changes_nothing(tmp_path: Path, workers: int) -> None:
+    transform = Transform("resize_and_crop", 12, 8, flip=True)
+    plain = loader(tmp_path, [(10, 10)] * 5, transform)
+    parallel = loader(tmp_path, [(10, 10)] * 5, transform, num_threads=workers)
+    for epoch in (1, 2):
+        assert content(list(parallel.epoch(epoch))) == content(list(plain.epoch(epoch)))
+    assert content(list(parallel.epoch(2, start=2))) == content(list(plain.epoch(2)))[1:]
+    assert content(list(plain.epoch(1))) != content(list(plain.epoch(2)))
+
+
+def test_unequal_sizes_come_apart_in_testing_and_are_refused_in_training(tmp_path: Path) -> None:
+    sizes, transform = [(8, 8), (6, 8), (8, 8)], Transform("none", 0, 0, flip=False)
+    testing = loader(tmp_path, sizes, transform, batch_size=3, shuffle=False, mixed_sizes=True)
+    assert [batch.index.tolist() for batch in testing.epoch(0)] == [[0, 2], [1]]
+    with pytest.raises(UserError, match="differ in size"):
+        list(loader(tmp_path, sizes, transform, batch_size=3).epoch(1))
+    assert len(list(loader(tmp_path, sizes, transform, batch_size=1).epoch(1))) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_is_named_without_a_traceback(tmp_path: Path, workers: int) -> None:
+    broken = loader(tmp_path, [(8, 8)] * 2, Transform("none", 0, 0, flip=False), num_threads=workers)
+    (tmp_path / "1.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"1\.png: cannot be read as a picture") as caught:
+        list(broken.epoch(1))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_limit_takes_the_first(tmp_path: Path) -> None:
+    limited = loader(tmp_path, [(8, 8)] * 4, Transform("none", 0, 0, flip=False), shuffle=False, limit=3)
+    assert len(limited) == 3
+    assert list(chain(*(batch.index.tolist() for batch in limited.epoch(0)))) == [0, 1, 2]
+
+
+def test_a_batch_on_the_device_is_in_minus_one_to_one_and_pads_to_multiples() -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    batch = Batch(levels, None, ["p"], ["p"], torch.tensor([0])).to(torch.device("cpu"))
+    assert batch.A.dtype == torch.float32
+    torch.testing.assert_close(batch.A, levels / 127.5 - 1, rtol=0, atol=1e-6)
+    padded = batch.padded(12).A
+    assert padded.shape == (1, 1, 24, 24)
+    assert torch.equal(padded[..., :16, :16], batch.A)
+    assert torch.equal(padded[..., 23, :16], batch.A[..., 15, :])
+    assert batch.padded(8).A is batch.A

@@ -1,0 +1,168 @@
+"""Every registered model: one step, save, load, translate."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from data import DATASETS, create_loader
+from models import MODELS, create_model
+from models.base_model import BaseModel
+from options.parse import parse
+from options.test_options import TestOptions
+from options.train_options import GAN_MODES, TrainOptions
+from util.batch import Batch
+from util.errors import UserError
+
+CPU = torch.device("cpu")
+SMALL = [
+    "--ngf=4",
+    "--ndf=4",
+    "--netG=unet_32",
+    "--load_size=36",
+    "--crop_size=32",
+    "--batch_size=2",
+    "--num_threads=0",
+]
+
+
+def arguments(name: str, data: Path, *flags: str) -> list[str]:
+    return ["--dataroot", str(data), "--model", name, *SMALL, *flags]
+
+
+def model_and_batches(name: str, data: Path, *flags: str) -> tuple[BaseModel, list[Batch]]:
+    options = parse(TrainOptions, arguments(name, data, *flags), MODELS, DATASETS)
+    model = create_model(options, CPU)
+    return model, [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(1)]
+
+
+def assert_equal_states(one: BaseModel, other: BaseModel) -> None:
+    def flat(value: object, path: str = "") -> dict[str, object]:
+        if isinstance(value, dict):
+            return {k: v for key, item in value.items() for k, v in flat(item, f"{path}.{key}").items()}
+        if isinstance(value, list | tuple):
+            return flat(dict(enumerate(value)), path)
+        return {path: value}
+
+    ours, theirs = flat(one.state_dict()), flat(other.state_dict())
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        same = torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key]
+        assert same, key
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_a_step_updates_every_network_and_repeats(name: str, pairs: Path) -> None:
+    model, batches = model_and_batches(name, pairs)
+    before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in model.nets.items()}
+    losses, visuals = model.step(batches[0])
+    assert losses and all(math.isfinite(value.item()) and value.dim() == 0 for value in losses.values())
+    assert not any(t.requires_grad for t in (*losses.values(), *visuals.values()))
+    assert set(model.watched_losses) <= losses.keys()
+    for n, net in model.nets.items():
+        assert any(not torch.equal(value, before[n][k]) for k, value in net.state_dict().items()), n
+    for picture in visuals.values():
+        assert picture.shape[0] == 2 and picture.shape[2:] == (32, 32) and picture.abs().max() <= 1
+
+    again, _ = model_and_batches(name, pairs)
+    torch.rand(5)  # the state of torch's own generator must not matter
+    again.step(batches[0])
+    assert_equal_states(model, again)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_a_loaded_model_goes_on_exactly(name: str, pairs: Path, tmp_path: Path) -> None:
+    model, batches = model_and_batches(name, pairs)
+    model.step(batches[0])
+    torch.save(model.state_dict(), tmp_path / "state.pth")
+    resumed, _ = model_and_batches(name, pairs, "--seed", "0", "--init_gain", "0.5")
+    resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+    for batch in batches[1:]:
+        model.step(batch)
+        resumed.step(batch)
+    assert_equal_states(model, resumed)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("evaluate", [False, True])
+def test_translation_does_not_depend_on_the_batch(name: str, evaluate: bool, pairs: Path) -> None:
+    options = parse(TestOptions, arguments(name, pairs, "--precision", "fp64"), MODELS, DATASETS)
+    model = create_model(options, CPU)
+    if evaluate:
+        model.eval()
+
+    def visuals(batch_size: int) -> dict[str, torch.Tensor]:
+        argv = arguments(name, pairs, "--batch_size", str(batch_size))
+        loader = create_loader(parse(TestOptions, argv, MODELS, DATASETS), CPU)
+        found = [model.translate(batch.to(CPU, model.dtype)) for batch in loader.epoch(0)]
+        return {key: torch.cat([v[key] for v in found]) for key in found[0]}
+
+    together, alone = visuals(3), visuals(1)
+    assert len(next(iter(alone.values()))) == 3
+    for key, picture in alone.items():
+        torch.testing.assert_close(together[key], picture, rtol=0, atol=1e-10)
+    fake = alone["fake_B"]
+    assert not torch.allclose(fake[0], fake[1])
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+@pytest.mark.parametrize("netG", ["unet_32", "resnet_6blocks"])
+def test_any_size_is_padded_and_cropped_back(name: str, netG: str, pairs: Path) -> None:
+    argv = arguments(name, pairs, "--preprocess", "none", "--netG", netG)
+    model = create_model(parse(TestOptions, argv, MODELS, DATASETS), CPU)
+    picture = torch.rand(1, 3, 37, 50) * 2 - 1
+    visuals = model.translate(Batch(picture, picture, ["p"], ["p"], torch.tensor([0])))
+    assert {tuple(v.shape) for v in visuals.values()} == {(1, 3, 37, 50)}
+    assert torch.equal(visuals["real_A"], picture)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--crop_size 48 --load_size 48", "multiples of 32: take --crop_size 32"),
+        ("--netG resnet_6blocks --crop_size 16 --load_size 16", "at least 24"),
+        ("--gan_mode wgangp --norm batch", "use --norm instance, or --lambda_gp 0"),
+        ("--pool_size 50", "--pool_size 0"),
+    ],
+)
+def test_what_cannot_work_is_refused(flags: str, message: str, pairs: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        model_and_batches("pix2pix", pairs, *flags.split())
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("gan_mode", GAN_MODES)
+@pytest.mark.parametrize("norm", ["instance", "none"])
+def test_every_objective_trains_pix2pix(gan_mode: str, norm: str, pairs: Path) -> None:
+    model, batches = model_and_batches("pix2pix", pairs, "--gan_mode", gan_mode, "--norm", norm)
+    for batch in batches:
+        losses, _ = model.step(batch)
+    assert all(math.isfinite(value.item()) for value in losses.values())
+    assert ("D_gp" in losses) == (gan_mode == "wgangp")
+    if gan_mode == "wgangp":
+        model, _ = model_and_batches(
+            "pix2pix", pairs, "--gan_mode", "wgangp", "--lambda_gp", "0", "--norm", norm
+        )
+        assert "D_gp" not in model.step(batches[0]).losses
+
+
+def test_pix2pix_learns_its_pairs(pairs: Path) -> None:
+    model, batches = model_and_batches("pix2pix", pairs, "--lr", "0.002", "--direction", "BtoA", "--no_flip")
+    start = model.step(batches[0]).losses["G_L1"].item()
+    for _ in range(40):
+        end = model.step(batches[0]).losses["G_L1"].item()
+    assert end < start / 2
+
+
+def test_grey_to_colour(pairs: Path) -> None:
+    model, batches = model_and_batches("pix2pix", pairs, "--input_nc", "1")
+    visuals = model.step(batches[0]).visuals
+    assert [visuals[key].shape[1] for key in ("real_A", "fake_B", "real_B")] == [1, 3, 3]
+
+
+def test_learning_rates_are_set_from_their_initial_value(pairs: Path) -> None:
+    model, _ = model_and_batches("pix2pix", pairs)
+    for factor in (0.5, 0.1):
+        model.set_learning_rate(factor)
+        assert {group["lr"] for o in model.optimizers.values() for group in o.param_groups} == {2e-4 * factor}

@@ -1,0 +1,240 @@
+"""Flags: the peer's names and defaults, precedence, messages, and the files that record them."""
+
+import json
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data import DATASETS
+from models import MODELS
+from options.base_options import CommandOptions
+from options.parse import parse, read_opt_txt, save
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+from util.errors import UserError
+
+# Name and default of every flag of junyanz/pytorch-CycleGAN-and-pix2pix with --model pix2pix.
+PEER_BASE = {
+    "name": "experiment_name",
+    "gpu_ids": "0",
+    "checkpoints_dir": "./checkpoints",
+    "model": "pix2pix",
+    "input_nc": 3,
+    "output_nc": 3,
+    "ngf": 64,
+    "ndf": 64,
+    "netD": "basic",
+    "netG": "unet_256",
+    "n_layers_D": 3,
+    "norm": "batch",
+    "init_type": "normal",
+    "init_gain": 0.02,
+    "no_dropout": False,
+    "dataset_mode": "aligned",
+    "direction": "AtoB",
+    "num_threads": 4,
+    "batch_size": 1,
+    "crop_size": 256,
+    "max_dataset_size": None,
+    "preprocess": "resize_and_crop",
+    "display_winsize": 256,
+    "epoch": "latest",
+    "load_iter": 0,
+    "verbose": False,
+    "suffix": "",
+    "use_wandb": False,
+    "wandb_project_name": "CycleGAN-and-pix2pix",
+}
+PEER_TRAIN = PEER_BASE | {
+    "load_size": 286,
+    "serial_batches": False,
+    "no_flip": False,
+    "phase": "train",
+    "display_freq": 400,
+    "display_ncols": 4,
+    "display_id": 0,  # the peer: 1
+    "display_server": "http://localhost",
+    "display_env": "main",
+    "display_port": 8097,
+    "update_html_freq": 1000,
+    "print_freq": 100,
+    "no_html": False,
+    "save_latest_freq": 5000,
+    "save_epoch_freq": 5,
+    "save_by_iter": False,
+    "continue_train": False,
+    "epoch_count": 1,
+    "n_epochs": 100,
+    "n_epochs_decay": 100,
+    "beta1": 0.5,
+    "lr": 0.0002,
+    "gan_mode": "vanilla",
+    "pool_size": 0,
+    "lr_policy": "linear",
+    "lr_decay_iters": 50,
+    "lambda_L1": 100.0,
+}
+PEER_TEST = PEER_BASE | {
+    "load_size": 256,
+    "serial_batches": True,  # the peer's test.py sets these two itself
+    "no_flip": True,
+    "phase": "test",
+    "results_dir": "./results/",
+    "aspect_ratio": 1.0,
+    "eval": False,
+    "num_test": None,  # the peer: 50
+}
+OWN = {"precision": "fp32", "seed": 0, "config": ""}
+OWN_TRAIN = OWN | {"html_samples": 4, "lambda_gp": 10.0}
+
+
+def train(*argv: str) -> TrainOptions:
+    return parse(TrainOptions, ["--dataroot", "d", "--model", "pix2pix", *argv], MODELS, DATASETS)
+
+
+def test(*argv: str) -> TestOptions:
+    return parse(TestOptions, ["--dataroot", "d", "--model", "pix2pix", *argv], MODELS, DATASETS)
+
+
+test.__test__ = False  # type: ignore[attr-defined]
+
+
+def test_flags_and_defaults_are_the_peers_and_ours() -> None:
+    assert train().values() == PEER_TRAIN | OWN_TRAIN | {"dataroot": "d"}
+    assert test().values() == PEER_TEST | OWN | {"dataroot": "d"}
+
+
+def test_options_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        train().data.batch_size = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--lamda_L1", "5"], "--lamda_L1: there is no such flag; did you mean --lambda_L1?"),
+        (["--netG", "unet_257"], "--netG unet_257: no such choice; did you mean unet_256?"),
+        (["--model", "pix2pics"], "there is no such model; did you mean pix2pix?"),
+        (["--dataset_mode", "alined"], "there is no such dataset; did you mean aligned?"),
+        (["--dataroo", "x"], "did you mean --dataroot?"),  # no abbreviations
+        (["--batch_size", "0"], "--batch_size 0: expected a whole number not below 1"),
+        (["--batch_size", "2.5"], "--batch_size 2.5: expected a whole number"),
+        (["--lr", "0"], "--lr 0.0: expected a number above 0"),
+        (["--lr", "nan"], "--lr nan: expected a number"),
+        (["--n_epochs", "inf"], "--n_epochs inf: expected a whole number"),
+        (["--no_flip", "maybe"], "--no_flip maybe: expected true or false"),
+        (["--lr"], "expected one argument"),
+        (["facades"], "facades: a value without a flag"),
+        (["--load_size", "200"], "--crop_size 256 is larger than the pictures"),
+        (["--config", "none.json"], "none.json: cannot be read"),
+        (["--num_test", "5"], "--num_test: there is no such flag"),
+    ],
+)
+def test_mistakes_are_named(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        train(*argv)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_dataroot_is_required() -> None:
+    with pytest.raises(UserError, match="--dataroot is required"):
+        parse(TrainOptions, ["--model", "pix2pix"], MODELS, DATASETS)
+
+
+def test_help_is_complete_and_true_for_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        train("--help")
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for flag in PEER_TRAIN | OWN_TRAIN:
+        assert f"--{flag} " in text or f"--{flag}]" in text
+    assert "--norm STR normalisation layers (one of instance, batch, none; default: batch)" in text
+    assert "default: 100.0" in text[text.rindex("--lambda_L1") :]
+
+
+def write(path: Path, values: dict[str, Any]) -> str:
+    path.write_text(json.dumps(values))
+    return str(path)
+
+
+def test_precedence(tmp_path: Path) -> None:
+    assert train().network.norm == "batch"  # the model's default over the group's
+    config = write(tmp_path / "c.json", {"norm": "none", "ngf": 8, "no_flip": True, "max_dataset_size": None})
+    options = train("--config", config, "--ngf", "16", "--no_flip", "false")
+    assert (options.network.norm, options.network.ngf, options.data.no_flip) == ("none", 16, False)
+    assert options.explicit == {"dataroot", "model", "config", "ngf", "no_flip"}
+
+
+def test_the_config_file_may_choose_the_model_and_the_data(tmp_path: Path) -> None:
+    config = write(tmp_path / "c.json", {"model": "pix2pix", "dataroot": "elsewhere", "lambda_L1": 3})
+    options = parse(TrainOptions, ["--config", config], MODELS, DATASETS)
+    assert (options.run.model, options.run.dataroot, options.model.lambda_L1) == ("pix2pix", "elsewhere", 3.0)
+
+
+@pytest.mark.parametrize(("values", "message"), [({"ngff": 3}, "--ngf"), ({"ngf": "many"}, "--ngf many")])
+def test_the_config_file_is_validated(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train("--config", write(tmp_path / "c.json", values))
+
+
+def test_recorded_options_come_back(tmp_path: Path) -> None:
+    options = train("--checkpoints_dir", str(tmp_path), "--name", "run", "--ngf", "8", "--suffix", "{netG}")
+    save(options)
+    folder = tmp_path / "run_unet_256"
+    again = parse(TrainOptions, ["--config", str(folder / "train_opt.json")], MODELS, DATASETS)
+    assert again.values() == options.values() | {"config": str(folder / "train_opt.json")}
+
+    text = (folder / "train_opt.txt").read_text()
+    assert f"{'ngf':>25}: {'8':<30}\t[default: 64]\n" in text
+    assert f"{'max_dataset_size':>25}: {'inf':<30}\n" in text
+    recorded = read_opt_txt(text)
+    assert recorded.keys() == options.values().keys()
+    assert (recorded["name"], recorded["suffix"], recorded["norm"]) == ("run_unet_256", "{netG}", "batch")
+
+
+def test_a_training_record_serves_as_config_for_testing(tmp_path: Path) -> None:
+    options = train("--checkpoints_dir", str(tmp_path), "--name", "run", "--ngf", "8", "--crop_size", "128")
+    save(options)
+    record = str(tmp_path / "run" / "train_opt.json")
+    testing = parse(TestOptions, ["--config", record, "--model", "pix2pix"], MODELS, DATASETS)
+    assert (testing.run.name, testing.network.ngf, testing.data.crop_size) == ("run", 8, 128)
+    assert (testing.data.phase, testing.data.load_size, testing.data.no_flip) == ("test", 128, True)
+
+
+def recorded_run(folder: Path, form: str) -> list[str]:
+    """A run trained with unusual flags, recorded by us or in the peer's form."""
+    flags = ["--netG", "unet_128", "--ngf", "8", "--no_dropout", "--input_nc", "1", "--direction", "BtoA"]
+    save(train("--checkpoints_dir", str(folder), "--name", "run", *flags))
+    if form == "txt":
+        (folder / "run" / "train_opt.json").unlink()
+    return ["--checkpoints_dir", str(folder), "--name", "run"]
+
+
+def architecture(options: CommandOptions) -> tuple[Any, ...]:
+    network = options.network
+    return network.netG, network.ngf, network.no_dropout, network.input_nc, options.data.direction
+
+
+@pytest.mark.parametrize("form", ["json", "txt"])
+def test_testing_takes_the_architecture_from_the_checkpoint(tmp_path: Path, form: str) -> None:
+    argv = recorded_run(tmp_path, form)
+    assert architecture(test(*argv)) == ("unet_128", 8, True, 1, "BtoA")
+    overridden = test(*argv, "--ngf", "16", "--no_dropout", "false", "--direction", "AtoB")
+    assert architecture(overridden) == ("unet_128", 16, False, 1, "AtoB")
+
+
+def test_a_flag_without_effect_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    train("--n_layers_D", "5")
+    assert "--n_layers_D 5 has no effect without --netD n_layers" in caplog.text
+    caplog.clear()
+    train("--n_layers_D", "5", "--netD", "n_layers")
+    assert not caplog.text
+
+
+def test_suffix_names_a_flag() -> None:
+    assert train("--suffix", "{netG}_{lr}", "--name", "n").run_name == "n_unet_256_0.0002"
+    with pytest.raises(UserError, match="--suffix"):
+        _ = train("--suffix", "{no_flag}").run_name
