@@ -18,7 +18,7 @@ from options.parse import parse, save
 from options.test_options import TestOptions
 from util.checkpoint import load_weights, weights_path
 from util.device import select_device
-from util.errors import run
+from util.errors import run_command
 from util.gallery import Gallery
 from util.image_io import to_uint8
 from util.loggers import Visuals
@@ -71,4 +71,4 @@ def create_gallery(options: TestOptions) -> Gallery:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run_command(main))

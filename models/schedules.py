@@ -2,6 +2,9 @@
 
 from dataclasses import asdict, dataclass
 from math import cos, inf, pi
+from typing import Any, Self
+
+from options.train_options import OptimizationOptions
 
 PLATEAU_FACTOR, PLATEAU_THRESHOLD, PLATEAU_PATIENCE = 0.2, 0.01, 5
 
@@ -42,6 +45,43 @@ class Plateau:
             return Plateau(self.factor, self.best, self.bad_epochs + 1)
         return Plateau(self.factor * PLATEAU_FACTOR, self.best, 0)
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the attributes as plain numbers."""
-        return asdict(self)
+
+class LearningRate:
+    """The factor on the initial learning rate that ``--lr_policy`` gives every epoch."""
+
+    def __init__(self, policy: str, n_epochs: int, n_epochs_decay: int, lr_decay_iters: int):
+        self.policy, self.n_epochs, self.n_epochs_decay = policy, n_epochs, n_epochs_decay
+        self.lr_decay_iters = lr_decay_iters
+        self.plateau = Plateau()
+
+    @classmethod
+    def from_options(cls, options: OptimizationOptions) -> Self:
+        return cls(options.lr_policy, options.n_epochs, options.n_epochs_decay, options.lr_decay_iters)
+
+    @property
+    def watches(self) -> bool:
+        """Whether it depends on the values given to `end_epoch`."""
+        return self.policy == "plateau"
+
+    def factor(self, epoch: int) -> float:
+        """Return the factor for an epoch, from 1."""
+        if self.policy == "linear":
+            return linear(epoch, self.n_epochs, self.n_epochs_decay)
+        if self.policy == "step":
+            return step(epoch, self.lr_decay_iters)
+        if self.policy == "cosine":
+            return cosine(epoch, self.n_epochs + self.n_epochs_decay)
+        return self.plateau.factor
+
+    def end_epoch(self, value: float) -> None:
+        """Take the value that is watched, a mean over the epoch that ends."""
+        if self.watches:
+            self.plateau = self.plateau.after(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what does not follow from the epoch alone."""
+        return asdict(self.plateau)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.plateau = Plateau(**state)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from math import isfinite
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
 
 from util.errors import UserError, did_you_mean
@@ -34,7 +35,7 @@ class Flag:
 
     Attributes:
         type: str, int, float or bool; with `optional` also None, written ``inf`` (no limit).
-        default: its value when nobody gives one; `MISSING` if somebody must.
+        default: its value when nobody gives one; `dataclasses.MISSING` if somebody must.
         phase: the only command that has it, ``train`` or ``test``; None for both.
         needs: (flag, value) without which this flag has no effect.
         architecture: whether test.py takes it from the checkpoint's options.
@@ -62,12 +63,12 @@ class Flag:
             UserError: the value does not have the type, is not offered or is out of range.
         """
         where = f"{source}: " if source else ""
-        if value is None or str(value) == "inf":
-            if self.optional:
-                return None
-            raise UserError(f"{where}--{self.name} {value}: expected {self._expected()}")
+        if self.optional and (value is None or str(value) == "inf"):
+            return None
         try:
             result = self._as_bool(str(value)) if self.type is bool else self.type(str(value))
+            if value is None or (self.type is float and not isfinite(result)):
+                raise ValueError
         except ValueError:
             raise UserError(f"{where}--{self.name} {value}: expected {self._expected()}") from None
         if self.choices and result not in self.choices:

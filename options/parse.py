@@ -212,7 +212,7 @@ def _architecture(flags: Mapping[str, Flag], values: Values) -> Values:
     }
     changed = [f"{name} {value}" for name, value in result.items() if value != values[name]]
     if changed:
-        log.info("%s: %s", source, ", ".join(changed))
+        log.info("Taken from %s: %s", source, ", ".join(changed))
     return result
 
 

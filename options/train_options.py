@@ -32,6 +32,11 @@ class OptimizationOptions:
     )
     pool_size: int = option(50, "earlier fakes kept to show to the discriminator; 0: none", minimum=0)
 
+    @property
+    def last_epoch(self) -> int:
+        """The number of the last epoch."""
+        return self.n_epochs + self.n_epochs_decay
+
 
 @dataclass(frozen=True)
 class LoggingOptions:

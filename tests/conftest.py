@@ -1,5 +1,6 @@
 """What tests share: a tiny data set, reference numbers where they are at hand, commands as users run them."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,9 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden"
 """Numbers that junyanz/pytorch-CycleGAN-and-pix2pix computes; tests that compare with them skip without."""
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""The tests' nets are tiny: more threads would only wait for each other."""
+
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers at hand")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -21,7 +25,6 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_threads() -> None:
-    # The nets are tiny: more threads only wait for each other.
     torch.set_num_threads(1)
 
 
@@ -47,6 +50,7 @@ def command(tmp_path: Path) -> Command:
             capture_output=True,
             text=True,
             cwd=tmp_path,
+            env=ONE_THREAD,
             timeout=300,
         )
         assert result.returncode == status, result.stdout + result.stderr

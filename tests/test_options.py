@@ -123,6 +123,7 @@ def test_options_are_frozen() -> None:
         (["--batch_size", "2.5"], "--batch_size 2.5: expected a whole number"),
         (["--lr", "0"], "--lr 0.0: expected a number above 0"),
         (["--lr", "nan"], "--lr nan: expected a number"),
+        (["--lambda_L1", "inf"], "--lambda_L1 inf: expected a number not below 0"),
         (["--n_epochs", "inf"], "--n_epochs inf: expected a whole number"),
         (["--no_flip", "maybe"], "--no_flip maybe: expected true or false"),
         (["--lr"], "expected one argument"),
@@ -238,3 +239,7 @@ def test_suffix_names_a_flag() -> None:
     assert train("--suffix", "{netG}_{lr}", "--name", "n").run_name == "n_unet_256_0.0002"
     with pytest.raises(UserError, match="--suffix"):
         _ = train("--suffix", "{no_flag}").run_name
+
+
+def test_a_name_may_be_any_text() -> None:
+    assert train("--name", "inf", "--suffix", "None").run_name == "inf_None"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.schedules import Plateau, cosine, linear, step
+from models.schedules import LearningRate, Plateau, cosine, linear, step
 
 
 def test_linear() -> None:
@@ -33,7 +33,7 @@ def test_plateau_falls_as_torch_has_it() -> None:
     values = [5, 4, 3.99, 3.98, 3.97, 3.9699, 3.9698, 3.96, 3.97, 3, 3, 3, 3, 3, 3, 3, 3, 3, 2.98, 2.9]
     for value in values:
         reference.step(value)
-        state = Plateau(**state.after(value).state_dict())  # what a checkpoint would hold
+        state = state.after(value)
         assert state.factor == pytest.approx(optimizer.param_groups[0]["lr"])
     assert state.factor < 1
 
@@ -43,3 +43,21 @@ def test_plateau_takes_falling_negative_losses_for_progress() -> None:
     for value in (-1, -2, -3, -4, -5, -6, -7, -8):
         state = state.after(value)
     assert state == Plateau(1.0, -8, 0)
+
+
+def test_every_policy_is_reached_by_its_name_and_keeps_its_state() -> None:
+    def factors(policy: str) -> list[float]:
+        rate, found = LearningRate(policy, n_epochs=4, n_epochs_decay=6, lr_decay_iters=3), []
+        for epoch in range(1, 11):
+            found.append(rate.factor(epoch))
+            rate.end_epoch(1.0)
+            resumed = LearningRate(policy, n_epochs=4, n_epochs_decay=6, lr_decay_iters=3)
+            resumed.load_state_dict(rate.state_dict())
+            rate = resumed
+        return found
+
+    epochs = range(1, 11)
+    assert factors("linear") == [linear(epoch, 4, 6) for epoch in epochs]
+    assert factors("step") == [step(epoch, 3) for epoch in epochs]
+    assert factors("cosine") == [cosine(epoch, 10) for epoch in epochs]
+    assert factors("plateau") == [1.0] * 7 + [0.2] * 3

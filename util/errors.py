@@ -18,7 +18,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
-def run(main: Callable[[list[str]], None]) -> int:
+def run_command(main: Callable[[list[str]], None]) -> int:
     """Run a command with logging set up; return its exit status: 0, 2 for a `UserError`, 130 for Ctrl-C."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:

@@ -76,7 +76,7 @@ class TextLog(Sink):
 
     def __init__(self, path: Path, resume: bool):
         self.files = (path,)
-        if not resume:
+        if not (resume and path.exists()):
             path.write_text(f"================ Training Loss ({time.strftime('%c')}) ================\n")
 
     def log_losses(self, record: LossRecord) -> None:
@@ -89,7 +89,7 @@ class JsonLines(Sink):
 
     def __init__(self, path: Path, resume: bool):
         self.files = (path,)
-        if not resume:
+        if not (resume and path.exists()):
             path.write_text("")
 
     def log_losses(self, record: LossRecord) -> None:

@@ -48,10 +48,14 @@ class Progress:
 
 
 class Stopwatch:
-    """Tells how long a picture takes, and how much of that is waiting for data."""
+    """Tells how long a picture takes, and how much of that is waiting for data.
 
-    def __init__(self) -> None:
-        self.began, self.waited, self.pictures = time.monotonic(), 0.0, 0
+    Args:
+        pictures: pictures seen before it starts.
+    """
+
+    def __init__(self, pictures: int):
+        self.began, self.waited, self.pictures = time.monotonic(), 0.0, pictures
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield from `batches`, counting the time that each takes to come."""
