@@ -22,10 +22,8 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
     """
     torch.manual_seed(seed_for("initial weights", options.run.seed))
     model = MODELS.get(options.run.model).from_options(options, device)
-    data = options.data
-    model.pad_inputs = data.preprocess in ("none", "scale_width")
-    if not model.pad_inputs:
-        model.check_size(data.crop_size, data.crop_size)
+    if "crop" in options.data.preprocess:
+        model.check_crop_size(options.data.crop_size)
     for name, net in model.nets.items():
         if options.run.verbose:
             log.info("%s", net)

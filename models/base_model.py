@@ -46,7 +46,6 @@ class BaseModel(ABC):
         nets: network ``"G_A"`` is saved as ``latest_net_G_A.pth``.
         optimizers: what `minimize` updates.
         iteration: training steps made so far.
-        pad_inputs: pad pictures of any size to one that the networks take, instead of refusing them.
     """
 
     Options: ClassVar[type] = NoOptions
@@ -59,9 +58,6 @@ class BaseModel(ABC):
         self.optimizers: dict[str, Optimizer] = {}
         self.device, self.dtype, self.seed = device, dtype, seed
         self.iteration = 0
-        self.pad_inputs = False
-        self.multiple = max(getattr(net, "multiple", 1) for net in nets.values())
-        self.minimum = max(getattr(net, "minimum", 1) for net in nets.values())
 
     @classmethod
     @abstractmethod
@@ -82,12 +78,13 @@ class BaseModel(ABC):
 
     def step(self, batch: Batch) -> Step:
         """Make one training step on a batch that is on the model's device."""
+        self._check_size(batch)
         self.iteration += 1
         # Dropout draws from torch's own generator: seeded here, a step is the same whatever came before it.
         torch.manual_seed(seed_for("dropout", self.seed, self.iteration))
         draws = self.draws(batch, torch_rng("draws", self.seed, self.iteration))
         on_device = {name: draw.to(self.device, non_blocking=True) for name, draw in draws.items()}
-        losses, visuals = self.train_step(replace(self._fitted(batch), draws=on_device))
+        losses, visuals = self.train_step(replace(batch, draws=on_device))
         return Step(_detached(losses), _detached(visuals))
 
     @torch.no_grad()
@@ -96,11 +93,9 @@ class BaseModel(ABC):
 
         Networks in training mode (the peer's way of testing) normalise and drop out each picture separately.
         """
-        height, width = batch.A.shape[-2:]
         generators = [torch_rng("test dropout", self.seed, index) for index in batch.index.tolist()]
         with separate_pictures(self.nets.values(), generators):
-            visuals = self.test_step(self._fitted(batch))
-        return {name: picture[..., :height, :width] for name, picture in visuals.items()}
+            return self.test_step(batch)
 
     def minimize(self, name: str, loss: Tensor) -> None:
         """Make one step of optimizer `name` on `loss`; no other network gets gradients."""
@@ -121,21 +116,16 @@ class BaseModel(ABC):
         for net in self.nets.values():
             net.eval()
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise a `UserError` if the networks cannot take pictures of this size."""
-        smallest = min(height, width)
-        if smallest < self.minimum:
-            raise UserError(
-                f"pictures of {width} x {height} pixels are too small for the discriminator, which needs"
-                f" sides of at least {self.minimum}: raise --crop_size, or take --netD n_layers with a lower"
-                " --n_layers_D"
-            )
-        if height % self.multiple or width % self.multiple:
-            fitting = max(self.multiple, smallest // self.multiple * self.multiple)
-            raise UserError(
-                f"pictures of {width} x {height} pixels do not fit the generator, which needs sides that are"
-                f" multiples of {self.multiple}: take --crop_size {fitting}, or another --netG"
-            )
+    def check_crop_size(self, crop_size: int) -> None:
+        """Raise a `UserError` if the generators would have to pad pictures of ``--crop_size`` every time."""
+        for net in self.nets.values():
+            multiple = getattr(net, "multiple", 1)
+            if crop_size % multiple:
+                fitting = max(multiple, crop_size // multiple * multiple)
+                raise UserError(
+                    f"--crop_size {crop_size}: the generator needs sides that are multiples of {multiple};"
+                    f" take --crop_size {fitting}, or another --netG"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that training needs to go on exactly."""
@@ -153,11 +143,15 @@ class BaseModel(ABC):
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
 
-    def _fitted(self, batch: Batch) -> Batch:
-        if self.pad_inputs:
-            return batch.padded(self.multiple)
-        self.check_size(*batch.A.shape[-2:])
-        return batch
+    def _check_size(self, batch: Batch) -> None:
+        minimum = max(getattr(net, "minimum", 1) for net in self.nets.values())
+        for path, picture in ((batch.paths_A, batch.A), (batch.paths_B, batch.B)):
+            if picture is not None and min(picture.shape[-2:]) < minimum:
+                raise UserError(
+                    f"{path[0]}: prepared for training it is {picture.shape[-1]} x {picture.shape[-2]}"
+                    f" pixels, but the discriminator needs sides of {minimum}; raise --crop_size, or take"
+                    " --netD n_layers with a lower --n_layers_D"
+                )
 
 
 def adam(options: OptimizationOptions) -> MakeOptimizer:

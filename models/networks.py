@@ -7,6 +7,7 @@ as there, because each is followed by a ReLU, for which LeakyReLU(x) and x are t
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.layers import Dropout, has_batch_norm, initialise, norm_layer
 from options.base_options import NetworkOptions
@@ -60,10 +61,27 @@ class UnetBlock(nn.Module):
         return self.model(x) if self.outermost else torch.cat([x, self.model(x)], 1)
 
 
-class UnetGenerator(nn.Module):
-    """U-Net (Ronneberger et al. 2015; Isola et al. 2017, section 6.1.1).
+class Generator(nn.Module):
+    """What generators share: they map (N, input_nc, H, W) to (N, output_nc, H, W) in [-1, 1], any H and W.
 
-    Maps (N, input_nc, H, W) to (N, output_nc, H, W) in [-1, 1]; H and W are multiples of ``2 ** num_downs``.
+    Pictures whose sides are not multiples of `multiple`, or below `smallest`, are padded by repeating their
+    right and bottom edges, and the result is cropped back.
+    """
+
+    multiple: int
+    smallest: int
+    model: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        right, below = (max(-side % self.multiple, self.smallest - side) for side in (width, height))
+        if not right and not below:
+            return self.model(x)
+        return self.model(F.pad(x, (0, right, 0, below), mode="replicate"))[..., :height, :width]
+
+
+class UnetGenerator(Generator):
+    """U-Net (Ronneberger et al. 2015; Isola et al. 2017, section 6.1.1).
 
     Args:
         num_downs: how often the input is halved, 5 or more.
@@ -73,16 +91,13 @@ class UnetGenerator(nn.Module):
 
     def __init__(self, input_nc: int, output_nc: int, num_downs: int, ngf: int, norm: str, dropout: bool):
         super().__init__()
-        self.multiple = 2**num_downs
+        self.multiple = self.smallest = 2**num_downs
         block = UnetBlock(ngf * 8, ngf * 8, norm=norm)
         for _ in range(num_downs - 5):
             block = UnetBlock(ngf * 8, ngf * 8, norm=norm, below=block, dropout=dropout)
         for width in (ngf * 4, ngf * 2, ngf):
             block = UnetBlock(width, width * 2, norm=norm, below=block)
         self.model = UnetBlock(output_nc, ngf, norm=norm, input_nc=input_nc, below=block, outermost=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 class ResnetBlock(nn.Module):
@@ -105,13 +120,11 @@ class ResnetBlock(nn.Module):
         return x + self.conv_block(x)
 
 
-class ResnetGenerator(nn.Module):
-    """Two strided convolutions, residual blocks, two transposed convolutions (Johnson et al. 2016).
-
-    Maps (N, input_nc, H, W) to (N, output_nc, H, W) in [-1, 1]; H and W are multiples of 4.
-    """
+class ResnetGenerator(Generator):
+    """Two strided convolutions, residual blocks, two transposed convolutions (Johnson et al. 2016)."""
 
     multiple = 4
+    smallest = 8  # instance norm needs more than the one pixel that is left of 4
 
     def __init__(self, input_nc: int, output_nc: int, n_blocks: int, ngf: int, norm: str, dropout: bool):
         super().__init__()
@@ -126,9 +139,6 @@ class ResnetGenerator(nn.Module):
             layers += [norm_layer(norm, width), nn.ReLU()]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 class PatchDiscriminator(nn.Module):
@@ -176,13 +186,11 @@ class PixelDiscriminator(nn.Module):
         return self.net(x)
 
 
-def build_generator(
-    options: NetworkOptions, input_nc: int, output_nc: int
-) -> UnetGenerator | ResnetGenerator:
+def build_generator(options: NetworkOptions, input_nc: int, output_nc: int) -> Generator:
     """Return the generator that ``--netG`` names, with initial weights."""
     kind, size = options.netG.split("_")
     dropout = not options.no_dropout
-    net: UnetGenerator | ResnetGenerator
+    net: Generator
     if kind == "unet":
         num_downs = int(size).bit_length() - 1
         net = UnetGenerator(input_nc, output_nc, num_downs, options.ngf, options.norm, dropout)

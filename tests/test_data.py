@@ -197,13 +197,8 @@ def test_a_limit_takes_the_first(tmp_path: Path) -> None:
     assert list(chain(*(batch.index.tolist() for batch in limited.epoch(0)))) == [0, 1, 2]
 
 
-def test_a_batch_on_the_device_is_in_minus_one_to_one_and_pads_to_multiples() -> None:
+def test_a_batch_on_the_device_is_in_minus_one_to_one() -> None:
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     batch = Batch(levels, None, ["p"], ["p"], torch.tensor([0])).to(torch.device("cpu"))
     assert batch.A.dtype == torch.float32
     torch.testing.assert_close(batch.A, levels / 127.5 - 1, rtol=0, atol=1e-6)
-    padded = batch.padded(12).A
-    assert padded.shape == (1, 1, 24, 24)
-    assert torch.equal(padded[..., :16, :16], batch.A)
-    assert torch.equal(padded[..., 23, :16], batch.A[..., 15, :])
-    assert batch.padded(8).A is batch.A

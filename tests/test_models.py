@@ -114,21 +114,21 @@ def test_any_size_is_padded_and_cropped_back(name: str, netG: str, pairs: Path) 
     picture = torch.rand(1, 3, 37, 50) * 2 - 1
     visuals = model.translate(Batch(picture, picture, ["p"], ["p"], torch.tensor([0])))
     assert {tuple(v.shape) for v in visuals.values()} == {(1, 3, 37, 50)}
-    assert torch.equal(visuals["real_A"], picture)
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--crop_size 48 --load_size 48", "multiples of 32: take --crop_size 32"),
-        ("--netG resnet_6blocks --crop_size 16 --load_size 16", "at least 24"),
+        ("--crop_size 48 --load_size 48", "multiples of 32; take --crop_size 32"),
+        ("--netG resnet_6blocks --crop_size 16 --load_size 16", "the discriminator needs sides of 24"),
         ("--gan_mode wgangp --norm batch", "use --norm instance, or --lambda_gp 0"),
         ("--pool_size 50", "--pool_size 0"),
     ],
 )
 def test_what_cannot_work_is_refused(flags: str, message: str, pairs: Path) -> None:
     with pytest.raises(UserError) as caught:
-        model_and_batches("pix2pix", pairs, *flags.split())
+        model, batches = model_and_batches("pix2pix", pairs, *flags.split())
+        model.step(batches[0])
     assert message in str(caught.value)
 
 

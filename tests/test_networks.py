@@ -33,6 +33,19 @@ def test_generators_keep_the_size(netG: str, norm: str, dropout: bool) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("netG", "norm"), list(product(("unet_32", "resnet_6blocks"), ("instance", "batch")))
+)
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (37, 50), (64, 3)])
+def test_generators_take_any_size(netG: str, norm: str, size: tuple[int, int]) -> None:
+    net = generator(netG, norm, dropout=False)
+    x = torch.rand(2, 3, *size)
+    y = net(x)
+    assert y.shape == (2, 2, *size)
+    wide = torch.cat([x, x[..., -1:].expand(-1, -1, -1, -size[1] % net.multiple)], 3)
+    torch.testing.assert_close(net(wide)[..., : size[1]], y, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("netD", "norm", "n_layers"), list(product(DISCRIMINATORS, NORMS, (1, 4))))
 def test_discriminators_work_down_to_their_smallest_size(netD: str, norm: str, n_layers: int) -> None:
     net = build_discriminator(NetworkOptions(netD=netD, norm=norm, n_layers_D=n_layers, ndf=4), 6)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,6 @@ class Batch:
     def pin_memory(self) -> "Batch":
         """Return the batch in memory that a GPU can fetch while it computes."""
         return self.map_pictures(Tensor.pin_memory)
-
-    def padded(self, multiple: int) -> "Batch":
-        """Return the batch with its right and bottom edges repeated until its sides are multiples."""
-
-        def pad(picture: Tensor) -> Tensor:
-            height, width = picture.shape[-2:]
-            below, right = -height % multiple, -width % multiple
-            return F.pad(picture, (0, right, 0, below), mode="replicate") if below or right else picture
-
-        return self.map_pictures(pad)
 
 
 def normalise(picture: Tensor, dtype: torch.dtype) -> Tensor:
