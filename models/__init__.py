@@ -6,6 +6,8 @@ import torch
 
 from models.base_model import BaseModel
 from options.base_options import CommandOptions
+from options.train_options import TrainOptions
+from util.errors import UserError
 from util.registry import Registry
 from util.seeding import seed_for
 
@@ -18,10 +20,13 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
     """Return the chosen model with initial weights, on `device`.
 
     Raises:
-        UserError: its networks cannot take pictures of the size that the options ask for.
+        UserError: it cannot train, or its networks cannot take pictures of the size that the options ask for.
     """
+    chosen = MODELS.get(options.run.model)
+    if isinstance(options, TrainOptions) and not chosen.trains:
+        raise UserError(f"--model {options.run.model} is for test.py alone; train with another model")
     torch.manual_seed(seed_for("initial weights", options.run.seed))
-    model = MODELS.get(options.run.model).from_options(options, device)
+    model = chosen.from_options(options, device)
     if "crop" in options.data.preprocess:
         model.check_crop_size(options.data.crop_size)
     for name, net in model.nets.items():

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,13 @@ class NoOptions:
     """No flags of its own."""
 
 
+class Stateful(Protocol):
+    """Something whose state a checkpoint holds."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 class BaseModel(ABC):
     """A model: networks by name, optimizers by the name of what they update, the paper's order of updates.
 
@@ -44,18 +51,21 @@ class BaseModel(ABC):
 
     Attributes:
         nets: network ``"G_A"`` is saved as ``latest_net_G_A.pth``.
-        optimizers: what `minimize` updates.
+        optimizers: what `minimize` updates; "G" may update the nets G_A and G_B.
+        state: what else a resumed run needs, such as an image pool.
         iteration: training steps made so far.
     """
 
     Options: ClassVar[type] = NoOptions
     defaults: ClassVar[Mapping[str, object]] = {}
-    watched_losses: ClassVar[tuple[str, ...]]
+    watched_losses: ClassVar[tuple[str, ...]] = ()
     """The losses whose sum ``--lr_policy plateau`` watches."""
+    trains: ClassVar[bool] = True
 
     def __init__(self, nets: dict[str, nn.Module], device: torch.device, dtype: torch.dtype, seed: int):
         self.nets = {name: net.to(device, dtype) for name, net in nets.items()}
         self.optimizers: dict[str, Optimizer] = {}
+        self.state: dict[str, Stateful] = {}
         self.device, self.dtype, self.seed = device, dtype, seed
         self.iteration = 0
 
@@ -133,6 +143,7 @@ class BaseModel(ABC):
             "iteration": self.iteration,
             "nets": {name: net.state_dict() for name, net in self.nets.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "state": {name: part.state_dict() for name, part in self.state.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -142,6 +153,8 @@ class BaseModel(ABC):
             net.load_state_dict(state["nets"][name])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+        for name, part in self.state.items():
+            part.load_state_dict(state["state"][name])
 
     def _check_size(self, batch: Batch) -> None:
         minimum = max(getattr(net, "minimum", 1) for net in self.nets.values())

@@ -1,8 +1,17 @@
-"""Objectives of GAN training, as pure functions of a discriminator's logits."""
+"""Objectives of GAN training: pure functions of a discriminator's logits, and their choice by flags."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.layers import apply_to_both
+from options.base_options import NetworkOptions
+from options.train_options import OptimizationOptions
+from util.errors import UserError
 
 
 def discriminator_loss(mode: str, logits: Tensor, real: bool) -> Tensor:
@@ -41,3 +50,55 @@ def gradient_penalty(net: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) 
     (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
     norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
     return (norm - 1).square().mean()
+
+
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of 0-d losses."""
+    return torch.stack(tuple(losses.values())).sum()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What ``--gan_mode`` names, with its gradient penalty weighted by `lambda_gp`."""
+
+    mode: str
+    lambda_gp: float = 0.0
+
+    @classmethod
+    def from_options(cls, options: OptimizationOptions, network: NetworkOptions) -> Self:
+        lambda_gp = options.lambda_gp if options.gan_mode == "wgangp" else 0.0
+        if lambda_gp and network.norm == "batch":
+            raise UserError(
+                "--gan_mode wgangp: the gradient penalty needs a discriminator that judges each picture by"
+                " itself, which batch norm prevents; use --norm instance, or --lambda_gp 0 for no penalty"
+            )
+        return cls(options.gan_mode, lambda_gp)
+
+    def draws(self, names: Sequence[str], count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return where between real and fake `count` pictures' penalties are taken, (count, 1, 1, 1)."""
+        if not self.lambda_gp:
+            return {}
+        return {name: torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64) for name in names}
+
+    def generator(self, fake_logits: Tensor) -> Tensor:
+        """Return the generator's loss for the logits of its fakes."""
+        return generator_loss(self.mode, fake_logits)
+
+    def discriminator(
+        self, D: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return the discriminator's losses by name: ``real``, ``fake`` and, if there is a penalty, ``gp``.
+
+        Args:
+            real, fake: (N, C, H, W); no gradient flows to what made the fakes.
+            alpha: one of `draws`, on their device; None if there is no penalty.
+        """
+        fake = fake.detach()
+        fake_logits, real_logits = apply_to_both(D, fake, real)
+        losses = {
+            "real": discriminator_loss(self.mode, real_logits, real=True),
+            "fake": discriminator_loss(self.mode, fake_logits, real=False),
+        }
+        if alpha is not None:
+            losses["gp"] = self.lambda_gp * gradient_penalty(D, real, fake, alpha.to(real.dtype))
+        return losses

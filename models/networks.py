@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import Dropout, has_batch_norm, initialise, norm_layer
+from models.layers import Dropout, initialise, norm_layer
 from options.base_options import NetworkOptions
 
 
@@ -211,11 +211,3 @@ def build_discriminator(options: NetworkOptions, input_nc: int) -> PatchDiscrimi
         net = PatchDiscriminator(input_nc, options.ndf, n_layers, options.norm)
     initialise(net, options.init_type, options.init_gain)
     return net
-
-
-def apply_to_both(net: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``net(first), net(second)``, in one call unless a batch's pictures influence each other."""
-    if has_batch_norm(net):
-        return net(first), net(second)
-    one, two = net(torch.cat([first, second])).chunk(2)
-    return one, two

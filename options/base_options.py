@@ -5,6 +5,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+
 from options.option import option
 from util.errors import UserError
 
@@ -35,6 +37,11 @@ class RunOptions:
     seed: int = option(0, "seed of all randomness: initial weights, order, augmentation, dropout", minimum=0)
     config: str = option("", "a *_opt.json file with values for flags; the command line overrides it")
     verbose: bool = option(False, "print the networks layer by layer")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of networks and pictures."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
 
     @property
     def tag(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from datasets import make_demo_dataset
 
@@ -35,6 +36,19 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["--train", "6", "--val", "2", "--test", "3", "--size", "32"]
     assert make_demo_dataset.main(["--out", str(folder), *arguments]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A data root for every ``--dataset_mode``; the unpaired one has fewer pictures in B."""
+    unpaired = tmp_path_factory.mktemp("unpaired")
+    for phase in ("train", "test"):
+        for side, left, dropped in (("A", 0, 0), ("B", 32, 1)):
+            folder = unpaired / f"{phase}{side}"
+            folder.mkdir()
+            for path in sorted((pairs / phase).iterdir())[dropped:]:
+                Image.open(path).crop((left, 0, left + 32, 32)).save(folder / path.name)
+    return {"aligned": pairs, "unaligned": unpaired, "single": unpaired / "testA"}
 
 
 @pytest.fixture

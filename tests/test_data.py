@@ -13,7 +13,9 @@ from data.aligned_dataset import AlignedDataset, find_pairs
 from data.base_dataset import check_channels
 from data.image_folder import find_images
 from data.sampler import EpochSampler
+from data.single_dataset import SingleDataset
 from data.transforms import Decision, Transform
+from data.unaligned_dataset import UnalignedDataset
 from util.batch import Batch
 from util.errors import UserError
 from util.seeding import numpy_rng
@@ -202,3 +204,41 @@ def test_a_batch_on_the_device_is_in_minus_one_to_one() -> None:
     batch = Batch(levels, None, ["p"], ["p"], torch.tensor([0])).to(torch.device("cpu"))
     assert batch.A.dtype == torch.float32
     torch.testing.assert_close(batch.A, levels / 127.5 - 1, rtol=0, atol=1e-6)
+
+
+def unaligned(tmp_path: Path, **flags: object) -> UnalignedDataset:
+    paths = {
+        side: [picture(tmp_path / side / f"{i}.png", 8, 8, seed=i) for i in range(count)]
+        for side, count in (("A", 3), ("B", 7))
+    }
+    settings = {"random_partner": True, "swap": False, "grey": (False, False), "seed": 0, **flags}
+    return UnalignedDataset(paths["A"], paths["B"], Transform("none", 0, 0, flip=True), **settings)
+
+
+def test_unaligned_pictures_of_unequal_count(tmp_path: Path) -> None:
+    dataset = unaligned(tmp_path)
+    assert len(dataset) == 7
+    samples = [[dataset[epoch, index] for index in range(7)] for epoch in (1, 2)]
+    assert [Path(s.path_A).name for s in samples[0]] == [f"{i % 3}.png" for i in range(7)]
+    partners = [[Path(s.path_B).name for s in epoch] for epoch in samples]
+    assert partners[0] != partners[1] and len(set(partners[0])) > 2
+    assert torch.equal(dataset[1, 4].B, samples[0][4].B)
+
+    in_step = unaligned(tmp_path, random_partner=False, swap=True)
+    assert [Path(in_step[1, i].path_A).parts[-2:] for i in range(7)] == [("B", f"{i}.png") for i in range(7)]
+
+
+def test_both_sides_of_unaligned_pictures_are_prepared_independently(tmp_path: Path) -> None:
+    path = picture(tmp_path / "1.png", 8, 8)
+    settings = {"random_partner": True, "swap": False, "grey": (False, True), "seed": 0}
+    dataset = UnalignedDataset([path], [path], Transform("none", 0, 0, flip=True), **settings)
+    samples = [dataset[epoch, 0] for epoch in range(20)]
+    assert samples[0].B.shape[0] == 1
+    lefts = {(int(sample.A[0, 0, 0]), int(sample.B[0, 0, 0])) for sample in samples}
+    assert len(lefts) == 4  # each side flips on its own
+
+
+def test_a_single_folder(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{i}.png", 9, 6, seed=i) for i in range(2)]
+    sample = SingleDataset(paths, Transform("none", 0, 0, flip=False), grey=True, seed=0)[0, 1]
+    assert (sample.A.shape, sample.B, sample.path_A) == ((1, 6, 9), None, paths[1])

@@ -10,8 +10,12 @@ import pytest
 import torch
 from conftest import GOLDEN, needs_golden
 from PIL import Image
+from torch import nn
 
 from data.transforms import Decision, Transform
+from models.base_model import BaseModel
+from models.cycle_gan_model import CycleGANModel
+from models.losses import Objective
 from models.networks import build_discriminator, build_generator
 from models.pix2pix_model import Pix2PixModel
 from options.base_options import NetworkOptions
@@ -21,37 +25,49 @@ from util.checkpoint import load_weights
 pytestmark = needs_golden
 
 
-def load_trace(name: str, dtype: torch.dtype) -> tuple[Pix2PixModel, list[Batch], dict[str, Any], Any]:
+TRACES = ("pix2pix_unet_batch", "colorization_l_to_ab", "cycle_gan_resnet_instance")
+
+
+def load_trace(name: str, dtype: torch.dtype) -> tuple[BaseModel, list[Batch], dict[str, Any], Any]:
     folder = GOLDEN / name
     record = json.loads((folder / "trace.json").read_text())
     options = record["options"]
     network = NetworkOptions(
         netG=options["netG"], norm=options["norm"], ngf=options["ngf"], ndf=options["ndf"], no_dropout=True
     )
-    G = build_generator(network, options["input_nc"], options["output_nc"])
-    D = build_discriminator(network, options["input_nc"] + options["output_nc"])
-    load_weights(G, folder / "init_net_G.pth")
-    load_weights(D, folder / "init_net_D.pth")
     make_optimizer = partial(torch.optim.Adam, lr=options["lr"], betas=(options["beta1"], 0.999), fused=True)
-    model = Pix2PixModel(G, D, make_optimizer=make_optimizer, gan_mode=options["gan_mode"], dtype=dtype)
-    arrays = np.load(folder / "trace.npz")
-    size = record["batch"]
-    names = [""] * size
-    batches = [
-        Batch(
-            torch.from_numpy(arrays["A"][i : i + size]).to(dtype),
-            torch.from_numpy(arrays["B"][i : i + size]).to(dtype),
-            names,
-            names,
-            torch.arange(size),
-        )
-        for i in range(0, len(arrays["A"]), size)
-    ]
-    return model, batches, record, arrays
+    objective, input_nc, output_nc = Objective(options["gan_mode"]), options["input_nc"], options["output_nc"]
+    settings = {"make_optimizer": make_optimizer, "objective": objective, "dtype": dtype}
+    if name.startswith("cycle_gan"):
+        nets = [build_generator(network, input_nc, output_nc) for _ in "AB"]
+        nets += [build_discriminator(network, output_nc) for _ in "AB"]
+        model: BaseModel = CycleGANModel(*nets, **settings)
+    else:
+        D = build_discriminator(network, input_nc + output_nc)
+        model = Pix2PixModel(build_generator(network, input_nc, output_nc), D, **settings)
+    for net_name, net in model.nets.items():
+        load_weights(net, folder / f"init_net_{net_name}.pth")
+    return model, load_batches(folder, record["batch"], dtype), record, np.load(folder / "trace.npz")
 
 
-@pytest.mark.parametrize("name", ["pix2pix_unet_batch", "colorization_l_to_ab"])
-def test_every_step_agrees_in_float64(name: str) -> None:
+def load_batches(folder: Path, size: int, dtype: torch.dtype) -> list[Batch]:
+    arrays, names = np.load(folder / "trace.npz"), [""] * size
+    A, B = (torch.from_numpy(arrays[side]).to(dtype).split(size) for side in "AB")
+    return [Batch(a, b, names, names, torch.arange(size)) for a, b in zip(A, B, strict=True)]
+
+
+def each_alone(
+    net: nn.Module, first: torch.Tensor, second: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return net(first), net(second)
+
+
+@pytest.mark.parametrize("name", TRACES)
+@pytest.mark.parametrize("batched", [True, False])
+def test_every_step_agrees_in_float64(name: str, batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not batched:
+        monkeypatch.setattr("models.losses.apply_to_both", each_alone)
+        monkeypatch.setattr("models.cycle_gan_model.apply_to_both", each_alone)
     model, batches, record, arrays = load_trace(name, torch.float64)
     assert len(batches) == record["steps"]
     for batch, expected in zip(batches, record["losses"], strict=True):
@@ -59,15 +75,18 @@ def test_every_step_agrees_in_float64(name: str) -> None:
         assert losses.keys() == expected.keys()
         for loss, value in expected.items():
             assert losses[loss].item() == pytest.approx(value, rel=1e-8), loss
-    np.testing.assert_allclose(visuals["fake_B"].numpy(), arrays["out_fake_B"], rtol=0, atol=1e-6)
-    for net, total in record["weight_sums"].items():
+    for key in arrays.files:
+        if key.startswith("out_"):
+            ours = visuals[key.removeprefix("out_")].numpy()
+            np.testing.assert_allclose(ours, arrays[key], rtol=0, atol=1e-6)
+    for net, expected_sum in record["weight_sums"].items():
         state = model.nets[net].state_dict()
-        ours = sum(v.double().abs().sum().item() for v in state.values() if v.is_floating_point())
-        counters = sum(v.item() for v in state.values() if not v.is_floating_point())
-        assert ours + counters == pytest.approx(total, rel=1e-8)
+        assert sum(v.double().abs().sum().item() for v in state.values()) == pytest.approx(
+            expected_sum, rel=1e-8
+        )
 
 
-@pytest.mark.parametrize("name", ["pix2pix_unet_batch", "colorization_l_to_ab"])
+@pytest.mark.parametrize("name", TRACES)
 def test_first_step_agrees_in_float32(name: str) -> None:
     model, batches, record, _ = load_trace(name, torch.float32)
     losses, _ = model.step(batches[0])

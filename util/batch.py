@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from util.errors import UserError
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -29,9 +31,15 @@ class Batch:
         return len(self.index)
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """Return A and B of a batch that has both."""
+        """Return A and B.
+
+        Raises:
+            UserError: the data set has no B.
+        """
         if self.B is None:
-            raise ValueError("this batch has no B: the model needs a data set of pairs")
+            raise UserError(
+                "--dataset_mode: the model needs pictures of both sides, such as aligned or unaligned"
+            )
         return self.A, self.B
 
     def map_pictures(self, change: Callable[[Tensor], Tensor]) -> "Batch":

@@ -207,7 +207,8 @@ function logTicks(low, high, count) {
 function readable(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  return size && (size < 1e-4 || size >= 1e6) ? value.toExponential(1) : String(Number(value.toPrecision(4)));
+  if (size && (size < 1e-3 || size >= 1e6)) return Number(value.toPrecision(2)).toExponential();
+  return String(Number(value.toPrecision(4)));
 }
 
 // The value below which the given share of the sorted values lies.

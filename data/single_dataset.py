@@ -1,0 +1,35 @@
+"""One folder of pictures, for testing one generator."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from data.base_dataset import BaseDataset, Sample, check_channels
+from data.image_folder import find_images
+from data.transforms import Transform
+from options.base_options import CommandOptions
+from util.image_io import read_image
+
+
+class SingleDataset(BaseDataset):
+    """The pictures in ``dataroot`` itself, whatever ``--phase`` is; there is no B."""
+
+    def __init__(self, paths: list[str], transform: Transform, *, grey: bool, seed: int):
+        super().__init__(seed)
+        self.paths, self.transform, self.grey = paths, transform, grey
+
+    @classmethod
+    def from_options(cls, options: CommandOptions) -> Self:
+        paths = find_images(Path(options.run.dataroot))[: options.data.max_dataset_size]
+        grey = check_channels("input_nc", options.network.input_nc)
+        return cls(paths, Transform.from_options(options.data), grey=grey, seed=options.run.seed)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        path = self.paths[index]
+        picture = read_image(path)
+        A = self.transform.apply(picture, self.transform.decide(picture.size, rng), self.grey, path)
+        return Sample(index, A, None, path, path)

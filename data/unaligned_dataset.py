@@ -1,0 +1,73 @@
+"""Two folders of pictures that do not belong together."""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from data.base_dataset import BaseDataset, Sample, check_channels
+from data.image_folder import find_images
+from data.transforms import Transform
+from options.base_options import CommandOptions
+from util.image_io import read_image
+
+
+class UnalignedDataset(BaseDataset):
+    """Pictures of ``dataroot/<phase>A/``, each with one of ``dataroot/<phase>B/``, prepared independently.
+
+    The larger folder counts: the smaller one begins anew when it is through.
+
+    Args:
+        paths_A, paths_B: the files of the two folders.
+        random_partner: draw B's picture at random, instead of going through B in step with A.
+        swap: go from B to A: B's picture is handed out as A.
+        grey: whether the input and the output are to be grey.
+    """
+
+    def __init__(
+        self,
+        paths_A: list[str],
+        paths_B: list[str],
+        transform: Transform,
+        *,
+        random_partner: bool,
+        swap: bool,
+        grey: tuple[bool, bool],
+        seed: int,
+    ):
+        super().__init__(seed)
+        self.paths_A, self.paths_B, self.transform = paths_A, paths_B, transform
+        self.random_partner, self.swap, self.grey = random_partner, swap, grey
+
+    @classmethod
+    def from_options(cls, options: CommandOptions) -> Self:
+        run, data, network = options.run, options.data, options.network
+        grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
+        paths_A, paths_B = (
+            find_images(Path(run.dataroot) / f"{data.phase}{side}")[: data.max_dataset_size] for side in "AB"
+        )
+        return cls(
+            paths_A,
+            paths_B,
+            Transform.from_options(data),
+            random_partner=not data.serial_batches,
+            swap=data.direction == "BtoA",
+            grey=grey,
+            seed=run.seed,
+        )
+
+    def __len__(self) -> int:
+        return max(len(self.paths_A), len(self.paths_B))
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        partner = int(rng.integers(len(self.paths_B))) if self.random_partner else index % len(self.paths_B)
+        path_A, path_B = self.paths_A[index % len(self.paths_A)], self.paths_B[partner]
+        if self.swap:
+            path_A, path_B = path_B, path_A
+        pictures = []
+        for path, grey in zip((path_A, path_B), self.grey, strict=True):
+            picture = read_image(path)
+            pictures.append(
+                self.transform.apply(picture, self.transform.decide(picture.size, rng), grey, path)
+            )
+        return Sample(index, pictures[0], pictures[1], path_A, path_B)

@@ -1,0 +1,79 @@
+"""A history of generated pictures for the discriminator (Shrivastava et al. 2017, section 2.3)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from util.errors import UserError
+
+
+class ImagePool:
+    """Hands out the newest fakes or, half of the time, earlier ones in their place.
+
+    Every position in a batch has its own share of the pool: positions do not influence each other. Until its
+    share is full a fake is stored and handed out; then, with probability 1/2, a stored one is handed out and
+    replaced by it, else it is handed out unstored.
+
+    Args:
+        size: pictures in all; 0 hands out every fake as it is.
+        batch_size: positions; each has ``max(1, size // batch_size)`` pictures.
+    """
+
+    def __init__(self, size: int, batch_size: int):
+        self.share = max(1, size // batch_size) if size else 0
+        self.filled = [0] * batch_size
+        self.images: Tensor | None = None
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return what to do with the next `count` fakes, decided on the host.
+
+        Returns:
+            (count, 3) int64 on the CPU: a slot, whether to hand out what it holds, whether to store the fake
+            there.
+        """
+        if not self.share:
+            return torch.zeros(count, 3, dtype=torch.int64)
+        decisions = []
+        for position in range(count):
+            slot = int(torch.randint(self.share, (), generator=generator))
+            swap = bool(torch.rand((), generator=generator) > 0.5)
+            if self.filled[position] < self.share:
+                decisions.append((self.filled[position], False, True))
+                self.filled[position] += 1
+            else:
+                decisions.append((slot, swap, swap))
+        return torch.tensor(decisions, dtype=torch.int64)
+
+    def query(self, fakes: Tensor, decisions: Tensor) -> Tensor:
+        """Return the pictures to show to the discriminator; no gradient flows through them.
+
+        Args:
+            fakes: (N, C, H, W).
+            decisions: what `draw` returned, on the device of `fakes`.
+        """
+        fakes = fakes.detach()
+        if not self.share:
+            return fakes
+        if self.images is None:
+            self.images = fakes.new_zeros(len(self.filled), self.share, *fakes.shape[1:])
+        self.images = self.images.to(fakes.device)  # a loaded state comes from the CPU
+        if self.images.shape[2:] != fakes.shape[1:]:
+            raise UserError(
+                "--pool_size keeps earlier fakes, which must all have one size: use --pool_size 0, or a"
+                " --preprocess that crops"
+            )
+        position, slot = torch.arange(len(fakes), device=fakes.device), decisions[:, 0]
+        hand_out, store = (decisions[:, k].bool().view(-1, 1, 1, 1) for k in (1, 2))
+        held = self.images[position, slot]
+        self.images[position, slot] = torch.where(store, fakes, held)
+        return torch.where(hand_out, held, fakes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the pictures and how many there are."""
+        return {"images": self.images, "filled": list(self.filled)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        images = state["images"]
+        self.images, self.filled = None if images is None else images.clone(), list(state["filled"])
