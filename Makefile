@@ -20,7 +20,7 @@ datasets/demo: .venv/installed
 	$(PY) datasets/make_demo_dataset.py --out $@
 
 demo: .venv/installed datasets/demo
-	$(PY) train.py $(DEMO) --netG unet_128 --ngf 32 --ndf 32 --n_epochs 7 --n_epochs_decay 5
+	$(PY) train.py $(DEMO) --netG unet_128 --ngf 32 --ndf 32 --n_epochs 4 --n_epochs_decay 3
 	$(PY) test.py $(DEMO)
 
 test: .venv/installed

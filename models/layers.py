@@ -1,6 +1,6 @@
-"""The small parts that networks are made of: norms, dropout, initial weights."""
+"""The small parts that networks are made of: norms, dropout, attention, up-sampling, initial weights."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -34,6 +35,42 @@ class Dropout(nn.Dropout):
         return x * (draws >= self.p).to(x) / (1 - self.p)
 
 
+class SelfAttention(nn.Module):
+    """Self-attention (Zhang et al. 2019, section 3): every place looks at all others; starts as the identity.
+
+    Maps (N, C, H, W) to the same shape. Queries and keys have C / 8 channels; scores are not scaled by their
+    number.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.query = nn.Conv2d(channels, max(1, channels // 8), 1)
+        self.key = nn.Conv2d(channels, max(1, channels // 8), 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (
+            layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return x + self.gamma * found.transpose(1, 2).reshape(x.shape)
+
+
+def attention_after(channels: Mapping[int, int]) -> nn.ModuleDict:
+    """Return self-attention for `run_layers`, by the position of the layer after which it comes."""
+    return nn.ModuleDict({str(position): SelfAttention(count) for position, count in channels.items()})
+
+
+def run_layers(layers: nn.Sequential, attention: nn.ModuleDict, x: Tensor) -> Tensor:
+    """Return what `layers` make of x, with `attention` in between, which leaves the layers' names alone."""
+    for position, layer in layers.named_children():
+        x = layer(x)
+        if position in attention:
+            x = attention[position](x)
+    return x
+
+
 @contextmanager
 def separate_pictures(nets: Iterable[nn.Module], generators: list[torch.Generator]) -> Iterator[None]:
     """Within it, a network in training mode computes for each picture of a batch what it would for it alone.
@@ -44,17 +81,22 @@ def separate_pictures(nets: Iterable[nn.Module], generators: list[torch.Generato
     layers = [layer for net in nets for layer in net.modules()]
     norms = [layer for layer in layers if isinstance(layer, BatchNorm2d)]
     dropouts = [layer for layer in layers if isinstance(layer, Dropout)]
+    estimates = [layer for layer in layers if isinstance(layer, _SpectralNorm) and layer.training]
     try:
         for norm in norms:
             norm.separate = True
         for dropout in dropouts:
             dropout.generators = generators
+        for estimate in estimates:
+            estimate.eval()
         yield
     finally:
         for norm in norms:
             norm.separate = False
         for dropout in dropouts:
             dropout.generators = None
+        for estimate in estimates:
+            estimate.train()
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
@@ -75,6 +117,35 @@ def apply_to_both(net: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor
         return net(first), net(second)
     one, two = net(torch.cat([first, second])).split([len(first), len(second)])
     return one, two
+
+
+def padding_layer(padding: str, width: int) -> nn.Module:
+    """Return a layer that adds `width` pixels on every side: ``reflect``, ``replicate`` or ``zero``."""
+    layer = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "zero": nn.ZeroPad2d}[padding]
+    return layer(width)
+
+
+def upsampling_layer(upsample: str, deconvolution: nn.ConvTranspose2d, padding: str) -> nn.Module:
+    """Return a layer that doubles both sides.
+
+    Args:
+        upsample: ``deconv`` for `deconvolution` itself; ``nearest`` or ``bilinear`` for interpolation and a
+            3 x 3 convolution with the same channels, which leaves no checkerboard (Odena et al. 2016).
+        padding: what the convolution sees beyond the edge, see `padding_layer`.
+    """
+    if upsample == "deconv":
+        return deconvolution
+    channels, bias = (deconvolution.in_channels, deconvolution.out_channels), deconvolution.bias is not None
+    smooth = None if upsample == "nearest" else False
+    enlarge = nn.Upsample(scale_factor=2, mode=upsample, align_corners=smooth)
+    return nn.Sequential(enlarge, padding_layer(padding, 1), nn.Conv2d(*channels, 3, bias=bias))
+
+
+def normalise_spectrum(net: nn.Module) -> None:
+    """Divide the weights of all layers by their largest singular value (Miyato et al. 2018)."""
+    for layer in list(net.modules()):
+        if isinstance(layer, (_ConvNd, nn.Linear)):
+            spectral_norm(layer)
 
 
 def initialise(net: nn.Module, init_type: str, gain: float) -> None:

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.layers import apply_to_both
 from options.base_options import NetworkOptions
@@ -47,7 +48,9 @@ def gradient_penalty(net: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) 
         alpha: (N, 1, 1, 1) in [0, 1].
     """
     x = (alpha * real + (1 - alpha) * fake).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of self-attention cannot be differentiated twice
+        logits = net(x)
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
     norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
     return (norm - 1).square().mean()
 

@@ -5,12 +5,26 @@ exchanged with it in both directions. No activation works in place: the skip con
 as there, because each is followed by a ReLU, for which LeakyReLU(x) and x are the same.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import Dropout, initialise, norm_layer
+from models.layers import (
+    Dropout,
+    attention_after,
+    initialise,
+    norm_layer,
+    normalise_spectrum,
+    padding_layer,
+    run_layers,
+    upsampling_layer,
+)
 from options.base_options import NetworkOptions
+from util.errors import UserError
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class UnetBlock(nn.Module):
@@ -22,6 +36,7 @@ class UnetBlock(nn.Module):
         input_nc: channels of the input where they differ from `outer_nc` (the outermost level).
         below: the next level; None for the innermost.
         outermost: this is the first level: no activation before it, tanh after it, no skip connection.
+        attend_down, attend_up: give the feature map self-attention after going down, and after coming up.
     """
 
     def __init__(
@@ -34,6 +49,9 @@ class UnetBlock(nn.Module):
         below: "UnetBlock | None" = None,
         outermost: bool = False,
         dropout: bool = False,
+        attend_down: bool = False,
+        attend_up: bool = False,
+        upsample: str = "deconv",
     ):
         super().__init__()
         self.outermost = outermost
@@ -41,10 +59,8 @@ class UnetBlock(nn.Module):
         bias = norm == "instance"
         down: list[nn.Module] = [nn.Conv2d(input_nc or outer_nc, inner_nc, 4, 2, 1, bias=bias)]
         from_below = inner_nc if below is None else inner_nc * 2
-        up: list[nn.Module] = [
-            nn.ReLU(),
-            nn.ConvTranspose2d(from_below, outer_nc, 4, 2, 1, bias=bias or outermost),
-        ]
+        enlarge = nn.ConvTranspose2d(from_below, outer_nc, 4, 2, 1, bias=bias or outermost)
+        up: list[nn.Module] = [nn.ReLU(), upsampling_layer(upsample, enlarge, "zero")]
         if outermost:
             up.append(nn.Tanh())
         else:
@@ -53,12 +69,14 @@ class UnetBlock(nn.Module):
             if below is not None:
                 # The innermost level has none: its feature map may be a single pixel.
                 down.append(norm_layer(norm, inner_nc))
-        if dropout:
-            up.append(Dropout(0.5))
-        self.model = nn.Sequential(*down, *([] if below is None else [below]), *up)
+        layers = [*down, *([] if below is None else [below]), *up]
+        attention = {len(down) - 1: inner_nc} if attend_down else {}
+        self.attention = attention_after(attention | ({len(layers) - 1: outer_nc} if attend_up else {}))
+        self.model = nn.Sequential(*layers, *([Dropout(0.5)] if dropout else []))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x) if self.outermost else torch.cat([x, self.model(x)], 1)
+        y = run_layers(self.model, self.attention, x)
+        return y if self.outermost else torch.cat([x, y], 1)
 
 
 class Generator(nn.Module):
@@ -76,8 +94,12 @@ class Generator(nn.Module):
         height, width = x.shape[-2:]
         right, below = (max(-side % self.multiple, self.smallest - side) for side in (width, height))
         if not right and not below:
-            return self.model(x)
-        return self.model(F.pad(x, (0, right, 0, below), mode="replicate"))[..., :height, :width]
+            return self.run(x)
+        return self.run(F.pad(x, (0, right, 0, below), mode="replicate"))[..., :height, :width]
+
+    def run(self, x: Tensor) -> Tensor:
+        """Return the output for an input whose size fits."""
+        return self.model(x)
 
 
 class UnetGenerator(Generator):
@@ -87,31 +109,56 @@ class UnetGenerator(Generator):
         num_downs: how often the input is halved, 5 or more.
         ngf: channels after the first halving; they double three times from there.
         dropout: drop half of the features after the up-sampling of every middle level.
+        attention: how often the feature maps with self-attention are halved, each 1 to ``num_downs - 1``;
+            they get it on the way down and on the way up.
+        upsample: see `upsampling_layer`.
     """
 
-    def __init__(self, input_nc: int, output_nc: int, num_downs: int, ngf: int, norm: str, dropout: bool):
+    def __init__(
+        self,
+        input_nc: int,
+        output_nc: int,
+        num_downs: int,
+        ngf: int,
+        norm: str,
+        dropout: bool,
+        attention: tuple[int, ...] = (),
+        upsample: str = "deconv",
+    ):
         super().__init__()
         self.multiple = self.smallest = 2**num_downs
-        block = UnetBlock(ngf * 8, ngf * 8, norm=norm)
-        for _ in range(num_downs - 5):
-            block = UnetBlock(ngf * 8, ngf * 8, norm=norm, below=block, dropout=dropout)
-        for width in (ngf * 4, ngf * 2, ngf):
-            block = UnetBlock(width, width * 2, norm=norm, below=block)
-        self.model = UnetBlock(output_nc, ngf, norm=norm, input_nc=input_nc, below=block, outermost=True)
+        check_attention(attention, num_downs - 1, "--netG", "G")
+        widths = [output_nc, *(ngf * min(2**level, 8) for level in range(num_downs))]
+        block: UnetBlock | None = None
+        for level in reversed(range(num_downs)):
+            block = UnetBlock(
+                widths[level],
+                widths[level + 1],
+                norm=norm,
+                input_nc=input_nc if level == 0 else None,
+                below=block,
+                outermost=level == 0,
+                dropout=dropout and 4 <= level < num_downs - 1,
+                attend_down=level + 1 in attention,
+                attend_up=level in attention,
+                upsample=upsample,
+            )
+        assert block is not None
+        self.model = block
 
 
 class ResnetBlock(nn.Module):
-    """Two 3 x 3 convolutions with reflection padding, added to their input (no ReLU after the sum)."""
+    """Two 3 x 3 convolutions, added to their input (no ReLU after the sum)."""
 
-    def __init__(self, channels: int, norm: str, dropout: bool):
+    def __init__(self, channels: int, norm: str, dropout: bool, padding: str):
         super().__init__()
         self.conv_block = nn.Sequential(
-            nn.ReflectionPad2d(1),
+            padding_layer(padding, 1),
             nn.Conv2d(channels, channels, 3, bias=norm == "instance"),
             norm_layer(norm, channels),
             nn.ReLU(),
             *([Dropout(0.5)] if dropout else []),
-            nn.ReflectionPad2d(1),
+            padding_layer(padding, 1),
             nn.Conv2d(channels, channels, 3, bias=norm == "instance"),
             norm_layer(norm, channels),
         )
@@ -121,24 +168,51 @@ class ResnetBlock(nn.Module):
 
 
 class ResnetGenerator(Generator):
-    """Two strided convolutions, residual blocks, two transposed convolutions (Johnson et al. 2016)."""
+    """Two strided convolutions, residual blocks, two transposed convolutions (Johnson et al. 2016).
 
+    Args:
+        attention: how often the feature maps with self-attention are halved, each 1 or 2; they get it before
+            and after the residual blocks.
+        upsample, padding: see `upsampling_layer` and `padding_layer`.
+    """
+
+    model: nn.Sequential
     multiple = 4
     smallest = 8  # instance norm needs more than the one pixel that is left of 4
 
-    def __init__(self, input_nc: int, output_nc: int, n_blocks: int, ngf: int, norm: str, dropout: bool):
+    def __init__(
+        self,
+        input_nc: int,
+        output_nc: int,
+        n_blocks: int,
+        ngf: int,
+        norm: str,
+        dropout: bool,
+        attention: tuple[int, ...] = (),
+        upsample: str = "deconv",
+        padding: str = "reflect",
+    ):
         super().__init__()
+        check_attention(attention, 2, "--netG", "G")
         bias = norm == "instance"
-        layers: list[nn.Module] = [nn.ReflectionPad2d(3), nn.Conv2d(input_nc, ngf, 7, bias=bias)]
+        channels: dict[int, int] = {}
+        layers: list[nn.Module] = [padding_layer(padding, 3), nn.Conv2d(input_nc, ngf, 7, bias=bias)]
         layers += [norm_layer(norm, ngf), nn.ReLU()]
-        for width in (ngf * 2, ngf * 4):
+        for depth, width in ((1, ngf * 2), (2, ngf * 4)):
             layers += [nn.Conv2d(width // 2, width, 3, 2, 1, bias=bias), norm_layer(norm, width), nn.ReLU()]
-        layers += [ResnetBlock(ngf * 4, norm, dropout) for _ in range(n_blocks)]
-        for width in (ngf * 2, ngf):
-            layers += [nn.ConvTranspose2d(width * 2, width, 3, 2, 1, output_padding=1, bias=bias)]
-            layers += [norm_layer(norm, width), nn.ReLU()]
-        layers += [nn.ReflectionPad2d(3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
+            channels |= {len(layers) - 1: width} if depth in attention else {}
+        layers += [ResnetBlock(ngf * 4, norm, dropout, padding) for _ in range(n_blocks)]
+        channels |= {len(layers) - 1: ngf * 4} if 2 in attention else {}
+        for depth, width in ((1, ngf * 2), (0, ngf)):
+            enlarge = nn.ConvTranspose2d(width * 2, width, 3, 2, 1, output_padding=1, bias=bias)
+            layers += [upsampling_layer(upsample, enlarge, padding), norm_layer(norm, width), nn.ReLU()]
+            channels |= {len(layers) - 1: width} if depth in attention else {}
+        layers += [padding_layer(padding, 3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
+        self.attention = attention_after(channels)
+
+    def run(self, x: Tensor) -> Tensor:
+        return run_layers(self.model, self.attention, x)
 
 
 class PatchDiscriminator(nn.Module):
@@ -148,10 +222,12 @@ class PatchDiscriminator(nn.Module):
 
     Args:
         n_layers: strided convolutions; their widths double from `ndf` to at most 8 ndf.
+        attention: how often the feature maps with self-attention are halved, each 1 to `n_layers`.
     """
 
-    def __init__(self, input_nc: int, ndf: int, n_layers: int, norm: str):
+    def __init__(self, input_nc: int, ndf: int, n_layers: int, norm: str, attention: tuple[int, ...] = ()):
         super().__init__()
+        check_attention(attention, n_layers, "--netD", "D")
         self.minimum = 3 * 2**n_layers
         widths = [ndf * min(2**n, 8) for n in range(n_layers + 1)]
         layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
@@ -161,9 +237,10 @@ class PatchDiscriminator(nn.Module):
             layers += [norm_layer(norm, widths[n]), nn.LeakyReLU(0.2)]
         layers.append(nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.model = nn.Sequential(*layers)
+        self.attention = attention_after({3 * depth - 2: widths[depth - 1] for depth in attention})
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
+        return run_layers(self.model, self.attention, x)
 
 
 class PixelDiscriminator(nn.Module):
@@ -186,28 +263,50 @@ class PixelDiscriminator(nn.Module):
         return self.net(x)
 
 
+def check_attention(depths: tuple[int, ...], deepest: int, flag: str, net: str) -> None:
+    """Raise a `UserError` unless every depth is from 1 to `deepest`."""
+    for depth in depths:
+        if not 1 <= depth <= deepest:
+            other = {"G": "D", "D": "G"}[net]
+            raise UserError(
+                f"--attention 1/{2**depth}: this {flag} has feature maps of 1/2 to 1/{2**deepest} of a"
+                f" picture's side; take one of those, or --attention_nets {other} to leave it without"
+            )
+
+
 def build_generator(options: NetworkOptions, input_nc: int, output_nc: int) -> Generator:
     """Return the generator that ``--netG`` names, with initial weights."""
     kind, size = options.netG.split("_")
-    dropout = not options.no_dropout
+    common = (
+        options.ngf,
+        options.norm,
+        not options.no_dropout,
+        options.attention_depths("G"),
+        options.upsample,
+    )
     net: Generator
     if kind == "unet":
-        num_downs = int(size).bit_length() - 1
-        net = UnetGenerator(input_nc, output_nc, num_downs, options.ngf, options.norm, dropout)
+        net = UnetGenerator(input_nc, output_nc, int(size).bit_length() - 1, *common)
     else:
         n_blocks = int(size.removesuffix("blocks"))
-        net = ResnetGenerator(input_nc, output_nc, n_blocks, options.ngf, options.norm, dropout)
-    initialise(net, options.init_type, options.init_gain)
-    return net
+        net = ResnetGenerator(input_nc, output_nc, n_blocks, *common, options.padding)
+    return finish(net, options, "G")
 
 
 def build_discriminator(options: NetworkOptions, input_nc: int) -> PatchDiscriminator | PixelDiscriminator:
     """Return the discriminator that ``--netD`` names, with initial weights."""
-    net: PatchDiscriminator | PixelDiscriminator
+    attention = options.attention_depths("D")
     if options.netD == "pixel":
-        net = PixelDiscriminator(input_nc, options.ndf, options.norm)
-    else:
-        n_layers = options.n_layers_D if options.netD == "n_layers" else 3
-        net = PatchDiscriminator(input_nc, options.ndf, n_layers, options.norm)
+        if attention:
+            raise UserError("--attention: --netD pixel has no feature maps for it; add --attention_nets G")
+        return finish(PixelDiscriminator(input_nc, options.ndf, options.norm), options, "D")
+    n_layers = options.n_layers_D if options.netD == "n_layers" else 3
+    return finish(PatchDiscriminator(input_nc, options.ndf, n_layers, options.norm, attention), options, "D")
+
+
+def finish(net: Net, options: NetworkOptions, kind: str) -> Net:
+    """Give a new network its initial weights and, if asked for, spectral norm."""
     initialise(net, options.init_type, options.init_gain)
+    if kind in options.spectral_norm:
+        normalise_spectrum(net)
     return net

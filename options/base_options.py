@@ -59,15 +59,54 @@ class NetworkOptions:
     netD: str = option("basic", "discriminator; basic is a 70 x 70 PatchGAN", choices=DISCRIMINATORS)
     ngf: int = option(64, "filters in the generator's outermost layer", minimum=1, architecture=True)
     ndf: int = option(64, "filters in the discriminator's first layer", minimum=1)
-    n_layers_D: int = option(3, "strided layers of the discriminator", minimum=1, needs=("netD", "n_layers"))
+    n_layers_D: int = option(
+        3, "strided layers of the discriminator", minimum=1, needs=("netD", ("n_layers",))
+    )
     norm: str = option(
         "instance", "normalisation layers", choices=("instance", "batch", "none"), architecture=True
     )
     no_dropout: bool = option(False, "no dropout in the generator", architecture=True)
+    attention: str = option(
+        "none",
+        "sizes of feature maps that get self-attention, such as 32 or 32,64 for pictures of --crop_size,"
+        " or fractions of a side such as 1/8",
+        architecture=True,
+    )
+    attention_nets: str = option(
+        "GD",
+        "the networks that get it: generators, discriminators, or both",
+        choices=("G", "D", "GD"),
+        architecture=True,
+    )
+    spectral_norm: str = option(
+        "none", "the networks with spectral norm", choices=("none", "G", "D", "GD"), architecture=True
+    )
+    upsample: str = option(
+        "deconv",
+        "how generators enlarge feature maps; nearest and bilinear, with a convolution, avoid checkerboards",
+        choices=("deconv", "nearest", "bilinear"),
+        architecture=True,
+    )
+    padding: str = option(
+        "reflect",
+        "what lies beyond the edge",
+        choices=("reflect", "replicate", "zero"),
+        architecture=True,
+        needs=("netG", ("resnet_9blocks", "resnet_6blocks")),
+    )
     init_type: str = option(
         "normal", "initial weights", choices=("normal", "xavier", "kaiming", "orthogonal")
     )
     init_gain: float = option(0.02, "scale of initial weights (normal, xavier, orthogonal)", above=0)
+
+    def attention_depths(self, net: str) -> tuple[int, ...]:
+        """Return how often the feature maps with self-attention are halved, for a generator "G" or "D".
+
+        ``--attention`` must be written in fractions, as parsed options have it.
+        """
+        if self.attention == "none" or net not in self.attention_nets:
+            return ()
+        return tuple(int(part.removeprefix("1/")).bit_length() - 1 for part in self.attention.split(","))
 
 
 @dataclass(frozen=True)
@@ -106,7 +145,7 @@ class DisplayOptions:
     display_winsize: int = option(256, "width of a picture on a page, in pixels", minimum=16)
     use_wandb: bool = option(False, "log to Weights & Biases (not available yet: a warning, nothing more)")
     wandb_project_name: str = option(
-        "CycleGAN-and-pix2pix", "its project name there", needs=("use_wandb", "True")
+        "CycleGAN-and-pix2pix", "its project name there", needs=("use_wandb", ("True",))
     )
 
 
@@ -162,3 +201,25 @@ def run_name(values: Mapping[str, object]) -> str:
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"--suffix {values['suffix']}: {error} is not a flag of this command") from None
     return f"{values['name']}_{suffix}" if suffix else str(values["name"])
+
+
+def attention_fractions(sizes: str, crop_size: int) -> str:
+    """Return ``--attention`` with sizes of feature maps written as fractions of `crop_size`, such as 1/8.
+
+    Raises:
+        UserError: a size is none that halving `crop_size` leads to.
+    """
+    if sizes == "none":
+        return sizes
+    fractions = []
+    for part in sizes.split(","):
+        digits = part.removeprefix("1/")
+        number = int(digits) if digits.isdecimal() else 0
+        parts = number if part != digits else crop_size / number if number else 0
+        if parts < 1 or parts not in (2**depth for depth in range(16)):
+            raise UserError(
+                f"--attention {part}: expected none, sizes that halving --crop_size {crop_size} leads to,"
+                f" such as {crop_size // 8}, or fractions such as 1/8"
+            )
+        fractions.append(f"1/{int(parts)}")
+    return ",".join(fractions)

@@ -37,7 +37,7 @@ class Flag:
         type: str, int, float or bool; with `optional` also None, written ``inf`` (no limit).
         default: its value when nobody gives one; `dataclasses.MISSING` if somebody must.
         phase: the only command that has it, ``train`` or ``test``; None for both.
-        needs: (flag, value) without which this flag has no effect.
+        needs: (flag, values): without one of these values this flag has no effect.
         architecture: whether test.py takes it from the checkpoint's options.
     """
 
@@ -50,7 +50,7 @@ class Flag:
     minimum: float | None = None
     above: float | None = None
     phase: str | None = None
-    needs: tuple[str, str] | None = None
+    needs: tuple[str, tuple[str, ...]] | None = None
     architecture: bool = False
 
     def convert(self, value: object, source: str = "") -> Any:

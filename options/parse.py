@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar, get_type_hints
 
-from options.base_options import CommandOptions, run_name
+from options.base_options import CommandOptions, attention_fractions, run_name
 from options.option import Flag, Group, SameAs, build, flags_of
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -65,6 +65,7 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     for name, value in values.items():
         if value is MISSING:
             raise UserError(f"--{name} is required: {flags[name].help}")
+    values["attention"] = attention_fractions(values["attention"], values["crop_size"])
     _warn_without_effect(flags, values, given)
     built: Values = {name: build(group, values) for name, group in groups.items()}
     return kind(
@@ -184,7 +185,7 @@ def _command_line(
 def _help(flag: Flag, choices: Sequence[str], default: object) -> str:
     parts = [f"one of {', '.join(choices)}"] if choices else []
     if flag.needs:
-        parts.append(f"only with --{flag.needs[0]} {flag.needs[1]}")
+        parts.append(f"only with --{flag.needs[0]} {' or '.join(flag.needs[1])}")
     parts.append(f"default: {_text(default) or 'none'}")
     return f"{flag.help} ({'; '.join(parts)})".replace("%", "%%")
 
@@ -224,5 +225,6 @@ def _resolve(values: Values) -> Values:
 def _warn_without_effect(flags: Mapping[str, Flag], values: Values, given: Values) -> None:
     for name in given:
         needs = flags[name].needs
-        if needs and str(values[needs[0]]) != needs[1]:
-            log.warning("--%s %s has no effect without --%s %s", name, given[name], *needs)
+        if needs and str(values[needs[0]]) not in needs[1]:
+            wanted = " or ".join(needs[1])
+            log.warning("--%s %s has no effect without --%s %s", name, given[name], needs[0], wanted)

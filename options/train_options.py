@@ -24,11 +24,11 @@ class OptimizationOptions:
         "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine")
     )
     lr_decay_iters: int = option(
-        50, "epochs after which the rate falls to a tenth", minimum=1, needs=("lr_policy", "step")
+        50, "epochs after which the rate falls to a tenth", minimum=1, needs=("lr_policy", ("step",))
     )
     gan_mode: str = option("lsgan", "adversarial objective", choices=GAN_MODES)
     lambda_gp: float = option(
-        10.0, "weight of the gradient penalty; 0: none", minimum=0, needs=("gan_mode", "wgangp")
+        10.0, "weight of the gradient penalty; 0: none", minimum=0, needs=("gan_mode", ("wgangp",))
     )
     pool_size: int = option(50, "earlier fakes kept to show to the discriminator; 0: none", minimum=0)
 

@@ -48,7 +48,7 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
             folder.mkdir()
             for path in sorted((pairs / phase).iterdir())[dropped:]:
                 Image.open(path).crop((left, 0, left + 32, 32)).save(folder / path.name)
-    return {"aligned": pairs, "unaligned": unpaired, "single": unpaired / "testA"}
+    return {"aligned": pairs, "template": pairs, "unaligned": unpaired, "single": unpaired / "testA"}
 
 
 @pytest.fixture

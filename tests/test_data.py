@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import Loader
+from data import DATASETS, Loader
 from data.aligned_dataset import AlignedDataset, find_pairs
 from data.base_dataset import check_channels
 from data.image_folder import find_images
@@ -16,6 +16,9 @@ from data.sampler import EpochSampler
 from data.single_dataset import SingleDataset
 from data.transforms import Decision, Transform
 from data.unaligned_dataset import UnalignedDataset
+from models import MODELS
+from options.parse import parse
+from options.train_options import TrainOptions
 from util.batch import Batch
 from util.errors import UserError
 from util.seeding import numpy_rng
@@ -242,3 +245,23 @@ def test_a_single_folder(tmp_path: Path) -> None:
     paths = [picture(tmp_path / f"{i}.png", 9, 6, seed=i) for i in range(2)]
     sample = SingleDataset(paths, Transform("none", 0, 0, flip=False), grey=True, seed=0)[0, 1]
     assert (sample.A.shape, sample.B, sample.path_A) == ((1, 6, 9), None, paths[1])
+
+
+@pytest.mark.parametrize("mode", DATASETS.names())
+def test_every_data_set_hands_out_what_models_expect(mode: str, data: dict[str, Path]) -> None:
+    argv = ["--dataset_mode", mode, "--dataroot", str(data[mode]), "--model", "pix2pix", "--input_nc", "1"]
+    argv += ["--load_size", "28", "--crop_size", "24", "--num_threads", "0", "--batch_size", "2"]
+    options = parse(TrainOptions, argv, MODELS, DATASETS)
+    dataset = DATASETS.get(mode).from_options(options)
+    assert len(dataset) >= 3
+    for index in range(len(dataset)):
+        sample, again = dataset[3, index], dataset[3, index]
+        assert sample.index == index and Path(sample.path_A).exists() and Path(sample.path_B).exists()
+        assert (sample.A.dtype, sample.A.shape) == (torch.uint8, (1, 24, 24))
+        assert torch.equal(sample.A, again.A)
+        if sample.B is not None:
+            assert (sample.B.dtype, sample.B.shape) == (torch.uint8, (3, 24, 24))
+            assert torch.equal(sample.B, again.B)
+    assert any(not torch.equal(dataset[1, i].A, dataset[2, i].A) for i in range(len(dataset)))
+    limited = parse(TrainOptions, [*argv, "--max_dataset_size", "1"], MODELS, DATASETS)
+    assert len(DATASETS.get(mode).from_options(limited)) == 1

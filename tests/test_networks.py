@@ -6,17 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import BatchNorm2d, Dropout, initialise, separate_pictures
-from models.networks import apply_to_both, build_discriminator, build_generator
+from models.layers import BatchNorm2d, Dropout, SelfAttention, apply_to_both, initialise, separate_pictures
+from models.losses import gradient_penalty
+from models.networks import build_discriminator, build_generator
 from options.base_options import DISCRIMINATORS, GENERATORS, NetworkOptions
+from util.errors import UserError
 from util.seeding import torch_rng
 
 NORMS = ("instance", "batch", "none")
 
 
-def generator(netG: str, norm: str = "batch", dropout: bool = True) -> nn.Module:
+def generator(netG: str, norm: str = "batch", dropout: bool = True, **choices: str) -> nn.Module:
     torch.manual_seed(0)
-    return build_generator(NetworkOptions(netG=netG, norm=norm, ngf=4, no_dropout=not dropout), 3, 2)
+    return build_generator(
+        NetworkOptions(netG=netG, norm=norm, ngf=4, no_dropout=not dropout, **choices), 3, 2
+    )
 
 
 @pytest.mark.parametrize(("netG", "norm", "dropout"), list(product(GENERATORS, NORMS, (True, False))))
@@ -128,3 +132,127 @@ def test_judging_two_batches_together_changes_nothing(norm: str) -> None:
     assert len(calls) == (2 if norm == "batch" else 1)
     for one, other in zip(together, (net(x), net(y)), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def reference_attention(layer: SelfAttention, x: torch.Tensor) -> torch.Tensor:
+    """SAGAN's equations, with the whole map of scores."""
+    n, c, h, w = x.shape
+    f, g, v = (part(x).view(n, -1, h * w) for part in (layer.query, layer.key, layer.value))
+    scores = torch.softmax(f.transpose(1, 2) @ g, dim=2)  # for each place, over all places
+    return x + layer.gamma * (v @ scores.transpose(1, 2)).view(n, c, h, w)
+
+
+def test_self_attention_is_that_of_the_paper_and_starts_as_the_identity() -> None:
+    torch.manual_seed(0)
+    layer, x = SelfAttention(16).double(), torch.rand(2, 16, 5, 6, dtype=torch.float64)
+    assert torch.equal(layer(x), x)
+    nn.init.constant_(layer.gamma, 0.7)
+    torch.testing.assert_close(layer(x), reference_attention(layer, x), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("netG", "attention", "sizes"),
+    [
+        ("unet_32", "1/2,1/8", [16, 4, 4, 16]),
+        ("unet_32", "1/16", [2, 2]),
+        ("resnet_6blocks", "1/2,1/4", [16, 8, 8, 16]),
+    ],
+)
+def test_generators_attend_where_they_are_told(netG: str, attention: str, sizes: list[int]) -> None:
+    net, plain = generator(netG, attention=attention), generator(netG)
+    seen: list[int] = []
+    for layer in net.modules():
+        if isinstance(layer, SelfAttention):
+            layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
+    x = torch.rand(1, 3, 32, 32)
+    net.eval()(x)
+    assert seen == sizes
+    # All other entries keep their names, and at the start the result.
+    loaded = net.load_state_dict(plain.state_dict(), strict=False)
+    assert not loaded.unexpected_keys and all("attention" in key for key in loaded.missing_keys)
+    torch.testing.assert_close(net(x), plain.eval()(x))
+
+
+def test_discriminators_attend_and_can_be_penalised() -> None:
+    options = NetworkOptions(norm="instance", ndf=8, attention="1/2,1/8", attention_nets="D")
+    assert not any(isinstance(layer, SelfAttention) for layer in build_generator(options, 3, 3).modules())
+    net = build_discriminator(options, 3)
+    sizes = []
+    for layer in net.modules():
+        if isinstance(layer, SelfAttention):
+            nn.init.constant_(layer.gamma, 0.5)
+            layer.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[-1]))
+    real, fake = torch.rand(2, 2, 3, 48, 48)
+    gradient_penalty(net, real, fake, torch.rand(2, 1, 1, 1)).backward()
+    assert sizes == [24, 6]
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() for n, p in net.named_parameters() if "query" in n
+    )
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        (
+            {"netG": "unet_32", "attention": "1/32"},
+            "--attention 1/32: this --netG has feature maps of 1/2 to 1/16",
+        ),
+        ({"netG": "resnet_6blocks", "attention": "1/8"}, "--attention_nets D"),
+        (
+            {"netD": "basic", "attention": "1/16", "attention_nets": "D"},
+            "this --netD has feature maps of 1/2 to 1/8",
+        ),
+        ({"netD": "pixel", "attention": "1/2", "attention_nets": "D"}, "add --attention_nets G"),
+    ],
+)
+def test_attention_that_cannot_be_is_refused(choices: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message.replace("(", "\\(")):
+        build_generator(NetworkOptions(**choices), 3, 3)
+        build_discriminator(NetworkOptions(**choices), 3)
+
+
+@pytest.mark.parametrize("nets", ["G", "D", "GD"])
+def test_spectral_norm_bounds_every_weight(nets: str) -> None:
+    options = NetworkOptions(netG="unet_32", spectral_norm=nets, ngf=4, ndf=4, attention="1/4", init_gain=0.5)
+    for kind, net in (("G", build_generator(options, 3, 3)), ("D", build_discriminator(options, 3))):
+        net(torch.rand(2, 3, 32, 32))
+        for name, layer in net.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                weight = (
+                    layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
+                )
+                largest = torch.linalg.matrix_norm(weight.flatten(1), 2).item()
+                assert (largest < 1.5) == (kind in nets) or weight.flatten(1).shape[0] == 1, (name, largest)
+
+
+def test_separate_pictures_leave_spectral_norm_alone() -> None:
+    net = generator("unet_32", spectral_norm="G")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with torch.no_grad(), separate_pictures([net], [torch_rng("t", 0)]):
+        net(torch.rand(1, 3, 32, 32))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(module.training for module in net.modules())
+    net(torch.rand(1, 3, 32, 32))
+    assert not all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("netG", ["unet_32", "resnet_6blocks"])
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+def test_other_ways_to_enlarge_have_no_deconvolution(netG: str, upsample: str) -> None:
+    net = generator(netG, upsample=upsample)
+    assert not any(isinstance(layer, nn.ConvTranspose2d) for layer in net.modules())
+    assert {layer.mode for layer in net.modules() if isinstance(layer, nn.Upsample)} == {upsample}
+    assert net(torch.rand(1, 3, 32, 64)).shape == (1, 2, 32, 64)
+
+
+def test_padding_changes_the_border_and_no_names() -> None:
+    nets = {
+        padding: generator("resnet_6blocks", padding=padding) for padding in ("reflect", "replicate", "zero")
+    }
+    results = {}
+    x = torch.rand(1, 3, 64, 64)
+    for padding, net in nets.items():
+        net.load_state_dict(nets["reflect"].state_dict())
+        results[padding] = net.eval()(x)
+    for padding in ("replicate", "zero"):
+        assert not torch.allclose(results[padding][..., :4, :4], results["reflect"][..., :4, :4])

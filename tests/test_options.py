@@ -86,7 +86,16 @@ PEER_TEST = PEER_BASE | {
     "eval": False,
     "num_test": None,  # the peer: 50
 }
-OWN = {"precision": "fp32", "seed": 0, "config": ""}
+OWN = {
+    "precision": "fp32",
+    "seed": 0,
+    "config": "",
+    "attention": "none",
+    "attention_nets": "GD",
+    "spectral_norm": "none",
+    "upsample": "deconv",
+    "padding": "reflect",
+}
 OWN_TRAIN = OWN | {"html_samples": 4, "lambda_gp": 10.0}
 
 
@@ -243,3 +252,27 @@ def test_suffix_names_a_flag() -> None:
 
 def test_a_name_may_be_any_text() -> None:
     assert train("--name", "inf", "--suffix", "None").run_name == "inf_None"
+
+
+@pytest.mark.parametrize(
+    ("flags", "fractions"),
+    [("none", "none"), ("32", "1/8"), ("64,32", "1/4,1/8"), ("1/8", "1/8"), ("256", "1/1")],
+)
+def test_sizes_with_attention_become_fractions(flags: str, fractions: str, tmp_path: Path) -> None:
+    argv = ["--attention", flags, "--checkpoints_dir", str(tmp_path), "--name", "run"]
+    assert train(*argv).network.attention == fractions
+    save(train(*argv))
+    # Another size in testing leaves the network what it was.
+    testing = test("--checkpoints_dir", str(tmp_path), "--name", "run", "--crop_size", "512")
+    assert testing.network.attention == fractions
+
+
+@pytest.mark.parametrize("wrong", ["33", "0", "", "1/3", "1/", "512", "a", "32;64"])
+def test_other_sizes_with_attention_are_refused(wrong: str) -> None:
+    with pytest.raises(UserError, match="--attention"):
+        train("--attention", wrong)
+
+
+def test_depths_with_attention_are_those_of_the_chosen_networks() -> None:
+    network = train("--attention", "64,32", "--attention_nets", "G").network
+    assert (network.attention_depths("G"), network.attention_depths("D")) == ((2, 3), ())

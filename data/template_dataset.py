@@ -1,0 +1,71 @@
+"""A start for a data set of your own: copied to ``data/mine_dataset.py`` it is ``--dataset_mode mine``.
+
+It makes pairs out of single pictures: B is the picture, A the same blurred. A model trained on it sharpens.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from PIL import ImageFilter
+
+from data.base_dataset import BaseDataset, Sample, check_channels
+from data.image_folder import find_images
+from data.transforms import Transform
+from options.base_options import CommandOptions
+from options.option import option
+from util.image_io import read_image
+
+
+@dataclass(frozen=True)
+class TemplateOptions:
+    """Flags of your data set: each becomes ``--<name>``, is checked and stands in --help."""
+
+    blur_radius: float = option(2.0, "how far A is blurred, in pixels of the file", minimum=0)
+
+
+class TemplateDataset(BaseDataset):
+    """The pictures in ``dataroot/<phase>/``, each with a blurred copy."""
+
+    Options = TemplateOptions
+
+    def __init__(
+        self,
+        paths: list[str],
+        transform: Transform,
+        *,
+        blur_radius: float,
+        grey: tuple[bool, bool],
+        seed: int,
+    ):
+        super().__init__(seed)
+        self.paths, self.transform, self.blur_radius, self.grey = paths, transform, blur_radius, grey
+
+    @classmethod
+    def from_options(cls, options: CommandOptions) -> Self:
+        """Find the files, and take from the options' groups what the constructor needs."""
+        run, data, network = options.run, options.data, options.network
+        paths = find_images(Path(run.dataroot) / data.phase)[: data.max_dataset_size]
+        grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
+        transform = Transform.from_options(data)
+        return cls(paths, transform, blur_radius=options.dataset.blur_radius, grey=grey, seed=run.seed)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        """Read one sample; whatever is random in it comes from `rng`, so that it can be repeated."""
+        path = self.paths[index]
+        B = read_image(path)
+        A = B.filter(ImageFilter.GaussianBlur(self.blur_radius))
+        decision = self.transform.decide(
+            B.size, rng
+        )  # one decision for both: they are cropped and flipped alike
+        return Sample(
+            index,
+            self.transform.apply(A, decision, self.grey[0], path),
+            self.transform.apply(B, decision, self.grey[1], path),
+            path,
+            path,
+        )
