@@ -168,3 +168,28 @@ def test_a_mistake_is_one_line_and_a_status(
     result = command(script, *(SMALL if script == "test.py" else TRAINING), *flags, status=2)
     assert message in result.stderr
     assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+
+
+def test_cycle_gan_in_both_directions_and_one_generator_alone(
+    command: Command, data: dict[str, Path], tmp_path: Path
+) -> None:
+    small = [*TRAINING[2:], "--n_epochs", 2, "--name", "run", "--upsample", "nearest", "--attention", 8]
+    command("train.py", "--dataroot", data["unaligned"], "--model", "cycle_gan", *small, "--pool_size", 2)
+    folder = tmp_path / "checkpoints" / "run"
+    names = {path.name for path in folder.glob("latest_net_*.pth")}
+    assert names == {f"latest_net_{net}.pth" for net in ("G_A", "G_B", "D_A", "D_B")}
+    common = ["--name", "run", "--gpu_ids", -1, "--crop_size", 32]
+    command("test.py", "--dataroot", data["unaligned"], "--model", "cycle_gan", *common)
+    both = tmp_path / "results" / "run" / "test_latest" / "images"
+    labels = {path.stem.split("_", 1)[1] for path in both.iterdir()}
+    assert labels == {"real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B"}
+
+    # test.py's default model finds the architecture by itself and makes the same pictures.
+    shutil.move(both, tmp_path / "both")
+    single = data["unaligned"] / "testA"
+    command("test.py", "--dataroot", single, *common, "--no_dropout", "--model_suffix", "_A")
+    alone = {path.name: np.array(Image.open(path)).astype(int) for path in both.iterdir()}
+    assert len(alone) == 2 * len(list(single.iterdir()))
+    for name, picture in alone.items():
+        expected = name.replace("_fake.", "_fake_B.").replace("_real.", "_real_A.")
+        assert np.abs(picture - np.array(Image.open(tmp_path / "both" / expected))).max() <= 1, name
