@@ -26,7 +26,7 @@ from options.train_options import TrainOptions
 from util.batch import Batch
 from util.checkpoint import load_state, load_weights, save_checkpoint, state_path, weights_path
 from util.device import select_device
-from util.errors import run_command
+from util.errors import UserError, run_command
 from util.image_io import to_uint8
 from util.loggers import Console, JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
 from util.progress import Progress, Stopwatch
@@ -166,6 +166,8 @@ def start(options: TrainOptions, model: BaseModel, learning_rate: LearningRate) 
         )
         return progress
 
+    if state["options"]["model"] != options.run.model:
+        raise UserError(f"--continue_train: {folder} was trained with --model {state['options']['model']}")
     model.load_state_dict(state["model"])
     learning_rate.load_state_dict(state["learning_rate"])
     cut_back(folder, state["logs"])

@@ -375,8 +375,7 @@ def write_dataset(out: Path, counts: dict[str, int], size: int, seed: int) -> No
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns 0, or 2 after one line on stderr when a value will not do."""
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], formatter_class=shape)
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("datasets/demo"), help="folder to write to")
     for split, count in zip(SPLITS, (200, 20, 20), strict=True):
         parser.add_argument(f"--{split}", type=int, default=count, help=f"number of {split} pictures")

@@ -14,6 +14,7 @@ from models.layers import separate_pictures
 from options.base_options import CommandOptions
 from options.train_options import OptimizationOptions
 from util.batch import Batch
+from util.checkpoint import load_into
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
 
@@ -147,12 +148,18 @@ class BaseModel(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Take over what `state_dict` returned; learning rates and momentum stay those of this model.
+
+        Raises:
+            UserError: the networks are of another architecture.
+        """
         self.iteration = state["iteration"]
         for name, net in self.nets.items():
-            net.load_state_dict(state["nets"][name])
+            load_into(net, state["nets"][name], f"the saved state of network {name}")
         for name, optimizer in self.optimizers.items():
+            own = list(optimizer.param_groups)
             optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.param_groups = own
         for name, part in self.state.items():
             part.load_state_dict(state["state"][name])
 

@@ -75,10 +75,8 @@ class CycleGANModel(BaseModel):
         super().__init__(present, torch.device(device), dtype, seed)
         self.objective, self.lambda_A, self.lambda_B = objective, lambda_A, lambda_B
         self.lambda_identity = lambda_identity
-        self.fake_A_pool, self.fake_B_pool = (
-            ImagePool(pool_size, batch_size),
-            ImagePool(pool_size, batch_size),
-        )
+        self.fake_A_pool = ImagePool(pool_size, batch_size)
+        self.fake_B_pool = ImagePool(pool_size, batch_size)
         if D_A and D_B and make_optimizer:
             self.optimizers = {
                 "G": make_optimizer(chain(G_A.parameters(), G_B.parameters())),

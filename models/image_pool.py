@@ -1,11 +1,14 @@
 """A history of generated pictures for the discriminator (Shrivastava et al. 2017, section 2.3)."""
 
+import logging
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from util.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class ImagePool:
@@ -74,6 +77,9 @@ class ImagePool:
         return {"images": self.images, "filled": list(self.filled)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        images = state["images"]
-        self.images, self.filled = None if images is None else images.clone(), list(state["filled"])
+        """Take over what `state_dict` returned; a pool of another size stays empty."""
+        images, filled = state["images"], list(state["filled"])
+        if images is None or images.shape[:2] == (len(self.filled), self.share):
+            self.images, self.filled = None if images is None else images.clone(), filled
+        else:
+            log.warning("--pool_size or --batch_size has changed: the pool of earlier fakes starts empty")

@@ -78,6 +78,8 @@ def test_a_run_killed_in_mid_epoch_goes_on_as_if_nothing_had_happened(
     assert_same_run(runs / "whole", runs / "killed")
     command("train.py", *common, "--name", "killed", "--continue_train", "--n_epochs", "11")
     assert records(runs / "killed")[-1]["epoch"] == 11
+    another = ["--name", "killed", "--continue_train", "--model", "template", "--pool_size", "0"]
+    assert "was trained with --model pix2pix" in command("train.py", *common, *another, status=2).stderr
 
 
 def test_frequencies_count_pictures_and_act_when_crossed(
@@ -139,6 +141,8 @@ def test_a_folder_of_the_peers_with_weights_alone_can_be_continued(
     weights = torch.load(folder / "latest_net_G.pth", weights_only=True)
     for path in folder.glob("*_state*.pth"):
         path.unlink()
+    other = ["--model", "template", "--continue_train"]
+    assert "no such checkpoint" in command("train.py", *arguments, *other, "--epoch", 7, status=2).stderr
     result = command("train.py", *arguments, "--continue_train", "--epoch_count", 3)
     assert "weights without a training state; optimizers start fresh, at epoch 3" in result.stdout
     again = torch.load(folder / "latest_net_G.pth", weights_only=True)

@@ -81,3 +81,10 @@ def test_no_gradient_flows_and_sizes_must_agree() -> None:
     assert not pool.query(picture, pool.draw(1, torch_rng("t"))).requires_grad
     with pytest.raises(UserError, match="--pool_size 0"):
         pool.query(torch.zeros(1, 3, 5, 4), pool.draw(1, torch_rng("t")))
+
+
+def test_a_pool_of_another_size_starts_empty() -> None:
+    pool, larger = ImagePool(2, 1), ImagePool(4, 1)
+    run(pool, range(5), 1)
+    larger.load_state_dict(pool.state_dict())
+    assert run(larger, range(5, 9), 1) == [[5], [6], [7], [8]]

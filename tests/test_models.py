@@ -212,3 +212,16 @@ def test_cycle_gan_shows_both_directions_of_pictures_of_unequal_size(data: dict[
         "fake_A": (1, 20, 64),
         "rec_B": colour,
     }
+
+
+def test_a_resumed_model_keeps_the_flags_of_its_command_line(data: dict[str, Path]) -> None:
+    model, batches = model_and_batches("pix2pix", data)
+    model.set_learning_rate(0.5)
+    model.step(batches[0])
+    resumed, _ = model_and_batches("pix2pix", data, "--lr", "0.01", "--beta1", "0.9")
+    resumed.load_state_dict(model.state_dict())
+    resumed.set_learning_rate(0.5)
+    for optimizer in resumed.optimizers.values():
+        assert [(group["lr"], group["betas"]) for group in optimizer.param_groups] == [(0.005, (0.9, 0.999))]
+    with pytest.raises(UserError, match="network G: these weights are of another architecture"):
+        model_and_batches("pix2pix", data, "--ngf", "8")[0].load_state_dict(model.state_dict())

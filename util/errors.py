@@ -24,9 +24,9 @@ def run_command(main: Callable[[list[str]], None]) -> int:
     try:
         main(sys.argv[1:])
     except UserError as error:
-        print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
+        sys.stderr.write(f"{sys.argv[0]}: error: {error}\n")
         return USAGE_STATUS
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        sys.stderr.write("interrupted\n")
         return 130
     return 0
