@@ -24,6 +24,8 @@ from util.image_io import to_uint8
 from util.loggers import Visuals
 from util.metrics import l1
 
+PEERS_NUM_TEST = 50
+
 log = logging.getLogger(__name__)
 
 
@@ -37,8 +39,8 @@ def main(argv: list[str]) -> None:
     if options.results.eval:
         model.eval()
     save(options)
-    if options.results.num_test is None:
-        log.info("Translating all %d pictures; --num_test 50 would stop where the peer does", len(loader))
+    if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
+        log.info("Translating all %d pictures; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
 
     gallery = create_gallery(options)
     waiting: dict[int, tuple[str, Visuals]] = {}
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> None:
     for batch in tqdm(loader.epoch(0), disable=None):
         on_device = batch.to(device, model.dtype)
         visuals = model.translate(on_device)
-        if "fake_B" in visuals and "real_B" in visuals:
+        if loader.dataset.paired and "fake_B" in visuals:
             distances += l1(visuals["fake_B"], visuals["real_B"]).tolist()
         for i, index in enumerate(batch.index.tolist()):
             pictures = {name: to_uint8(picture[i]) for name, picture in visuals.items()}

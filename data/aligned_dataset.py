@@ -26,6 +26,8 @@ class AlignedDataset(BaseDataset):
         grey: whether the input and the output are to be grey.
     """
 
+    paired = True
+
     def __init__(
         self,
         pairs: list[tuple[str, str]],

@@ -34,10 +34,14 @@ class BaseDataset(Dataset[Sample | UserError], ABC):
     """A data set: its samples are functions of (seed, epoch, index), whichever process reads them.
 
     Subclasses give `from_options`, `__len__` and `read`.
+
+    Attributes:
+        paired: whether B is the ground truth for A, so that results can be compared with it.
     """
 
     Options: ClassVar[type] = NoOptions
     defaults: ClassVar[Mapping[str, object]] = {}
+    paired: ClassVar[bool] = False
 
     def __init__(self, seed: int):
         self.seed = seed

@@ -29,6 +29,7 @@ class TemplateDataset(BaseDataset):
     """The pictures in ``dataroot/<phase>/``, each with a blurred copy."""
 
     Options = TemplateOptions
+    paired = True  # B is the ground truth for A: test.py measures how near the results come
 
     def __init__(
         self,

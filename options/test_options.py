@@ -13,7 +13,7 @@ class ResultOptions:
     """Which pictures are translated, how, and where they go."""
 
     results_dir: str = option("./results/", "where galleries are saved")
-    num_test: int | None = option(None, "how many pictures to translate", minimum=1)
+    num_test: int | None = option(None, "how many pictures to translate; the peer's default is 50", minimum=1)
     eval: bool = option(False, "no dropout, and batch norm with the statistics of training")
     aspect_ratio: float = option(
         1.0, "width / height of the saved pictures: 2 makes them twice as wide", above=0

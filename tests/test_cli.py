@@ -112,6 +112,7 @@ def test_results_do_not_depend_on_batch_size_or_workers(
         shutil.rmtree(results, ignore_errors=True)
         found = command("test.py", "--dataroot", pairs, "--name", "run", "--model", "pix2pix", *flags)
         assert "netG unet_32, ngf 4" in " ".join(found.stdout.split())  # from the checkpoint's options
+        assert re.search(r"Mean L1 between fake_B and real_B: 0\.\d+", found.stdout)
         (folder,) = results.iterdir()
         return {path.name: np.array(Image.open(path)).astype(int) for path in (folder / "images").iterdir()}
 
@@ -183,7 +184,8 @@ def test_cycle_gan_in_both_directions_and_one_generator_alone(
     names = {path.name for path in folder.glob("latest_net_*.pth")}
     assert names == {f"latest_net_{net}.pth" for net in ("G_A", "G_B", "D_A", "D_B")}
     common = ["--name", "run", "--gpu_ids", -1, "--crop_size", 32]
-    command("test.py", "--dataroot", data["unaligned"], "--model", "cycle_gan", *common)
+    result = command("test.py", "--dataroot", data["unaligned"], "--model", "cycle_gan", *common)
+    assert "Mean L1" not in result.stdout  # there is no ground truth
     both = tmp_path / "results" / "run" / "test_latest" / "images"
     labels = {path.stem.split("_", 1)[1] for path in both.iterdir()}
     assert labels == {"real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B"}
