@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
@@ -120,7 +119,7 @@ class BaseModel(ABC):
         """Set every learning rate to `factor` times its initial value."""
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+                group["lr"] = group["initial_lr"] * factor
 
     def eval(self) -> None:
         """Switch to evaluation: no dropout, batch norm with the statistics of training."""
@@ -148,7 +147,7 @@ class BaseModel(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; learning rates and momentum stay those of this model.
+        """Take over what `state_dict` returned; initial learning rates and momentum stay this model's.
 
         Raises:
             UserError: the networks are of another architecture.
@@ -157,8 +156,10 @@ class BaseModel(ABC):
         for name, net in self.nets.items():
             load_into(net, state["nets"][name], f"the saved state of network {name}")
         for name, optimizer in self.optimizers.items():
-            own = list(optimizer.param_groups)
+            own = optimizer.param_groups
             optimizer.load_state_dict(state["optimizers"][name])
+            for group, saved in zip(own, optimizer.param_groups, strict=True):
+                group["lr"] = saved["lr"]
             optimizer.param_groups = own
         for name, part in self.state.items():
             part.load_state_dict(state["state"][name])
@@ -176,7 +177,12 @@ class BaseModel(ABC):
 
 def adam(options: OptimizationOptions) -> MakeOptimizer:
     """Return how to make the Adam optimizer that the options describe."""
-    return partial(Adam, lr=options.lr, betas=(options.beta1, 0.999), fused=True)
+
+    def make_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        group = {"params": list(parameters), "initial_lr": options.lr}
+        return Adam([group], lr=options.lr, betas=(options.beta1, 0.999), fused=True)
+
+    return make_optimizer
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
