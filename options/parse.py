@@ -82,7 +82,7 @@ def save(options: CommandOptions) -> None:
     lines = ["----------------- Options ---------------"]
     for name, value in sorted({**values, "name": options.run_name}.items()):
         default = options.defaults[name]
-        note = "" if value == default else f"\t[default: {_text(default)}]"
+        note = "" if value == default else f"\t[default: {None if default is MISSING else _text(default)}]"
         lines.append(f"{name:>25}: {_text(value):<30}{note}")
     lines.append("----------------- End -------------------\n")
     (folder / f"{options.COMMAND}_opt.txt").write_text("\n".join(lines))
