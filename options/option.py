@@ -49,6 +49,7 @@ class Flag:
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     above: float | None = None
+    below: float | None = None
     phase: str | None = None
     needs: tuple[str, tuple[str, ...]] | None = None
     architecture: bool = False
@@ -76,8 +77,12 @@ class Flag:
             raise UserError(
                 f"{where}--{self.name} {result}: no such choice{hint} Choices: {', '.join(self.choices)}"
             )
-        too_low = self.minimum is not None and not result >= self.minimum
-        if too_low or (self.above is not None and not result > self.above):
+        outside = (
+            (self.minimum is not None and result < self.minimum)
+            or (self.above is not None and result <= self.above)
+            or (self.below is not None and result >= self.below)
+        )
+        if outside:
             raise UserError(f"{where}--{self.name} {result}: expected {self._expected()}")
         return result
 
@@ -93,6 +98,8 @@ class Flag:
             kind += f" not below {self.minimum:g}"
         if self.above is not None:
             kind += f" above {self.above:g}"
+        if self.below is not None:
+            kind += f" and below {self.below:g}"
         return kind + (" or inf" if self.optional else "")
 
 

@@ -195,7 +195,7 @@ def _unknown(word: str, flags: Mapping[str, Flag]) -> str:
         return f"{word}: a value without a flag; write --flag value"
     name = word.split("=")[0]
     hint = did_you_mean(name, [f"--{flag}" for flag in flags])
-    return f"{name}: there is no such flag{hint or '; --help lists the flags of the chosen model'}"
+    return f"{name}: there is no such flag{hint} --help lists the flags of the chosen model"
 
 
 def _architecture(flags: Mapping[str, Flag], values: Values) -> Values:

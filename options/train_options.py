@@ -19,7 +19,7 @@ class OptimizationOptions:
         100, "epochs after them, in which the linear policy lowers the rate", minimum=0
     )
     lr: float = option(0.0002, "initial learning rate of Adam", above=0)
-    beta1: float = option(0.5, "momentum term of Adam", minimum=0)
+    beta1: float = option(0.5, "momentum term of Adam", minimum=0, below=1)
     lr_policy: str = option(
         "linear", "how the learning rate falls", choices=("linear", "step", "plateau", "cosine")
     )

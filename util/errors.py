@@ -13,9 +13,9 @@ class UserError(Exception):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean X?"`` for the known name nearest to `word`, or an empty string."""
+    """Return ``"; did you mean X?"`` for the known name nearest to `word`, or a full stop if none is near."""
     nearest = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"; did you mean {nearest[0]}?" if nearest else "."
 
 
 def run_command(main: Callable[[list[str]], None]) -> int:

@@ -19,6 +19,7 @@ class Progress:
         position: pictures of it already seen.
         pictures: pictures seen in the whole run.
         watched: sum over the epoch's pictures of the value that the plateau policy watches.
+        last: pictures of the last step.
     """
 
     epoch: int = 1
