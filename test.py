@@ -16,22 +16,24 @@ from data import DATASETS, create_loader
 from models import MODELS, create_model
 from options.parse import parse, save
 from options.test_options import TestOptions
-from util.checkpoint import load_weights, weights_path
-from util.device import select_device
+from util.device import select_device, use_deterministic_algorithms
 from util.errors import run_command
 from util.gallery import Gallery
 from util.image_io import to_uint8
 from util.loggers import Visuals
-from util.metrics import l1
+from util.metrics import compare
+from util.weights import load_weights, weights_path
 
 PEERS_NUM_TEST = 50
 
 log = logging.getLogger(__name__)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     options = parse(TestOptions, argv, MODELS, DATASETS)
     device = select_device(options.run.gpu_ids, "gpu_ids" in options.explicit)
+    if options.run.deterministic:
+        use_deterministic_algorithms()
     loader = create_loader(options, device)
     model = create_model(options, device)
     for name, net in model.nets.items():
@@ -43,23 +45,30 @@ def main(argv: list[str]) -> None:
         log.info("Translating all %d pictures; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
 
     gallery = create_gallery(options)
-    waiting: dict[int, tuple[str, Visuals]] = {}
-    distances: list[float] = []
+    waiting: dict[int, tuple[str, Visuals, dict[str, str]]] = {}
+    turn = 0
+    measured: dict[str, list[float]] = {}
     for batch in tqdm(loader.epoch(0), disable=None):
         on_device = batch.to(device, model.dtype)
-        visuals = model.translate(on_device)
-        if loader.dataset.paired and "fake_B" in visuals:
-            distances += l1(visuals["fake_B"], visuals["real_B"]).tolist()
+        visuals, captions = model.translate(on_device), model.captions(on_device)
+        if loader.dataset.paired:
+            for what, values in compare(visuals).items():
+                measured.setdefault(what, []).extend(values.tolist())
         for i, index in enumerate(batch.index.tolist()):
             pictures = {name: to_uint8(picture[i]) for name, picture in visuals.items()}
-            waiting[index] = Path(batch.paths_A[i]).stem, pictures
+            waiting[index] = Path(batch.paths_A[i]).stem, pictures, captions[i]
         # Batches of mixed sizes arrive in parts: the gallery keeps the order of the files all the same.
-        while gallery.count in waiting:
-            gallery.add(*waiting.pop(gallery.count))
+        while turn in waiting or turn in loader.left_out:
+            if turn in waiting:
+                gallery.add(*waiting.pop(turn))
+            turn += 1
+    for index in sorted(waiting):
+        gallery.add(*waiting[index])
 
-    if distances:
-        log.info("Mean L1 between fake_B and real_B: %.4f (0 to 2)", sum(distances) / len(distances))
+    for what, numbers in measured.items():
+        log.info("Mean %s: %.4f", what, sum(numbers) / len(numbers))
     log.info("%d pictures: %s", gallery.count, gallery.page.path)
+    return 0
 
 
 def create_gallery(options: TestOptions) -> Gallery:

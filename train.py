@@ -3,15 +3,18 @@
     python train.py --dataroot ./datasets/facades --name facades_pix2pix --model pix2pix --direction BtoA
 
 Checkpoints, logs and the training page go to ``<checkpoints_dir>/<name>/``; ``--continue_train`` goes on from
-the last saved state. ``--help`` lists every flag of the chosen model and data set.
+the last saved state. SIGINT (Ctrl-C), SIGTERM and SIGUSR1 finish the step, save, and end with status 75.
+``--help`` lists every flag of the chosen model and data set.
 """
 
 import logging
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
 
 from torch import Tensor
 from tqdm import tqdm
@@ -24,27 +27,59 @@ from models.schedules import LearningRate
 from options.parse import parse, save
 from options.train_options import TrainOptions
 from util.batch import Batch
-from util.checkpoint import load_state, load_weights, save_checkpoint, state_path, weights_path
-from util.device import select_device
+from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside
+from util.device import select_device, use_deterministic_algorithms
 from util.errors import UserError, run_command
 from util.image_io import to_uint8
 from util.loggers import Console, JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
 from util.progress import Progress, Stopwatch
+from util.run_lock import RunLock
+from util.stopping import STOPPED_STATUS, StopSignals
 from util.training_page import TrainingPage
+from util.weights import initialise_from, load_weights, weights_path
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Run:
-    """A training run: what it learns with, how far it is, and where it tells so."""
+    """A training run: what it learns with, how far it is, and where it tells so.
+
+    Attributes:
+        samples: the fixed pictures that the training page shows.
+        recent: the pictures of every step since `check`, by the model's iteration.
+        saved_at: when the latest state was saved, in seconds of `time.monotonic`.
+    """
 
     options: TrainOptions
     loader: Loader
+    samples: list[Batch]
     model: BaseModel
     learning_rate: LearningRate
     progress: Progress
     logger: Logger
+    lock: RunLock
+    recent: dict[int, list[str]] = field(default_factory=dict)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield what is left of the epoch; if reading ends with an error, what was learnt is saved first."""
+        try:
+            yield from self.loader.epoch(self.progress.epoch, self.progress.position)
+        except UserError:
+            if self.model.iteration:
+                self.save("latest")
+            raise
+
+    def step(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Make one training step and return its losses, still on the device."""
+        model, progress = self.model, self.progress
+        losses, _ = model.step(batch.to(model.device, model.dtype))
+        self.recent[model.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
+        progress.advance(len(batch))
+        if self.learning_rate.watches:
+            progress.watched += len(batch) * sum(losses[name].double() for name in model.watched_losses)
+        return losses
 
     def log_losses(self, losses: Mapping[str, Tensor], watch: Stopwatch) -> dict[str, float]:
         """Hand the losses of a step to the logger and return their values; this waits for the device."""
@@ -64,9 +99,10 @@ class Run:
         self.logger.log_losses(record)
         return values
 
-    def show(self, samples: list[Batch], epoch: int) -> None:
+    def show(self, epoch: int) -> None:
         """Hand the fixed samples, translated as they would be now, to the logger."""
-        found = [self.model.translate(sample.to(self.model.device, self.model.dtype)) for sample in samples]
+        device, dtype = self.model.device, self.model.dtype
+        found = [self.model.translate(sample.to(device, dtype)) for sample in self.samples]
         if found:
             pictures = [
                 {name: to_uint8(picture[0]) for name, picture in visuals.items()} for visuals in found
@@ -74,107 +110,212 @@ class Run:
             self.logger.log_visuals(epoch, pictures)
 
     def save(self, *tags: str) -> None:
-        """Write a checkpoint under every tag."""
+        """Write a checkpoint under every tag, after a look at what goes into it.
+
+        Raises:
+            UserError: training has met what is not finite; the state is saved under ``nan`` instead.
+        """
+        self.check()
+        broken = self.model.broken_nets()
+        if broken:
+            self.end_sick(
+                f"weights of {', '.join(broken)} are not finite after iteration {self.model.iteration}"
+            )
+        self.write(*tags)
+        self.saved_at = time.monotonic()
+        if self.options.saving.keep_last:
+            remove_old(self.options.run_folder, self.options.saving.keep_last)
+
+    def write(self, *tags: str) -> None:
+        """Write a checkpoint under every tag, as it is."""
+        self.lock.check()
         state = {
             "model": self.model.state_dict(),
             "learning_rate": self.learning_rate.state_dict(),
             "progress": self.progress.state_dict(),
+            "pictures": len(self.loader),
             "logs": self.logger.lengths(),
             "options": self.options.values(),
         }
         save_checkpoint(self.options.run_folder, list(tags), state, self.model.nets)
 
+    def is_due(self) -> bool:
+        """Return whether the clock asks for a save."""
+        minutes = self.options.saving.save_latest_minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
-def main(argv: list[str]) -> None:
-    options = parse(TrainOptions, argv, MODELS, DATASETS)
-    device = select_device(options.run.gpu_ids, "gpu_ids" in options.explicit)
-    loader = create_loader(options, device)
-    model = create_model(options, device)
-    log.info("%d training pictures; %s on %s", len(loader), options.run.model, device)
+    def check(self) -> None:
+        """Tell of losses that were not finite since the last check; this waits for the device.
 
-    learning_rate = LearningRate.from_options(options.optimization)
-    progress = start(options, model, learning_rate)
-    save(options)
-    logger = create_logger(options)
-    train(Run(options, loader, model, learning_rate, progress, logger))
-    logger.close()
-    log.info("Done: %s", options.run_folder)
+        Raises:
+            UserError: training cannot go on.
+        """
+        recent, self.recent = self.recent, {}
+        sickness = self.model.guard.look()
+        if sickness is None:
+            return
+        losses = ", ".join(f"{name} = {value}" for name, value in sickness.losses.items())
+        found = (
+            f"iteration {sickness.iteration}: not finite: {losses or 'a gradient'}, in updating"
+            f" {' and '.join(sickness.networks) or 'nothing'}, on"
+            f" {', '.join(recent.get(sickness.iteration, ['pictures seen earlier']))}"
+        )
+        if sickness.fatal:
+            self.end_sick(found)
+        log.warning(
+            "--on_nan skip: %d steps left out since the last look; the first: %s", sickness.steps, found
+        )
+
+    def end_sick(self, found: str) -> NoReturn:
+        """Save a copy for inspection, which no other run takes for a good state, and end."""
+        self.write("nan")
+        raise UserError(
+            f"{found}. For inspection everything is saved as nan_*.pth in {self.options.run_folder}; the last"
+            " good state is still there for --continue_train. Try a lower --lr, or --on_nan skip, which"
+            " leaves such steps out"
+        )
 
 
-def train(run: Run) -> None:
-    """Run the epochs that are left; frequencies count pictures and act when they are crossed."""
-    model, loader, progress, rate = run.model, run.loader, run.progress, run.learning_rate
+def main(argv: list[str]) -> int:
+    with StopSignals() as stop:
+        options = parse(TrainOptions, argv, MODELS, DATASETS)
+        device = select_device(options.run.gpu_ids, "gpu_ids" in options.explicit)
+        if options.run.deterministic:
+            use_deterministic_algorithms()
+        loader = create_loader(options, device)
+        model = create_model(options, device)
+        log.info("%d training pictures; %s on %s", len(loader), options.run.model, device)
+        log.info("Random numbers: --seed %d", options.run.seed)
+        samples = [] if options.logging.no_html else loader.first(options.logging.html_samples)
+
+        with RunLock(options.run_folder) as lock:
+            learning_rate = LearningRate.from_options(options.optimization)
+            progress = start(options, model, learning_rate, len(loader))
+            save(options)
+            logger = create_logger(options)
+            if train(Run(options, loader, samples, model, learning_rate, progress, logger, lock), stop):
+                logger.close()
+                log.info("Done: %s", options.run_folder)
+                return 0
+    where = f"epoch {progress.epoch} after {progress.position} of its pictures"
+    log.info("Stopped by %s in %s: all is saved, --continue_train goes on from here", stop.received, where)
+    return STOPPED_STATUS
+
+
+def train(run: Run, stop: StopSignals) -> bool:
+    """Run the epochs that are left; frequencies count pictures and act when they are crossed.
+
+    Returns:
+        Whether the run is complete, rather than stopped by a signal.
+    """
+    loader, progress, rate = run.loader, run.progress, run.learning_rate
     logs, saving, last = run.options.logging, run.options.saving, run.options.optimization.last_epoch
-    samples = [] if logs.no_html else loader.first(logs.html_samples)
     left = max(0, last - progress.epoch + 1) * len(loader) - progress.position
     watch = Stopwatch(progress.pictures)
 
     with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=None) as bar:
         while progress.epoch <= last:
             epoch, began = progress.epoch, time.monotonic()
-            model.set_learning_rate(rate.factor(epoch))
+            run.model.set_learning_rate(rate.factor(epoch))
             bar.set_description(f"epoch {epoch} / {last}")
 
-            for batch in watch.waiting(loader.epoch(epoch, progress.position)):
-                losses, _ = model.step(batch.to(model.device, model.dtype))
-                progress.advance(len(batch))
+            for batch in watch.waiting(run.batches()):
+                losses = run.step(batch)
+                stopping = bool(stop.received)
                 bar.update(len(batch))
-                if rate.watches:
-                    watched = sum(losses[name].double() for name in model.watched_losses)
-                    progress.watched += len(batch) * watched
-
                 if progress.crossed(logs.print_freq):
                     bar.set_postfix(run.log_losses(losses, watch))
+                    run.check()
                 if progress.crossed(logs.update_html_freq):
-                    run.show(samples, epoch)
+                    run.show(epoch)
                 if progress.crossed(saving.save_latest_freq):
-                    run.save("latest", *([f"iter_{progress.pictures}"] if saving.save_by_iter else []))
+                    run.save(*([f"iter_{progress.pictures}"] if saving.save_by_iter else []), "latest")
+                elif stopping or run.is_due():
+                    run.save("latest")
+                if stopping:
+                    return False
 
             rate.end_epoch(float(progress.watched) / len(loader))
             progress.next_epoch()
-            run.show(samples, epoch)
+            run.show(epoch)
             if epoch % saving.save_epoch_freq == 0:
-                run.save("latest", str(epoch))
+                run.save(str(epoch), "latest")
             seconds = time.monotonic() - began
             to_go = timedelta(seconds=round(seconds * (last - epoch)))
             log.info("End of epoch %d / %d: %.0f s, about %s to go", epoch, last, seconds, to_go)
     run.save("latest")
+    return True
 
 
-def start(options: TrainOptions, model: BaseModel, learning_rate: LearningRate) -> Progress:
-    """Return where to start; with ``--continue_train`` everything goes back to where it was saved.
+def start(options: TrainOptions, model: BaseModel, learning_rate: LearningRate, pictures: int) -> Progress:
+    """Return where to start, with everything as it has to be there.
 
-    Without a state, as in a folder of the peer's, the networks' weights alone are loaded.
+    With ``--continue_train`` that is where it was saved, or the beginning if nothing was saved yet. Without a
+    state, as in a folder of the peer's, the networks' weights alone are loaded.
+
+    Args:
+        pictures: how many the data set has.
     """
     saving, folder, tag = options.saving, options.run_folder, options.run.tag
     progress = Progress(epoch=saving.epoch_count)
-    if not saving.continue_train:
-        if state_path(folder, tag).exists():
-            log.warning(
-                "%s holds an earlier run, which this one replaces (--continue_train would go on)", folder
+    if saving.continue_train:
+        state = load_state(folder, tag)
+        if state is not None:
+            return resume(options, model, learning_rate, pictures, state)
+        begun = tag == "latest" and (folder / "train_opt.json").exists()
+        if not begun or any(weights_path(folder, tag, name).exists() for name in model.nets):
+            for name, net in model.nets.items():
+                load_weights(net, weights_path(folder, tag, name))
+            log.info(
+                "%s: weights without a training state; optimizers start fresh, at epoch %d",
+                folder,
+                progress.epoch,
             )
-        return progress
+            return progress
+        log.info("%s: nothing had been saved yet; it starts from the beginning", folder)
 
-    state = load_state(folder, tag)
-    if state is None:
-        for name, net in model.nets.items():
-            load_weights(net, weights_path(folder, tag, name))
-        log.info(
-            "%s: weights without a training state; optimizers start fresh, at epoch %d",
+    if saving.init_from:
+        initialise_from(model.nets, Path(saving.init_from), tag)
+    if not saving.continue_train and set_aside(folder, "latest", "replaced"):
+        log.warning(
+            "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
+            " (--continue_train would have gone on with it, and still does with --epoch replaced)",
             folder,
-            progress.epoch,
         )
-        return progress
+    return progress
 
-    if state["options"]["model"] != options.run.model:
-        raise UserError(f"--continue_train: {folder} was trained with --model {state['options']['model']}")
+
+def resume(
+    options: TrainOptions,
+    model: BaseModel,
+    learning_rate: LearningRate,
+    pictures: int,
+    state: Mapping[str, Any],
+) -> Progress:
+    """Bring everything back to where `state` was saved, and say what is different now."""
+    folder, then, now = options.run_folder, state["options"], options.values()
+    if then["model"] != options.run.model:
+        raise UserError(f"--continue_train: {folder} was trained with --model {then['model']}")
     model.load_state_dict(state["model"])
     learning_rate.load_state_dict(state["learning_rate"])
     cut_back(folder, state["logs"])
+    changed = [
+        f"--{name} {now[name]} (was {then[name]})"
+        for name in sorted(now.keys() & then.keys() - {"continue_train"})
+        if now[name] != then[name]
+    ]
+    if changed:
+        log.info("Flags that have changed: %s", ", ".join(changed))
+    if pictures != state["pictures"]:
+        log.warning(
+            "There are %d pictures now and were %d: from here on the run is another one",
+            pictures,
+            state["pictures"],
+        )
     progress = Progress(**state["progress"])
     if "epoch_count" in options.explicit:
-        progress = Progress(epoch=saving.epoch_count, pictures=progress.pictures)
-        log.info("--epoch_count %d overrides the saved state's epoch", saving.epoch_count)
+        progress = Progress(epoch=options.saving.epoch_count, pictures=progress.pictures)
+        log.info("--epoch_count %d overrides the saved state's epoch", progress.epoch)
     log.info("Going on in epoch %d after %d of its pictures", progress.epoch, progress.position)
     return progress
 

@@ -1,20 +1,35 @@
 """The data: `create_loader` reads the set that ``--dataset_mode`` names, by ``data/<name>_dataset.py``."""
 
+import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
-from data.base_dataset import BaseDataset, Sample
+from data.base_dataset import BaseDataset, Rejected, Sample
 from data.sampler import EpochSampler
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
 from util.batch import Batch
 from util.errors import UserError
+from util.image_io import BadPicture
 from util.registry import Registry
 
+log = logging.getLogger(__name__)
+
 DATASETS: Registry[BaseDataset] = Registry("data", "dataset", "--dataset_mode", BaseDataset)  # type: ignore[type-abstract]
+
+
+class Collated(NamedTuple):
+    """What the samples of one batch come to: a batch for each size, and what is wrong with some."""
+
+    batches: list[Batch]
+    rejected: list[Rejected]
+    passed_over: list[BadPicture]
 
 
 class Loader:
@@ -25,6 +40,10 @@ class Loader:
         pin_memory: hand out tensors that a GPU can fetch while it computes.
         limit: use only that many samples.
         mixed_sizes: accept samples of unequal size in a batch.
+        leave_out_bad: go on without the samples whose pictures cannot be read.
+
+    Attributes:
+        left_out: the indices of those.
     """
 
     def __init__(
@@ -38,20 +57,22 @@ class Loader:
         pin_memory: bool = False,
         limit: int | None = None,
         mixed_sizes: bool = False,
+        leave_out_bad: bool = False,
     ):
         self.dataset = dataset
-        self.mixed_sizes = mixed_sizes
+        self.mixed_sizes, self.leave_out_bad = mixed_sizes, leave_out_bad
+        self.left_out: set[int] = set()
+        self._named: set[str] = set()
         size = min(len(dataset), limit or len(dataset))
         self.sampler = EpochSampler(size, batch_size, shuffle, seed)
-        # More workers than cores only take turns.
-        workers = min(num_threads, os.cpu_count() or 1)
         self._loader = DataLoader(
             dataset,
             batch_sampler=self.sampler,
-            num_workers=workers,
+            num_workers=num_threads,
             collate_fn=collate,
+            worker_init_fn=leave_signals_to_the_parent,
             pin_memory=pin_memory,
-            persistent_workers=workers > 0,
+            persistent_workers=num_threads > 0,
         )
 
     def __len__(self) -> int:
@@ -65,17 +86,37 @@ class Loader:
             UserError: what a sample's reader found wrong, or unequal sizes that are not accepted.
         """
         self.sampler.set_position(number, start)
-        for batches in self._loader:
-            yield from self._checked(batches)
+        found = iter(self._loader)
+        while True:
+            try:
+                collated = next(found)
+            except StopIteration:
+                break
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UserError(
+                    f"A process that reads pictures has died ({error}): out of memory? Lower --num_threads;"
+                    " --num_threads 0 reads in the main process"
+                ) from error
+            yield from self._checked(collated)
+        if len(self.left_out) == len(self):
+            raise UserError(f"None of the {len(self)} pictures can be used")
 
     def first(self, count: int) -> list[Batch]:
         """Return the first samples of the data set as an epoch 0 would have them, each alone in its batch."""
         alone = (collate([self.dataset[0, index]]) for index in range(min(count, len(self))))
-        return [batch for batches in alone for batch in self._checked(batches)]
+        return [batch for collated in alone for batch in self._checked(collated)]
 
-    def _checked(self, batches: list[Batch] | UserError) -> list[Batch]:
-        if isinstance(batches, UserError):
-            raise batches
+    def _checked(self, collated: Collated) -> list[Batch]:
+        batches, rejected, passed_over = collated
+        for index, error in ((item.index, item.error) for item in rejected):
+            if not (self.leave_out_bad and isinstance(error, BadPicture)):
+                raise error
+            self.left_out.add(index)
+            self._name_once(error, "it is left out")
+        for error in passed_over:
+            self._name_once(error, "the next good one takes its place")
         if len(batches) > 1 and not self.mixed_sizes:
             one, other = batches[0], batches[1]
             raise UserError(
@@ -84,20 +125,43 @@ class Loader:
             )
         return batches
 
+    def _name_once(self, error: BadPicture, consequence: str) -> None:
+        if str(error) not in self._named:
+            self._named.add(str(error))
+            log.warning("%s: %s", error, consequence)
+
 
 def _size(batch: Batch) -> str:
     return f"{batch.A.shape[-1]} x {batch.A.shape[-2]}"
 
 
-def collate(samples: list[Sample | UserError]) -> list[Batch] | UserError:
-    """Return the samples as one batch, as one for each size if they differ, or the first error among them."""
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Let a worker process go on until its parent has done with it, or is gone."""
+    # Ctrl-C and schedulers signal all processes at once; a worker that ended would take the run down.
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    # SIGTERM is also how the parent ends a worker when something has gone wrong: it must not be ignored.
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def collate(samples: list[Sample | Rejected]) -> Collated:
+    """Return the samples as one batch, or as one for each size if they differ."""
+    rejected = [sample for sample in samples if isinstance(sample, Rejected)]
+    good = [sample for sample in samples if isinstance(sample, Sample)]
     by_shape: dict[tuple[torch.Size, ...], list[Sample]] = {}
-    for sample in samples:
-        if isinstance(sample, UserError):
-            return sample
+    for sample in good:
         shapes = tuple(picture.shape for picture in (sample.A, sample.B) if picture is not None)
         by_shape.setdefault(shapes, []).append(sample)
-    return [_stack(alike) for alike in by_shape.values()]
+    passed_over = [error for sample in good for error in sample.passed_over]
+    return Collated([_stack(alike) for alike in by_shape.values()], rejected, passed_over)
 
 
 def _stack(samples: list[Sample]) -> Batch:
@@ -113,15 +177,20 @@ def _stack(samples: list[Sample]) -> Batch:
 
 def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     """Return the loader of the data set that the options describe."""
-    data = options.data
-    limit = options.results.num_test if isinstance(options, TestOptions) else None
+    data, testing = options.data, isinstance(options, TestOptions)
+    dataset = DATASETS.get(data.dataset_mode).from_options(options)
+    skip = data.bad_images == "skip"
+    dataset.replace_bad = skip and not testing
+    # More workers than cores would only take turns, but whoever names a number knows why.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Loader(
-        DATASETS.get(data.dataset_mode).from_options(options),
+        dataset,
         data.batch_size,
         shuffle=not data.serial_batches,
         seed=options.run.seed,
-        num_threads=data.num_threads,
+        num_threads=data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores),
         pin_memory=device.type == "cuda",
-        limit=limit,
-        mixed_sizes=isinstance(options, TestOptions),
+        limit=options.results.num_test if isinstance(options, TestOptions) else None,
+        mixed_sizes=testing,
+        leave_out_bad=skip and testing,
     )

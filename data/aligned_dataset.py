@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from PIL.Image import Image
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.image_folder import find_images
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from util.errors import UserError
-from util.image_io import read_image
+from util.image_io import BadPicture, read_image
 
 
 class AlignedDataset(BaseDataset):
@@ -52,14 +53,7 @@ class AlignedDataset(BaseDataset):
         return len(self.pairs)
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
-        path_A, path_B = self.pairs[index]
-        if path_A == path_B:
-            both = read_image(path_A)
-            half = both.width // 2
-            A = both.crop((0, 0, half, both.height))
-            B = both.crop((both.width - half, 0, both.width, both.height))
-        else:
-            A, B = read_image(path_A), read_image(path_B)
+        (path_A, path_B), A, B = self.first_good(self._open, index, len(self))
         if self.swap:
             A, B, path_A, path_B = B, A, path_B, path_A
 
@@ -72,6 +66,17 @@ class AlignedDataset(BaseDataset):
                 " pixels; use --preprocess resize_and_crop, or make them alike"
             )
         return Sample(index, prepared_A, prepared_B, path_A, path_B)
+
+    def _open(self, position: int) -> tuple[tuple[str, str], Image, Image]:
+        path_A, path_B = paths = self.pairs[position]
+        if path_A != path_B:
+            return paths, read_image(path_A), read_image(path_B)
+        both = read_image(path_A)
+        half = both.width // 2
+        if half == 0:
+            raise BadPicture(f"{path_A}: it is 1 pixel wide and cannot hold two pictures side by side")
+        A = both.crop((0, 0, half, both.height))
+        return paths, A, both.crop((both.width - half, 0, both.width, both.height))
 
 
 def find_pairs(dataroot: Path, phase: str) -> list[tuple[str, str]]:

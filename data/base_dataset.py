@@ -1,9 +1,9 @@
 """What every data set shares."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -11,18 +11,34 @@ from torch.utils.data import Dataset
 
 from options.base_options import CommandOptions
 from util.errors import UserError
+from util.image_io import BadPicture
 from util.seeding import numpy_rng
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample, the direction already applied; pictures are uint8, (C, H, W)."""
+    """One sample, the direction already applied; pictures are uint8, (C, H, W).
+
+    Attributes:
+        passed_over: the bad pictures that others have taken the place of.
+    """
 
     index: int
     A: Tensor
     B: Tensor | None
     path_A: str
     path_B: str
+    passed_over: tuple[BadPicture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Why there is no sample `index`."""
+
+    index: int
+    error: UserError
 
 
 @dataclass(frozen=True)
@@ -30,13 +46,14 @@ class NoOptions:
     """No flags of its own."""
 
 
-class BaseDataset(Dataset[Sample | UserError], ABC):
+class BaseDataset(Dataset[Sample | Rejected], ABC):
     """A data set: its samples are functions of (seed, epoch, index), whichever process reads them.
 
     Subclasses give `from_options`, `__len__` and `read`.
 
     Attributes:
         paired: whether B is the ground truth for A, so that results can be compared with it.
+        replace_bad: whether the next good picture takes the place of one that cannot be read.
     """
 
     Options: ClassVar[type] = NoOptions
@@ -45,6 +62,8 @@ class BaseDataset(Dataset[Sample | UserError], ABC):
 
     def __init__(self, seed: int):
         self.seed = seed
+        self.replace_bad = False
+        self._passed_over: list[BadPicture] = []
 
     @classmethod
     @abstractmethod
@@ -57,18 +76,43 @@ class BaseDataset(Dataset[Sample | UserError], ABC):
 
     @abstractmethod
     def read(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return sample `index` with its augmentation drawn from `rng`."""
+        """Return sample `index` with its augmentation drawn from `rng`; open its files by `first_good`."""
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample | UserError:
+    def first_good(self, open_at: Callable[[int], T], position: int, count: int) -> T:
+        """Return what `open_at` finds at a position, or at the next one in path order whose picture is good.
+
+        Args:
+            open_at: opens the picture, or the pictures, at one of `count` positions.
+
+        Raises:
+            BadPicture: the picture is bad, and is not to be replaced.
+            UserError: all pictures are bad.
+        """
+        bad: list[BadPicture] = []
+        for step in range(count):
+            try:
+                found = open_at((position + step) % count)
+            except BadPicture as error:
+                if not self.replace_bad:
+                    raise
+                bad.append(error)
+            else:
+                self._passed_over += bad
+                return found
+        raise UserError(f"None of these {count} pictures can be used. The first: {bad[0]}")
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | Rejected:
         """Return the sample (epoch, index), or what is wrong with it.
 
         An error is returned, not raised: raised in a worker process, it would come out as a traceback.
         """
         epoch, index = key
+        self._passed_over = []
         try:
-            return self.read(index, numpy_rng("augmentation", self.seed, epoch, index))
+            sample = self.read(index, numpy_rng("augmentation", self.seed, epoch, index))
         except UserError as error:
-            return error
+            return Rejected(index, error)
+        return replace(sample, passed_over=tuple(self._passed_over))
 
 
 def check_channels(flag: str, channels: int) -> bool:

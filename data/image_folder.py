@@ -1,15 +1,19 @@
-"""Find the pictures in a folder."""
+"""Find the pictures in a folder, and open them."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from util.errors import UserError
+from PIL.Image import Image
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".tif", ".tiff", ".webp")
+from util.errors import UserError
+from util.image_io import EXTENSIONS, read_image
 
 
 def find_images(folder: Path) -> list[str]:
     """Return the paths of all pictures in `folder` and its subfolders, in the order of their names.
+
+    What is hidden, and what is not named like a picture, does not count.
 
     Raises:
         UserError: there is no such folder, or no picture in it.
@@ -18,12 +22,20 @@ def find_images(folder: Path) -> list[str]:
         raise UserError(
             f"{folder}: there is no such folder; --dataroot and --phase say where the pictures are"
         )
-    paths = sorted(
-        os.path.join(root, name)
-        for root, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-    )
+    paths = []
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [os.path.join(root, name) for name in names if is_named_like_a_picture(name)]
     if not paths:
         raise UserError(f"{folder}: no pictures in it (files that end in {', '.join(EXTENSIONS)})")
-    return paths
+    return sorted(paths)
+
+
+def is_named_like_a_picture(name: str) -> bool:
+    """Return whether a file of this name counts as a picture."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def opener(paths: list[str]) -> Callable[[int], tuple[Image, str]]:
+    """Return what reads the picture at a position of `paths`, and gives it with its path."""
+    return lambda position: (read_image(paths[position]), paths[position])

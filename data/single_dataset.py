@@ -6,10 +6,9 @@ from typing import Self
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images
+from data.image_folder import find_images, opener
 from data.transforms import Transform
 from options.base_options import CommandOptions
-from util.image_io import read_image
 
 
 class SingleDataset(BaseDataset):
@@ -29,7 +28,6 @@ class SingleDataset(BaseDataset):
         return len(self.paths)
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
-        path = self.paths[index]
-        picture = read_image(path)
+        picture, path = self.first_good(opener(self.paths), index, len(self))
         A = self.transform.apply(picture, self.transform.decide(picture.size, rng), self.grey, path)
         return Sample(index, A, None, path, path)

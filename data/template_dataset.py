@@ -11,11 +11,10 @@ import numpy as np
 from PIL import ImageFilter
 
 from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images
+from data.image_folder import find_images, opener
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import option
-from util.image_io import read_image
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,7 @@ class TemplateDataset(BaseDataset):
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         """Read one sample; whatever is random in it comes from `rng`, so that it can be repeated."""
-        path = self.paths[index]
-        B = read_image(path)
+        B, path = self.first_good(opener(self.paths), index, len(self))  # a bad picture gives way to the next
         A = B.filter(ImageFilter.GaussianBlur(self.blur_radius))
         decision = self.transform.decide(
             B.size, rng

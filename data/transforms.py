@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from options.base_options import DataOptions
 from util.errors import UserError
@@ -69,7 +69,8 @@ class Transform:
             picture = picture.crop((decision.x, decision.y, right, bottom))
         if decision.flip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return pil_to_tensor(picture)
+        pixels = torch.from_numpy(np.array(picture))
+        return (pixels[None] if grey else pixels.permute(2, 0, 1)).contiguous()
 
     def _scaled(self, size: Size) -> Size:
         width, height = size

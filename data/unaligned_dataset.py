@@ -6,10 +6,9 @@ from typing import Self
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images
+from data.image_folder import find_images, opener
 from data.transforms import Transform
 from options.base_options import CommandOptions
-from util.image_io import read_image
 
 
 class UnalignedDataset(BaseDataset):
@@ -61,13 +60,12 @@ class UnalignedDataset(BaseDataset):
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         partner = int(rng.integers(len(self.paths_B))) if self.random_partner else index % len(self.paths_B)
-        path_A, path_B = self.paths_A[index % len(self.paths_A)], self.paths_B[partner]
-        if self.swap:
-            path_A, path_B = path_B, path_A
-        pictures = []
-        for path, grey in zip((path_A, path_B), self.grey, strict=True):
-            picture = read_image(path)
-            pictures.append(
+        sides = [(self.paths_A, index % len(self.paths_A)), (self.paths_B, partner)]
+        prepared, paths = [], []
+        for (side, position), grey in zip(reversed(sides) if self.swap else sides, self.grey, strict=True):
+            picture, path = self.first_good(opener(side), position, len(side))
+            prepared.append(
                 self.transform.apply(picture, self.transform.decide(picture.size, rng), grey, path)
             )
-        return Sample(index, pictures[0], pictures[1], path_A, path_B)
+            paths.append(path)
+        return Sample(index, prepared[0], prepared[1], paths[0], paths[1])

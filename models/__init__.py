@@ -5,6 +5,7 @@ import logging
 import torch
 
 from models.base_model import BaseModel
+from models.loss_guard import LossGuard
 from options.base_options import CommandOptions
 from options.train_options import TrainOptions
 from util.errors import UserError
@@ -27,6 +28,8 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
         raise UserError(f"--model {options.run.model} is for test.py alone; train with another model")
     torch.manual_seed(seed_for("initial weights", options.run.seed))
     model = chosen.from_options(options, device)
+    if isinstance(options, TrainOptions):
+        model.guard = LossGuard(options.optimization.on_nan)
     if "crop" in options.data.preprocess:
         model.check_crop_size(options.data.crop_size)
     for name, net in model.nets.items():

@@ -3,21 +3,25 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
 from models.layers import separate_pictures
+from models.loss_guard import LossGuard
 from options.base_options import CommandOptions
 from options.train_options import OptimizationOptions
 from util.batch import Batch
-from util.checkpoint import load_into
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
+from util.weights import load_into
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+"""Makes an optimizer whose step honours ``found_inf``, as torch's fused ones do."""
 
 
 class Step(NamedTuple):
@@ -53,6 +57,7 @@ class BaseModel(ABC):
         nets: network ``"G_A"`` is saved as ``latest_net_G_A.pth``.
         optimizers: what `minimize` updates; "G" may update the nets G_A and G_B.
         state: what else a resumed run needs, such as an image pool.
+        guard: what keeps losses that are not finite out of the weights.
         iteration: training steps made so far.
     """
 
@@ -67,6 +72,7 @@ class BaseModel(ABC):
         self.optimizers: dict[str, Optimizer] = {}
         self.state: dict[str, Stateful] = {}
         self.device, self.dtype, self.seed = device, dtype, seed
+        self.guard = LossGuard()
         self.iteration = 0
 
     @classmethod
@@ -94,7 +100,13 @@ class BaseModel(ABC):
         torch.manual_seed(seed_for("dropout", self.seed, self.iteration))
         draws = self.draws(batch, torch_rng("draws", self.seed, self.iteration))
         on_device = {name: draw.to(self.device, non_blocking=True) for name, draw in draws.items()}
+        skips = self.guard.policy == "skip"
+        statistics = [buffer for net in self.nets.values() for buffer in net.buffers()] if skips else []
+        before = [buffer.clone() for buffer in statistics]
         losses, visuals = self.train_step(replace(batch, draws=on_device))
+        bad = self.guard.end_step(self.iteration, losses)
+        for buffer, earlier in zip(statistics, before, strict=True):
+            buffer.copy_(torch.where(bad, earlier, buffer))
         return Step(_detached(losses), _detached(visuals))
 
     @torch.no_grad()
@@ -107,13 +119,29 @@ class BaseModel(ABC):
         with separate_pictures(self.nets.values(), generators):
             return self.test_step(batch)
 
+    def captions(self, batch: Batch) -> list[dict[str, str]]:
+        """Return what a gallery says under the pictures of each sample, by label, beyond the label."""
+        return [{} for _ in range(len(batch))]
+
     def minimize(self, name: str, loss: Tensor) -> None:
-        """Make one step of optimizer `name` on `loss`; no other network gets gradients."""
+        """Make one step of optimizer `name` on `loss`, if it is finite; no other network gets gradients."""
         optimizer = self.optimizers[name]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
+        # torch's fused optimizers leave everything as it is where this is 1, without asking the host.
+        optimizer.found_inf = self.guard.blocks(name, loss, parameters)  # type: ignore[attr-defined]
         optimizer.step()
+
+    def broken_nets(self) -> list[str]:
+        """Return the names of the networks with a weight that is not finite; this waits for the device."""
+        return [
+            name
+            for name, net in self.nets.items()
+            if not get_total_norm(
+                [t for t in net.state_dict().values() if t.is_floating_point()], inf
+            ).isfinite()
+        ]
 
     def set_learning_rate(self, factor: float) -> None:
         """Set every learning rate to `factor` times its initial value."""

@@ -68,6 +68,7 @@ class ImagePool:
             )
         position, slot = torch.arange(len(fakes), device=fakes.device), decisions[:, 0]
         hand_out, store = (decisions[:, k].bool().view(-1, 1, 1, 1) for k in (1, 2))
+        store &= fakes.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)  # --on_nan skip shall not meet it again
         held = self.images[position, slot]
         self.images[position, slot] = torch.where(store, fakes, held)
         return torch.where(hand_out, held, fakes)

@@ -35,6 +35,24 @@ class Dropout(nn.Dropout):
         return x * (draws >= self.p).to(x) / (1 - self.p)
 
 
+class ReflectionPad2d(nn.ReflectionPad2d):
+    """Reflection padding whose gradient is computed in the same order every time, if torch is told to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+            return reflect(x, self.padding[0])
+        return super().forward(x)
+
+
+def reflect(x: Tensor, width: int) -> Tensor:
+    """Return x with `width` mirrored pixels on every side, put together from its parts."""
+    for side in (-1, -2):
+        first = x.narrow(side, 1, width).flip(side)
+        last = x.narrow(side, x.shape[side] - 1 - width, width).flip(side)
+        x = torch.cat([first, x, last], side)
+    return x
+
+
 class SelfAttention(nn.Module):
     """Self-attention (Zhang et al. 2019, section 3): every place looks at all others; starts as the identity.
 
@@ -121,7 +139,7 @@ def apply_to_both(net: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor
 
 def padding_layer(padding: str, width: int) -> nn.Module:
     """Return a layer that adds `width` pixels on every side: ``reflect``, ``replicate`` or ``zero``."""
-    layer = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d, "zero": nn.ZeroPad2d}[padding]
+    layer = {"reflect": ReflectionPad2d, "replicate": nn.ReplicationPad2d, "zero": nn.ZeroPad2d}[padding]
     return layer(width)
 
 

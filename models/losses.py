@@ -1,6 +1,6 @@
 """Objectives of GAN training: pure functions of a discriminator's logits, and their choice by flags."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,7 +39,7 @@ def generator_loss(mode: str, logits: Tensor) -> Tensor:
     return -logits.mean() if mode == "hinge" else discriminator_loss(mode, logits, real=True)
 
 
-def gradient_penalty(net: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+def gradient_penalty(net: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     """Return E[(‖∇D(x)‖₂ − 1)²] at x = αreal + (1 − α)fake (Gulrajani et al. 2017, eq. 3, unweighted).
 
     Args:
@@ -88,20 +88,27 @@ class Objective:
         return generator_loss(self.mode, fake_logits)
 
     def discriminator(
-        self, D: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor | None
+        self, D: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor | None, *conditions: Tensor
     ) -> dict[str, Tensor]:
         """Return the discriminator's losses by name: ``real``, ``fake`` and, if there is a penalty, ``gp``.
 
         Args:
             real, fake: (N, C, H, W); no gradient flows to what made the fakes.
             alpha: one of `draws`, on their device; None if there is no penalty.
+            conditions: what D is given beside the pictures, (N, ...) each.
         """
         fake = fake.detach()
-        fake_logits, real_logits = apply_to_both(D, fake, real)
+        if conditions:
+            twice = (torch.cat([condition, condition]) for condition in conditions)
+            fake_logits, real_logits = D(torch.cat([fake, real]), *twice).chunk(2)
+        else:
+            fake_logits, real_logits = apply_to_both(D, fake, real)
         losses = {
             "real": discriminator_loss(self.mode, real_logits, real=True),
             "fake": discriminator_loss(self.mode, fake_logits, real=False),
         }
         if alpha is not None:
-            losses["gp"] = self.lambda_gp * gradient_penalty(D, real, fake, alpha.to(real.dtype))
+            losses["gp"] = self.lambda_gp * gradient_penalty(
+                lambda x: D(x, *conditions), real, fake, alpha.to(real.dtype)
+            )
         return losses

@@ -82,6 +82,7 @@ class UnetBlock(nn.Module):
 class Generator(nn.Module):
     """What generators share: they map (N, input_nc, H, W) to (N, output_nc, H, W) in [-1, 1], any H and W.
 
+    Some take conditions beside the picture, such as (N, K) colour features.
     Pictures whose sides are not multiples of `multiple`, or below `smallest`, are padded by repeating their
     right and bottom edges, and the result is cropped back.
     """
@@ -90,14 +91,15 @@ class Generator(nn.Module):
     smallest: int
     model: nn.Module
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         right, below = (max(-side % self.multiple, self.smallest - side) for side in (width, height))
         if not right and not below:
-            return self.run(x)
-        return self.run(F.pad(x, (0, right, 0, below), mode="replicate"))[..., :height, :width]
+            return self.run(x, *conditions)
+        padded = F.pad(x, (0, right, 0, below), mode="replicate")
+        return self.run(padded, *conditions)[..., :height, :width]
 
-    def run(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """Return the output for an input whose size fits."""
         return self.model(x)
 
@@ -211,7 +213,7 @@ class ResnetGenerator(Generator):
         self.model = nn.Sequential(*layers)
         self.attention = attention_after(channels)
 
-    def run(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
         return run_layers(self.model, self.attention, x)
 
 

@@ -35,6 +35,9 @@ class RunOptions:
     )
     precision: str = option("fp32", "arithmetic: fp64 is slow, for checking", choices=("fp32", "fp64"))
     seed: int = option(0, "seed of all randomness: initial weights, order, augmentation, dropout", minimum=0)
+    deterministic: bool = option(
+        False, "use only algorithms that compute the same bits every time; slower on a GPU"
+    )
     config: str = option("", "a *_opt.json file with values for flags; the command line overrides it")
     verbose: bool = option(False, "print the networks layer by layer")
 
@@ -120,7 +123,7 @@ class DataOptions:
     )
     batch_size: int = option(1, "pictures in a batch", minimum=1)
     num_threads: int = option(
-        4, "worker processes that read pictures, at most one a CPU core; 0: none", minimum=0
+        4, "worker processes that read pictures, by default at most one a CPU core; 0: none", minimum=0
     )
     serial_batches: bool = option(False, "take pictures in order instead of shuffling them")
     max_dataset_size: int | None = option(None, "use only the first N pictures", minimum=1)
@@ -128,6 +131,12 @@ class DataOptions:
     load_size: int = option(286, "scale pictures to this size", minimum=1)
     crop_size: int = option(256, "then crop to this size", minimum=1)
     no_flip: bool = option(False, "do not flip pictures at random")
+    bad_images: str = option(
+        "skip",
+        "pictures that cannot be read: skip names each once and goes on, in training with the next good one"
+        " in its place; error ends the run",
+        choices=("skip", "error"),
+    )
 
     def __post_init__(self) -> None:
         scaled = self.preprocess in ("resize_and_crop", "scale_width_and_crop")

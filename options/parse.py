@@ -14,6 +14,7 @@ from options.option import Flag, Group, SameAs, build, flags_of
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.errors import UserError, did_you_mean
+from util.files import write_text
 from util.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ def save(options: CommandOptions) -> None:
         note = "" if value == default else f"\t[default: {None if default is MISSING else _text(default)}]"
         lines.append(f"{name:>25}: {_text(value):<30}{note}")
     lines.append("----------------- End -------------------\n")
-    (folder / f"{options.COMMAND}_opt.txt").write_text("\n".join(lines))
-    (folder / f"{options.COMMAND}_opt.json").write_text(json.dumps(values, indent=1) + "\n")
+    write_text(folder / f"{options.COMMAND}_opt.txt", "\n".join(lines))
+    write_text(folder / f"{options.COMMAND}_opt.json", json.dumps(values, indent=1) + "\n")
 
 
 def read_opt_txt(text: str) -> dict[str, str]:

@@ -30,6 +30,12 @@ class OptimizationOptions:
     lambda_gp: float = option(
         10.0, "weight of the gradient penalty; 0: none", minimum=0, needs=("gan_mode", ("wgangp",))
     )
+    on_nan: str = option(
+        "stop",
+        "a loss that is not finite: stop keeps the last good state and ends the run, skip leaves such updates"
+        " out",
+        choices=("stop", "skip"),
+    )
     pool_size: int = option(50, "earlier fakes kept to show to the discriminator; 0: none", minimum=0)
 
     @property
@@ -60,8 +66,21 @@ class SavingOptions:
 
     save_latest_freq: int = option(5000, "pictures between two saves of the latest state", minimum=1)
     save_epoch_freq: int = option(5, "epochs between two checkpoints that are kept", minimum=1)
+    save_latest_minutes: float | None = option(
+        15.0,
+        "minutes between two saves of the latest state, by the clock; inf: pictures alone count",
+        above=0,
+    )
+    keep_last: int | None = option(
+        None, "keep only the last N checkpoints of epochs, and the last N of --save_by_iter", minimum=1
+    )
     save_by_iter: bool = option(False, "keep the saves of --save_latest_freq too, as iter_N")
     continue_train: bool = option(False, "go on from the last saved state (or from --epoch, --load_iter)")
+    init_from: str = option(
+        "",
+        "start from the weights in this folder of another run (of --epoch), or in this file; what they lack"
+        " starts fresh",
+    )
     epoch_count: int = option(
         1, "number of the first epoch; given, it overrides a continued run's", minimum=1
     )

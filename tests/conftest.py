@@ -16,10 +16,17 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden"
 """Numbers that junyanz/pytorch-CycleGAN-and-pix2pix computes; tests that compare with them skip without."""
 
+ODD = ROOT.parent / "shared" / "data" / "odd"
+"""Picture files of every kind, good and broken; tests that use them skip without."""
+
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """The tests' nets are tiny: more threads would only wait for each other."""
 
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers at hand")
+needs_odd = pytest.mark.skipif(not ODD.exists(), reason="no odd picture files at hand")
+
+NEEDED_FLAGS = {"memory_colorization": ["--resnet_weights", "random"]}
+"""What a model cannot do without where there is no network."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -48,7 +55,8 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
             folder.mkdir()
             for path in sorted((pairs / phase).iterdir())[dropped:]:
                 Image.open(path).crop((left, 0, left + 32, 32)).save(folder / path.name)
-    return {"aligned": pairs, "template": pairs, "unaligned": unpaired, "single": unpaired / "testA"}
+    one_folder = dict.fromkeys(("aligned", "template", "colorization"), pairs)
+    return {**one_folder, "unaligned": unpaired, "single": unpaired / "testA"}
 
 
 @pytest.fixture

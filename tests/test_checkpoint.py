@@ -1,7 +1,10 @@
-"""Checkpoint files: whole or recognised as damaged; weights of ours and of others."""
+"""Checkpoint files: whole, or recognised as damaged; never half of one."""
 
+import errno
 import logging
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,9 @@ import torch
 from torch import nn
 
 from models.layers import BatchNorm2d
-from util.checkpoint import load_into, load_state, load_weights, save_checkpoint, state_path, weights_path
+from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside, state_path
 from util.errors import UserError
+from util.weights import load_weights, weights_path
 
 
 def net() -> nn.Module:
@@ -54,9 +58,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(
     with caplog.at_level(logging.WARNING):
         assert number(tmp_path) == 1
     assert f"{path}: damaged" in caplog.text
-    state_path(tmp_path, "latest.prev".removesuffix(".prev")).with_name("latest_state.prev.pth").write_bytes(
-        b""
-    )
+    (tmp_path / "latest_state.prev.pth").write_bytes(b"")
     with pytest.raises(UserError, match="no undamaged state is left"):
         load_state(tmp_path, "latest")
 
@@ -67,54 +69,11 @@ def test_torch_itself_reads_a_state(tmp_path: Path) -> None:
 
 
 def test_tags_share_their_bytes_but_not_their_fate(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, ["latest", "5"], state(5), {"G": net()})
+    save_checkpoint(tmp_path, ["5", "latest"], state(5), {"G": net()})
     assert os.path.samefile(state_path(tmp_path, "latest"), state_path(tmp_path, "5"))
     save_checkpoint(tmp_path, ["latest"], state(6), {"G": net()})
     assert (number(tmp_path), number(tmp_path, "5")) == (6, 5)
     assert weights_path(tmp_path, "5", "G").exists()
-
-
-def test_exports_are_plain_float32_on_the_cpu(tmp_path: Path) -> None:
-    source = net().double()
-    save_checkpoint(tmp_path, ["latest"], {}, {"G": source})
-    weights = torch.load(tmp_path / "latest_net_G.pth", weights_only=True)
-    assert list(weights) == list(source.state_dict())
-    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
-    target = net()
-    load_weights(target, tmp_path / "latest_net_G.pth")
-    torch.testing.assert_close(target[0].weight.double(), source[0].weight, rtol=0, atol=1e-7)
-
-
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-def test_old_forms_of_weights_load(tmp_path: Path, prefix: str) -> None:
-    source, target = net(), net()
-    weights = {prefix + name: tensor for name, tensor in source.state_dict().items()}
-    old = {
-        "running_mean": torch.zeros(4),
-        "running_var": torch.ones(4),
-        "num_batches_tracked": torch.tensor(3),
-    }
-    weights |= {f"{prefix}2.{name}": tensor for name, tensor in old.items()}
-    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    load_weights(target, tmp_path / "old.pth")
-    for name, tensor in source.state_dict().items():
-        assert torch.equal(target.state_dict()[name], tensor)
-
-
-def test_another_architecture_is_described() -> None:
-    weights = net().state_dict()
-    del weights["0.bias"]
-    weights["9.weight"] = torch.zeros(1)
-    weights["3.weight"] = torch.zeros(1)
-    with pytest.raises(UserError) as caught:
-        load_into(net(), weights, "file.pth")
-    for part in (
-        "file.pth",
-        "1 entries are missing in the file, such as 0.bias",
-        "unknown to the network, such as 9.",
-    ):
-        assert part in str(caught.value)
-    assert "differ in shape, such as 3.weight" in str(caught.value) and "--ngf" in str(caught.value)
 
 
 class Malicious:
@@ -122,17 +81,89 @@ class Malicious:
         return os.mkdir, ("executed",)
 
 
-@pytest.mark.parametrize("content", ["code", "noise", "list", None])
-def test_files_that_are_no_weights(
-    tmp_path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
+def test_a_state_that_would_run_code_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "x_net_G.pth"
-    if content == "noise":
-        path.write_bytes(b"noise")
-    elif content:
-        torch.save({"code": {"w": Malicious()}, "list": [1]}[content], path)
-    with pytest.raises(UserError, match=r"x_net_G\.pth") as caught:
-        load_weights(net(), path)
-    assert "\n" not in str(caught.value)
+    save_checkpoint(tmp_path, ["latest"], state(1), {})
+    save_checkpoint(tmp_path, ["latest"], {"number": Malicious()}, {})  # with a checksum that fits
+    assert number(tmp_path) == 1
+    assert "refused, because it holds more than tensors" in caplog.text
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    "ended_before", ["5_net_G.pth", "5_state.pth", "latest_net_G.pth", "latest_state.pth"]
+)
+def test_a_save_that_is_cut_off_leaves_the_old_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_before: str
+) -> None:
+    save_checkpoint(tmp_path, ["latest"], state(1), {"G": net()})
+    replace = Path.replace
+
+    def replace_or_end(self: Path, target: Path) -> Path:
+        if target.name == ended_before:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_end)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path, ["5", "latest"], state(2), {"G": net()})
+    assert number(tmp_path) == 1
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
+    for tag in ("10", "5", "iter_7", "15", "iter_8", "20"):
+        save_checkpoint(tmp_path, [tag, "latest"], state(1), {"G": net()})
+        remove_old(tmp_path, 2)
+    tags = sorted(path.name.removesuffix("_state.pth") for path in tmp_path.glob("*_state.pth"))
+    assert tags == ["15", "20", "iter_7", "iter_8", "latest"]
+    save_checkpoint(tmp_path, ["6", "latest"], state(1), {"G": net()})  # a run that went on from epoch 5
+    remove_old(tmp_path, 2)
+    assert state_path(tmp_path, "6").exists() and not list(tmp_path.glob("15_*"))
+
+
+def test_a_checkpoint_is_set_aside_as_a_whole(tmp_path: Path) -> None:
+    assert not set_aside(tmp_path, "latest", "replaced")
+    for i in (1, 2):
+        save_checkpoint(tmp_path, ["latest"], state(i), {"G": net()})
+    assert set_aside(tmp_path, "latest", "replaced")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "replaced_state.pth",
+        "replaced_state.prev.pth",
+        "replaced_net_G.pth",
+    }
+    assert number(tmp_path, "replaced") == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a file system needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_last_good_state(small_disk: Path) -> None:
+    save_checkpoint(small_disk, ["latest"], state(1), {"G": net()})
+    size = 0
+    for size in range(0, 4 << 20, 1 << 18):
+        content = {**state(2), "more": torch.zeros(size, dtype=torch.uint8)}
+        try:
+            save_checkpoint(small_disk, ["latest"], content, {"G": net()})
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            break
+    else:
+        pytest.fail("the disk never filled")
+    found = load_state(small_disk, "latest")
+    assert found is not None and (found["number"] == 1 or len(found["more"]) == size - (1 << 18))
+    assert not list(small_disk.glob("*.tmp"))
+    load_weights(net(), small_disk / "latest_net_G.pth")

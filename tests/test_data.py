@@ -1,5 +1,9 @@
 """Which pictures come, in what order, prepared how."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from options.parse import parse
 from options.train_options import TrainOptions
 from util.batch import Batch
 from util.errors import UserError
+from util.image_io import BadPicture
 from util.seeding import numpy_rng
 
 
@@ -61,8 +66,10 @@ def test_serial_order() -> None:
 
 
 def test_pictures_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.png", "notes.txt"):
-        picture(tmp_path / name, 4, 4) if not name.endswith("txt") else (tmp_path / name).write_text("")
+    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.png", ".thumbs/d.png", "e.png.bin", "notes.txt"):
+        picture(tmp_path / name, 4, 4) if Path(name).suffix not in (".txt", ".bin") else (
+            tmp_path / name
+        ).touch()
     assert [Path(p).name for p in find_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no pictures in it"):
@@ -104,7 +111,7 @@ def test_pairs_of_folders(tmp_path: Path) -> None:
 
 def test_pairs_of_unequal_size_are_refused(tmp_path: Path) -> None:
     pair = picture(tmp_path / "a.png", 8, 8), picture(tmp_path / "b.png", 8, 12)
-    assert "a.png and" in str(aligned([pair])[1, 0])
+    assert "a.png and" in str(aligned([pair])[1, 0].error)
     resized = aligned([pair], Transform("resize_and_crop", 8, 8, flip=False))[1, 0]
     assert resized.A.shape == resized.B.shape == (3, 8, 8)
 
@@ -196,6 +203,91 @@ def test_an_unreadable_picture_is_named_without_a_traceback(tmp_path: Path, work
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_next_good_picture_takes_the_place_of_a_bad_one(
+    tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = loader(
+        tmp_path, [(8, 8)] * 5, Transform("none", 0, 0, flip=False), shuffle=False, num_threads=workers
+    )
+    training.dataset.replace_bad = True
+    for bad in (1, 2, 4):
+        (tmp_path / f"{bad}.png").write_bytes(b"not a picture")
+    for epoch in (1, 2):
+        batches = list(training.epoch(epoch))
+        assert [len(batch) for batch in batches] == [2, 2, 1]
+        assert list(chain(*(batch.index.tolist() for batch in batches))) == [0, 1, 2, 3, 4]
+        names = [Path(path).name for batch in batches for path in batch.paths_A]
+        assert names == ["0.png", "3.png", "3.png", "3.png", "0.png"]
+    # Each bad one is named once, however often and in however many processes it was met.
+    assert sorted(Path(message.split(":")[0]).name for message in caplog.messages) == [
+        "1.png",
+        "2.png",
+        "4.png",
+    ]
+    for good in (0, 3):
+        (tmp_path / f"{good}.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"None of these 5 pictures can be used\. The first: "):
+        list(training.epoch(3))
+
+
+def test_in_testing_bad_pictures_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    testing = loader(
+        tmp_path,
+        [(8, 8)] * 4,
+        Transform("none", 0, 0, flip=False),
+        shuffle=False,
+        leave_out_bad=True,
+        mixed_sizes=True,
+    )
+    for bad in (0, 1, 3):
+        (tmp_path / f"{bad}.png").write_bytes(b"not a picture")
+    assert [batch.index.tolist() for batch in testing.epoch(0)] == [[2]]
+    assert testing.left_out == {0, 1, 3}
+    assert len(caplog.messages) == 3 and "0.png" in caplog.text and "left out" in caplog.text
+    (tmp_path / "2.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match="None of the 4 pictures can be used"):
+        list(testing.epoch(0))
+
+
+def test_a_bad_picture_does_not_change_its_partner(tmp_path: Path) -> None:
+    dataset = unaligned(tmp_path, random_partner=False)
+    dataset.replace_bad = True
+    (tmp_path / "B" / "6.png").write_bytes(b"")
+    (tmp_path / "A" / "0.png").write_bytes(b"")
+    sample = dataset[1, 6]
+    assert (Path(sample.path_A).name, Path(sample.path_B).name) == ("1.png", "0.png")
+    assert [Path(str(error).split(":")[0]).parts[-2:] for error in sample.passed_over] == [
+        ("A", "0.png"),
+        ("B", "6.png"),
+    ]
+
+
+def test_a_picture_too_narrow_for_a_pair_is_bad(tmp_path: Path) -> None:
+    path = picture(tmp_path / "1.png", 1, 4)
+    rejected = aligned([(path, path)])[1, 0]
+    assert isinstance(rejected.error, BadPicture) and "side by side" in str(rejected.error)
+
+
+def test_a_worker_that_dies_is_an_error_and_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = loader(tmp_path, [(8, 8)] * 2, Transform("none", 0, 0, flip=False), num_threads=1)
+    monkeypatch.setattr(dying.dataset, "read", lambda index, rng: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match="A process that reads pictures has died"):
+        list(dying.epoch(1))
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+def test_signals_to_a_worker_change_nothing(tmp_path: Path, name: str) -> None:
+    reading = loader(tmp_path, [(8, 8)] * 8, Transform("none", 0, 0, flip=False), num_threads=2)
+    batches = reading.epoch(1)
+    next(batches), next(batches)  # both workers have begun
+    for worker in multiprocessing.active_children():
+        # From outside: the parent's own SIGTERM is how it ends a worker.
+        subprocess.run(["kill", "-s", name.removeprefix("SIG"), str(worker.pid)], check=True)
+    assert len(list(batches)) == 2
+    assert len(list(reading.epoch(2))) == 4
+
+
 def test_a_limit_takes_the_first(tmp_path: Path) -> None:
     limited = loader(tmp_path, [(8, 8)] * 4, Transform("none", 0, 0, flip=False), shuffle=False, limit=3)
     assert len(limited) == 3
@@ -257,7 +349,8 @@ def test_every_data_set_hands_out_what_models_expect(mode: str, data: dict[str, 
     for index in range(len(dataset)):
         sample, again = dataset[3, index], dataset[3, index]
         assert sample.index == index and Path(sample.path_A).exists() and Path(sample.path_B).exists()
-        assert (sample.A.dtype, sample.A.shape) == (torch.uint8, (1, 24, 24))
+        channels = 3 if mode == "colorization" else 1  # its L is taken on the device
+        assert (sample.A.dtype, sample.A.shape) == (torch.uint8, (channels, 24, 24))
         assert torch.equal(sample.A, again.A)
         if sample.B is not None:
             assert (sample.B.dtype, sample.B.shape) == (torch.uint8, (3, 24, 24))

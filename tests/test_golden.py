@@ -20,7 +20,7 @@ from models.networks import build_discriminator, build_generator
 from models.pix2pix_model import Pix2PixModel
 from options.base_options import NetworkOptions
 from util.batch import Batch, normalise
-from util.checkpoint import load_weights
+from util.weights import load_weights
 
 pytestmark = needs_golden
 

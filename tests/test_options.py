@@ -87,6 +87,8 @@ PEER_TEST = PEER_BASE | {
     "num_test": None,  # the peer: 50
 }
 OWN = {
+    "deterministic": False,
+    "bad_images": "skip",
     "precision": "fp32",
     "seed": 0,
     "config": "",
@@ -96,7 +98,14 @@ OWN = {
     "upsample": "deconv",
     "padding": "reflect",
 }
-OWN_TRAIN = OWN | {"html_samples": 4, "lambda_gp": 10.0}
+OWN_TRAIN = OWN | {
+    "html_samples": 4,
+    "lambda_gp": 10.0,
+    "on_nan": "stop",
+    "save_latest_minutes": 15.0,
+    "keep_last": None,
+    "init_from": "",
+}
 
 
 def train(*argv: str) -> TrainOptions:

@@ -1,6 +1,7 @@
 """Which device to compute on."""
 
 import logging
+import os
 
 import torch
 
@@ -53,3 +54,10 @@ def select_device(gpu_ids: str, explicit: bool) -> torch.device:
         )
     torch.cuda.set_device(numbers[0])
     return torch.device("cuda", numbers[0])
+
+
+def use_deterministic_algorithms() -> None:
+    """Make torch compute the same bits every time, or raise a `RuntimeError` where it cannot."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False

@@ -1,5 +1,6 @@
 """The gallery of results that a test run writes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +38,13 @@ class Gallery:
         self._names: set[str] = set()
         self._files: set[str] = set()
 
-    def add(self, name: str, visuals: dict[str, NDArray[np.uint8]]) -> None:
+    def add(
+        self, name: str, visuals: dict[str, NDArray[np.uint8]], captions: Mapping[str, str] | None = None
+    ) -> None:
         """Save images/{name}_{label}.png for every label and append a row with them.
 
         The pictures are (H, W, 3) or (H, W). A name that is taken becomes {name}_2, {name}_3 and so on.
+        `captions` say more than the label of some pictures does.
 
         Raises:
             ValueError: the name or a label is no plain file name.
@@ -51,8 +55,11 @@ class Gallery:
             picture = stretch(picture, self.aspect_ratio)
             file_name = _file_name(name, label)
             save_image(picture, self.images / file_name)
+            caption = (captions or {}).get(label, label)
             figures.append(
-                picture_tag(file_name, label, f"{name} – {label}", picture.shape[:2], self.width, key=label)
+                picture_tag(
+                    file_name, caption, f"{name} – {caption}", picture.shape[:2], self.width, key=label
+                )
             )
         self.page.append(sample_tag(figures, heading=name))
         self.count += 1

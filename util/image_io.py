@@ -1,28 +1,65 @@
 """Picture files in and out."""
 
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from util.errors import UserError
 
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".tga", ".ico", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+)
+"""How the names of pictures end, in lower case."""
+
+Image.init()
+FORMATS = tuple(
+    {"JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "TGA", "ICO", "PPM"} & Image.OPEN.keys()
+)
+"""The decoders that may run, whatever a file's name says: bitmaps only."""
+
+MAX_PIXELS = 178_956_970
+"""Pictures with more are refused by their header, before memory is taken for them."""
+
+# What Pillow has to say of a file, beyond errors, is not worth a line in a training log.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it refuses twice as many, and warns in between
+
+
+class BadPicture(UserError):
+    """A file that is named like a picture and cannot be used as one."""
+
 
 def read_image(path: str | Path) -> Image.Image:
-    """Return the picture at `path`, decoded, in RGB.
+    """Return the picture at `path` in RGB, 8 bits a channel, upright by its EXIF data.
+
+    Of an animation it is the first frame; what is transparent is shown over white. 16 bits scale by their
+    full range. Floating point values and 32-bit integers are fractions of white if all are in 0..1, levels if
+    all are in 0..255, and otherwise stretch from the picture's lowest to its highest; NaN is the lowest.
 
     Raises:
-        UserError: the file cannot be read or decoded.
+        BadPicture: the file cannot be read or decoded, or has more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    # On damaged files Pillow's decoders raise SyntaxError, TypeError, ValueError and others.
+        with Image.open(path, formats=FORMATS) as picture:
+            with _without_libtiffs_remarks(picture.format):
+                picture.load()
+            return _in_rgb(_upright(picture), picture.format)
+    # On damaged files Pillow's decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
     except Exception as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error}); replace or remove it") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "of no known format" if unknown else " ".join(str(error).split()) or type(error).__name__
+        raise BadPicture(f"{path}: cannot be read as a picture ({reason})") from error
 
 
 def save_image(picture: NDArray[np.uint8], path: Path) -> None:
@@ -36,3 +73,63 @@ def to_uint8(picture: Tensor) -> NDArray[np.uint8]:
     if levels.shape[0] == 1:
         levels = levels.expand(3, -1, -1)
     return levels.permute(1, 2, 0).cpu().numpy()
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # pixels are good although the EXIF data is not: the picture stays as it lies
+        return picture
+
+
+def _in_rgb(picture: Image.Image, file_format: str | None) -> Image.Image:
+    if picture.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
+        return ImageCms.applyTransform(picture, transform) or picture
+    if picture.mode[0] in "IF":
+        return _levels(picture, file_format).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    colour = picture.info.get("transparency")
+    if isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits, while Pillow has made the pixels 8
+        picture.info["transparency"] = tuple(value >> 8 for value in colour)
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+
+
+def _levels(picture: Image.Image, file_format: str | None) -> Image.Image:
+    """Return a picture of 16-bit or 32-bit integers or of floating point values in 8 bits."""
+    values = np.asarray(picture)
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format in ("PPM", "PNG")):
+        levels = (values >> 8).astype(np.uint8)
+        transparent = picture.info.get("transparency")
+        if transparent is not None:
+            levels[values == transparent] = 255
+        return Image.fromarray(levels)
+
+    values = values.astype(np.float64)
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    values = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
+    if low >= 0 and high <= 1:
+        values = values * 255
+    elif low < 0 or high > 255:
+        values = (values - low) * (255 / ((high - low) or 1.0))
+    return Image.fromarray(values.round().astype(np.uint8))
+
+
+@contextmanager
+def _without_libtiffs_remarks(file_format: str | None) -> Iterator[None]:
+    """libtiff writes what it finds unusual straight to the standard error, a line for every unknown tag."""
+    if file_format != "TIFF":
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

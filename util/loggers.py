@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from util.files import NO_ROOM
+
 log = logging.getLogger(__name__)
 
 Visuals = dict[str, NDArray[np.uint8]]
@@ -100,6 +102,8 @@ class JsonLines(Sink):
 class Logger:
     """Hands everything to all sinks; one that fails is dropped with a warning, and training goes on.
 
+    A full disk is the exception: its `OSError` is raised.
+
     Args:
         folder: the run's folder, which holds the files of all sinks.
     """
@@ -120,15 +124,21 @@ class Logger:
         self._each(lambda sink: sink.close())
 
     def lengths(self) -> dict[str, int]:
-        """Return how many bytes each appended file has, by its path in the run's folder."""
-        files = (file for sink in self.sinks for file in sink.files)
-        return {str(file.relative_to(self.folder)): file.stat().st_size for file in files}
+        """Bring the appended files to the disk; return how many bytes each has, by its path in the folder."""
+        lengths = {}
+        for path in (path for sink in self.sinks for path in sink.files):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                lengths[str(path.relative_to(self.folder))] = os.fstat(file.fileno()).st_size
+        return lengths
 
     def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self.sinks):
             try:
                 act(sink)
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                    raise  # a log with a gap is worse than a run that has to go on later
                 log.warning(
                     "%s failed (%s: %s); going on without it",
                     type(sink).__name__,

@@ -1,8 +1,32 @@
-"""How far two pictures are apart."""
+"""How far pictures are from the truth, and how colourful they are."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
+
+from util.color import ciede2000, colourfulness, rgb_to_lab
 
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
     """Return each picture's mean absolute difference: (N, C, H, W) to (N,), 0 to 2 for values in [-1, 1]."""
     return (x - y).abs().flatten(1).mean(1)
+
+
+def compare(visuals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what can be measured of a model's results and the truth, by a description, (N,) each."""
+    found = {}
+    if {"fake_B", "real_B"} <= visuals.keys():
+        found["L1 between fake_B and real_B (0 to 2)"] = l1(visuals["fake_B"], visuals["real_B"])
+    if {"fake_B_rgb", "real_B_rgb"} <= visuals.keys():
+        # As they are saved: in 256 levels.
+        fake, real = (
+            ((visuals[name] + 1) * 127.5).round().clamp(0, 255) for name in ("fake_B_rgb", "real_B_rgb")
+        )
+        fake_lab, real_lab = rgb_to_lab(fake / 255), rgb_to_lab(real / 255)
+        grey_lab = real_lab * torch.tensor([1.0, 0.0, 0.0]).to(real_lab).view(1, 3, 1, 1)
+        found["CIEDE2000 of fake_B_rgb"] = ciede2000(fake_lab, real_lab).flatten(1).mean(1)
+        found["CIEDE2000 of the grey picture"] = ciede2000(grey_lab, real_lab).flatten(1).mean(1)
+        found["colourfulness of fake_B_rgb"] = colourfulness(fake)
+        found["colourfulness of real_B_rgb"] = colourfulness(real)
+    return found

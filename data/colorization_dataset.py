@@ -1,0 +1,53 @@
+"""One folder of colour pictures, for learning and applying colour."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from data.base_dataset import BaseDataset, Sample
+from data.image_folder import find_images, opener
+from data.transforms import Transform
+from options.base_options import CommandOptions
+from options.test_options import TestOptions
+from util.errors import UserError
+
+
+class ColorizationDataset(BaseDataset):
+    """The pictures in ``dataroot/<phase>/``, in RGB; the model takes L and ab from them on its device.
+
+    Args:
+        keep_grey: hand out a picture that has no colour with one channel, so that it is not taken for a
+            ground truth.
+    """
+
+    defaults: ClassVar[Mapping[str, object]] = {"input_nc": 1, "output_nc": 2}
+    paired = True
+
+    def __init__(self, paths: list[str], transform: Transform, *, keep_grey: bool, seed: int):
+        super().__init__(seed)
+        self.paths, self.transform, self.keep_grey = paths, transform, keep_grey
+
+    @classmethod
+    def from_options(cls, options: CommandOptions) -> Self:
+        run, data, network = options.run, options.data, options.network
+        if (network.input_nc, network.output_nc, data.direction) != (1, 2, "AtoB"):
+            raise UserError(
+                "--dataset_mode colorization goes from L to ab: it needs --input_nc 1 --output_nc 2"
+                " --direction AtoB"
+            )
+        paths = find_images(Path(run.dataroot) / data.phase)[: data.max_dataset_size]
+        keep_grey = isinstance(options, TestOptions)
+        return cls(paths, Transform.from_options(data), keep_grey=keep_grey, seed=run.seed)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        picture, path = self.first_good(opener(self.paths), index, len(self))
+        decision = self.transform.decide(picture.size, rng)
+        A = self.transform.apply(picture, decision, False, path)
+        if self.keep_grey and (A[0] == A[1]).all() and (A[0] == A[2]).all():
+            A = A[:1]
+        return Sample(index, A, None, path, path)

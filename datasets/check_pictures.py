@@ -1,0 +1,59 @@
+"""Tell which files of a folder can be used as pictures, and what is wrong with the others.
+
+    python datasets/check_pictures.py FOLDER [FOLDER ...]
+
+Every file is decoded as training would do it. The exit status is 1 if a file that is named like a picture
+cannot be used: training would pass over it (--bad_images skip) or end (--bad_images error).
+"""
+
+import argparse
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from data.image_folder import is_named_like_a_picture
+from util.image_io import BadPicture, read_image
+
+
+def check(path: Path) -> tuple[str, str]:
+    """Return ``loaded``, ``bad`` or ``ignored``, and the size or the reason."""
+    if not is_named_like_a_picture(path.name):
+        return "ignored", "hidden" if path.name.startswith(".") else "not named like a picture"
+    try:
+        picture = read_image(path)
+    except BadPicture as error:
+        return "bad", str(error).removeprefix(f"{path}: ")
+    return "loaded", f"{picture.width} x {picture.height}"
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """Yield all files in a folder and its subfolders in the order of their names."""
+    yield from sorted(Path(root, name) for root, _, names in os.walk(folder) for name in names)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    folders = parser.parse_args(argv).folders
+    for folder in folders:
+        if not folder.is_dir():
+            parser.error(f"{folder}: there is no such folder")
+    files = [path for folder in folders for path in files_in(folder)]
+    counts: Counter[str] = Counter()
+    width = max((len(str(path)) for path in files), default=0)
+    for path in tqdm(files, disable=None):
+        verdict, reason = check(path)
+        counts[verdict] += 1
+        tqdm.write(f"{path!s:{width}}  {verdict:7}  {reason}", file=sys.stdout)
+    print(", ".join(f"{counts[verdict]} {verdict}" for verdict in ("loaded", "bad", "ignored")))
+    return 1 if counts["bad"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

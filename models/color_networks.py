@@ -1,0 +1,104 @@
+"""The generator and the discriminator of colorization by a colour feature (Yoo et al. 2019, section 3.2)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import Dropout
+from models.networks import Generator
+
+HIDDEN = 256
+
+
+class ColorUnet(Generator):
+    """A U-Net whose normalised feature maps are scaled and shifted as a colour feature demands (AdaIN).
+
+    The outermost and the innermost level are not normalised; the first three levels on the way up drop half
+    of their features.
+
+    Args:
+        num_downs: how often the input is halved, 4 or more.
+        ngf: channels after the first halving; they double three times from there.
+        feature_size: numbers in a colour feature.
+    """
+
+    def __init__(
+        self, input_nc: int, output_nc: int, num_downs: int, ngf: int, feature_size: int, dropout: bool
+    ):
+        super().__init__()
+        self.multiple = self.smallest = 2**num_downs
+        widths = [ngf * min(2**level, 8) for level in range(num_downs)]
+        self.down = nn.ModuleList(
+            nn.Conv2d(before, after, 4, 2, 1)
+            for before, after in zip([input_nc, *widths], widths, strict=False)
+        )
+        ups = [
+            (widths[-1], widths[-2]),
+            *((2 * widths[k], widths[k - 1]) for k in range(num_downs - 2, 0, -1)),
+        ]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(before, after, 4, 2, 1) for before, after in ups)
+        self.out = nn.ConvTranspose2d(2 * widths[0], output_nc, 4, 2, 1)
+        self.dropout = Dropout(0.5) if dropout else nn.Identity()
+        # A scale and a shift for every normalised feature map, on the way down and on the way up.
+        self.styled = [*widths[1:-1], *(after for _, after in ups)]
+        self.mlp = nn.Sequential(
+            nn.Linear(feature_size, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.ReLU(),
+            nn.Linear(HIDDEN, 2 * sum(self.styled)),
+        )
+
+    def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        (feature,) = conditions
+        styles = iter(self.mlp(feature)[..., None, None].split([2 * width for width in self.styled], 1))
+        skips: list[Tensor] = []
+        for level, convolution in enumerate(self.down):
+            x = convolution(F.leaky_relu(x, 0.2) if level else x)
+            if 0 < level < len(self.down) - 1:
+                x = adaptive_instance_norm(x, next(styles))
+            skips.append(x)
+        skips.pop()
+        for step, deconvolution in enumerate(self.up):
+            x = adaptive_instance_norm(deconvolution(F.relu(x)), next(styles))
+            x = torch.cat([skips.pop(), self.dropout(x) if step < 3 else x], 1)
+        return self.out(F.relu(x)).tanh()
+
+
+def adaptive_instance_norm(x: Tensor, style: Tensor) -> Tensor:
+    """Return x with the scale and the shift of each feature map replaced (Huang & Belongie 2017, eq. 8).
+
+    Args:
+        x: (N, C, H, W).
+        style: (N, 2 C, 1, 1): how far the scales differ from 1, and the shifts.
+    """
+    scale, shift = style.chunk(2, 1)
+    return F.instance_norm(x) * (1 + scale) + shift
+
+
+class ColorDiscriminator(nn.Module):
+    """Tells photos from coloured pictures, given their lightness and a colour feature: one logit a picture.
+
+    Maps (N, input_nc, H, W) of any size from `minimum` on, and (N, K), to (N, 1). Pictures are judged each by
+    itself.
+    """
+
+    minimum = 16
+
+    def __init__(self, input_nc: int, ndf: int, feature_size: int):
+        super().__init__()
+        widths = [ndf * min(2**level, 8) for level in range(4)]
+        self.first = nn.Conv2d(input_nc, ndf, 4, 2, 1)
+        # The same as convolving the feature, spread over the whole picture, beside it.
+        self.feature = nn.Linear(feature_size, ndf, bias=False)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.LeakyReLU(0.2), nn.Conv2d(before, after, 4, 2, 1)]
+        self.layers = nn.Sequential(*layers, nn.LeakyReLU(0.2))
+        self.out = nn.Linear(widths[-1], 1)
+
+    def forward(self, x: Tensor, feature: Tensor) -> Tensor:
+        x = self.first(x) + self.feature(feature)[..., None, None]
+        return self.out(self.layers(x).mean((2, 3)))

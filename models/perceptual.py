@@ -1,0 +1,62 @@
+"""VGG features by the names of their layers, and the losses that compare them."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from models.backbones import normalise_for_imagenet
+
+BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
+"""Convolutions between two poolings."""
+
+
+def layer_index(network: str, layer: str) -> int:
+    """Return the position in torchvision's ``features`` of a layer such as ``conv4_2`` or ``relu3_3``.
+
+    Raises:
+        ValueError: the network has no such layer.
+    """
+    names = {}
+    position = 0
+    for block, count in enumerate(BLOCKS[network], start=1):
+        for number in range(1, count + 1):
+            names[f"conv{block}_{number}"], names[f"relu{block}_{number}"] = position, position + 1
+            position += 2
+        position += 1  # the pooling
+    if layer not in names:
+        raise ValueError(f"{network} has no layer {layer}: {', '.join(names)}")
+    return names[layer]
+
+
+class Features(nn.Module):
+    """What a frozen VGG makes of pictures, at some of its layers.
+
+    Args:
+        vgg: the ``features`` of torchvision's network.
+        network: ``vgg16`` or ``vgg19``.
+        layers: names such as ``relu3_3``; nothing beyond the deepest is computed.
+    """
+
+    def __init__(self, vgg: nn.Sequential, network: str, layers: Iterable[str]):
+        super().__init__()
+        self.positions = {layer_index(network, layer): layer for layer in layers}
+        self.layers = vgg[: max(self.positions) + 1]
+        for layer in self.layers:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False  # a convolution's features may be asked for as well
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Return the features by layer; pictures are (N, 1 or 3, H, W) in [-1, 1]."""
+        x = normalise_for_imagenet((pictures.expand(-1, 3, -1, -1) + 1) / 2)
+        found = {}
+        for position, layer in enumerate(self.layers):
+            x = layer(x)
+            if position in self.positions:
+                found[self.positions[position]] = x
+        return found
+
+
+def feature_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared difference of features, summed over layers (Johnson et al. 2016, eq. 2)."""
+    return torch.stack([(ours[layer] - theirs[layer]).pow(2).mean() for layer in theirs]).sum()

@@ -1,0 +1,47 @@
+"""Make rare colours count as much as common ones (Zhang et al. 2016, section 2.2)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from util.color import AB_BINS, AB_SCALE, AB_STEP
+
+MIX, MEMORY = 0.5, 0.99
+
+
+class ColourFrequencies:
+    """How often each of the 313 colours occurs in the pictures seen, and the weights that follow.
+
+    Attributes:
+        frequencies: (313,), a running mean that sums to 1; uniform in the beginning.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype):
+        self.frequencies = torch.full((len(AB_BINS),), 1 / len(AB_BINS), device=device, dtype=dtype)
+        grid = torch.arange(-AB_SCALE, AB_SCALE + 1, AB_STEP, dtype=torch.float64)
+        places = torch.cartesian_prod(grid, grid)
+        bins = torch.tensor(AB_BINS, dtype=torch.float64)
+        self._nearest = torch.cdist(places, bins).argmin(1).to(device)
+        self._side = len(grid)
+
+    def weights(self, ab: Tensor) -> Tensor:
+        """Return the weight of every pixel, a mean of 1 over the colours seen: (N, 2, H, W) to (N, 1, H, W).
+
+        This counts the pixels as seen. `ab` is in the networks' scale, see `to_L_ab`.
+        """
+        a, b = ((ab.detach() + 1) * (AB_SCALE / AB_STEP)).round().long().clamp(0, self._side - 1).unbind(1)
+        bins = self._nearest[a * self._side + b]
+        share = torch.full_like(bins, 1, dtype=ab.dtype).flatten() / bins.numel()
+        seen = torch.zeros_like(self.frequencies).index_add(0, bins.flatten(), share)
+        self.frequencies = MEMORY * self.frequencies + (1 - MEMORY) * seen
+        weights = 1 / ((1 - MIX) * self.frequencies + MIX / len(AB_BINS))
+        return (weights / (self.frequencies * weights).sum())[bins][:, None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the frequencies."""
+        return {"frequencies": self.frequencies}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.frequencies = state["frequencies"].to(self.frequencies)

@@ -1,0 +1,71 @@
+"""Time Lab conversion against scikit-image, and a colorization data item against a plain one, on one thread.
+
+    python scripts/benchmark_color.py [--size 256] [--rounds 30]
+
+Both sides take turns in one process; medians and their ratio are printed.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage import color
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from data.colorization_dataset import ColorizationDataset
+from data.single_dataset import SingleDataset
+from data.transforms import Transform
+from util.color import lab_to_rgb, rgb_to_lab
+
+
+def compare(name: str, theirs: Callable[[], object], ours: Callable[[], object], rounds: int) -> None:
+    """Print the median milliseconds of two functions that take turns, and how many times faster ours is."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds + 3):
+        for function, times in zip((theirs, ours), seconds, strict=True):
+            began = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - began)
+    a, b = (statistics.median(times[3:]) * 1000 for times in seconds)
+    print(f"{name:42} {a:8.3f} ms {b:8.3f} ms   x{a / b:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels (default: 256)")
+    parser.add_argument("--rounds", type=int, default=30, help="how often each is timed (default: 30)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    picture = coarse.resize((options.size, options.size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture)
+    lab = color.rgb2lab(pixels)
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
+    lab_tensor = rgb_to_lab(tensor)
+
+    print(f"{'':42} {'scikit-image':>11} {'ours':>11}   ratio")
+    compare("sRGB to Lab", lambda: color.rgb2lab(pixels), lambda: rgb_to_lab(tensor), options.rounds)
+    compare("Lab to sRGB", lambda: color.lab2rgb(lab), lambda: lab_to_rgb(lab_tensor), options.rounds)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "picture.png"))
+        picture.save(path)
+        transform = Transform("resize_and_crop", 286, 256, flip=True)
+        plain = SingleDataset([path], transform, grey=False, seed=0)
+        coloured = ColorizationDataset([path], transform, keep_grey=False, seed=0)
+        print(f"{'':42} {'plain':>11} {'Lab':>11}   ratio")
+        compare("a data item", lambda: plain[1, 0], lambda: coloured[1, 0], options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Weights of ours and of others: which load, and what is said of those that do not."""
+
+import logging
+import os
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from models.layers import BatchNorm2d, normalise_spectrum
+from models.networks import PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator
+from util.architecture import flags_of
+from util.checkpoint import save_checkpoint
+from util.errors import UserError
+from util.weights import find_initial_weights, initialise_from, load_into, load_weights
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), BatchNorm2d(4), nn.InstanceNorm2d(4), nn.Conv2d(4, 2, 3))
+
+
+def test_exports_are_plain_float32_on_the_cpu(tmp_path: Path) -> None:
+    source = net().double()
+    save_checkpoint(tmp_path, ["latest"], {}, {"G": source})
+    weights = torch.load(tmp_path / "latest_net_G.pth", weights_only=True)
+    assert list(weights) == list(source.state_dict())
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
+    target = net()
+    load_weights(target, tmp_path / "latest_net_G.pth")
+    torch.testing.assert_close(target[0].weight.double(), source[0].weight, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_old_forms_of_weights_load(tmp_path: Path, prefix: str) -> None:
+    source, target = net(), net()
+    weights = {prefix + name: tensor for name, tensor in source.state_dict().items()}
+    old = {
+        "running_mean": torch.zeros(4),
+        "running_var": torch.ones(4),
+        "num_batches_tracked": torch.tensor(3),
+    }
+    weights |= {f"{prefix}2.{name}": tensor for name, tensor in old.items()}
+    torch.save(weights, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    load_weights(target, tmp_path / "old.pth")
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], tensor)
+
+
+def test_another_architecture_is_described() -> None:
+    weights = net().state_dict()
+    del weights["0.bias"]
+    weights["9.weight"] = torch.zeros(1)
+    weights["3.weight"] = torch.zeros(2, 7, 3, 3)
+    with pytest.raises(UserError) as caught:
+        load_into(net(), weights, "file.pth")
+    for part in (
+        "file.pth",
+        "1 entries are missing in the file: 0.bias",
+        "1 entries are unknown to the network: 9.weight",
+        "1 entries differ in shape: 3.weight (2 x 7 x 3 x 3, here 2 x 4 x 3 x 3)",
+    ):
+        assert part in str(caught.value)
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("executed",)
+
+
+@pytest.mark.parametrize("content", ["code", "noise", "list", "numbers", "cut", "empty", None])
+def test_files_that_are_no_weights(
+    tmp_path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "x_net_G.pth"
+    if content == "noise":
+        path.write_bytes(b"noise")
+    elif content in ("cut", "empty"):
+        torch.save(net().state_dict(), path)
+        data = path.read_bytes()
+        path.write_bytes({"cut": data[: len(data) // 2], "empty": b""}[content])
+    elif content:
+        torch.save({"code": {"w": Malicious()}, "list": [1], "numbers": {"w": 1}}[content], path)
+    with pytest.raises(UserError, match=r"x_net_G\.pth") as caught:
+        load_weights(net(), path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_flipped_bit_is_noticed_or_harmless(tmp_path: Path) -> None:
+    source, path = net(), tmp_path / "x_net_G.pth"
+    torch.save(source.state_dict(), path)
+    whole, rng, noticed = path.read_bytes(), random.Random(0), 0
+    for _ in range(200):
+        data = bytearray(whole)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        path.write_bytes(data)
+        target = net()
+        try:
+            load_weights(target, path)
+        except UserError:
+            noticed += 1
+        else:
+            for name, tensor in source.state_dict().items():
+                assert torch.equal(target.state_dict()[name], tensor)
+    assert noticed > 20
+
+
+GENERATOR = {"input_nc": 3, "output_nc": 1, "ngf": 8, "norm": "batch", "dropout": True}
+
+
+UNET, RESNET = {"netG": "unet_128", "ngf": "8"}, {"netG": "resnet_6blocks", "ngf": "8"}
+CHANNELS = {"input_nc": "3", "output_nc": "1"}
+
+
+@pytest.mark.parametrize(
+    ("made", "flags"),
+    [
+        (UnetGenerator(num_downs=7, **GENERATOR), UNET | CHANNELS | {"norm": "batch", "upsample": "deconv"}),
+        (
+            UnetGenerator(
+                num_downs=7, **GENERATOR | {"norm": "instance"}, upsample="nearest", attention=(2,)
+            ),
+            UNET | CHANNELS | {"norm": "instance", "attention": "some", "upsample": "nearest or bilinear"},
+        ),
+        (
+            ResnetGenerator(n_blocks=6, **GENERATOR | {"norm": "none"}),
+            RESNET | CHANNELS | {"norm": "none", "no_dropout": "False", "upsample": "deconv"},
+        ),
+        (
+            ResnetGenerator(n_blocks=6, **GENERATOR | {"dropout": False}, upsample="bilinear"),
+            RESNET | CHANNELS | {"norm": "batch", "no_dropout": "True", "upsample": "nearest or bilinear"},
+        ),
+        (
+            PatchDiscriminator(6, 4, 3, "batch"),
+            {"n_layers_D": "3", "ndf": "4", "channels": "6", "norm": "batch", "attention": "none"},
+        ),
+        (
+            PatchDiscriminator(3, 4, 5, "instance", (1,)),
+            {"n_layers_D": "5", "ndf": "4", "channels": "3", "norm": "instance", "attention": "some"},
+        ),
+        (
+            PixelDiscriminator(3, 4, "instance"),
+            {"netD": "pixel", "ndf": "4", "channels": "3", "norm": "instance"},
+        ),
+    ],
+)
+def test_the_flags_can_be_read_off_weights(made: nn.Module, flags: dict[str, str]) -> None:
+    assert flags_of(made.state_dict()).items() >= (flags | {"spectral_norm": "none"}).items()
+    normalise_spectrum(made)
+    assert flags_of(made.state_dict()).items() >= (flags | {"spectral_norm": "on"}).items()
+
+
+def test_other_networks_have_no_flags() -> None:
+    assert flags_of(net().state_dict()) == {}
+
+
+def test_the_message_says_which_flags_to_change() -> None:
+    def advice(theirs: nn.Module, ours: nn.Module) -> str:
+        with pytest.raises(UserError) as caught:
+            load_into(ours, theirs.state_dict(), "file.pth")
+        return str(caught.value)
+
+    wide = ResnetGenerator(n_blocks=6, **GENERATOR)
+    narrow = ResnetGenerator(n_blocks=6, **GENERATOR | {"ngf": 4, "norm": "instance"})
+    message = advice(wide, narrow)
+    assert "--ngf 8 (here 4), --norm batch (here instance): give the same flags" in message
+    assert "model.1.weight (8 x 3 x 7 x 7, here 4 x 3 x 7 x 7)" in message
+    unet = UnetGenerator(num_downs=5, **GENERATOR)
+    assert "those of unet_32; here resnet_6blocks is asked for" in advice(unet, wide)
+    message = advice(PatchDiscriminator(6, 4, 3, "batch"), PatchDiscriminator(3, 4, 3, "batch"))
+    assert "other channels: 6 (here 3)" in message
+
+
+def test_a_generator_alone_is_enough_to_start_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, nets = net(), {"G_A": net(), "G_B": net(), "D_A": net()}
+    before = {name: {k: t.clone() for k, t in n.state_dict().items()} for name, n in nets.items()}
+    save_checkpoint(tmp_path, ["latest"], {}, {"G": source})
+    with caplog.at_level(logging.INFO):
+        initialise_from(nets, tmp_path, "latest")
+    assert torch.equal(nets["G_A"][0].weight, source[0].weight)
+    for name in ("G_B", "D_A"):
+        assert all(torch.equal(t, before[name][k]) for k, t in nets[name].state_dict().items())
+    assert "start fresh: G_B, D_A" in caplog.text
+
+
+def test_entries_that_a_file_lacks_start_fresh_and_are_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = UnetGenerator(num_downs=5, **GENERATOR)
+    attentive = UnetGenerator(num_downs=5, **GENERATOR, attention=(2,))
+    torch.save(plain.state_dict(), tmp_path / "weights.pth")
+    fresh = {name: t.clone() for name, t in attentive.state_dict().items() if "attention" in name}
+    with caplog.at_level(logging.INFO):
+        initialise_from({"G": attentive}, tmp_path / "weights.pth", "latest")
+    state = attentive.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.state_dict().items())
+    assert fresh and all(torch.equal(state[name], tensor) for name, tensor in fresh.items())
+    assert f"{len(fresh)} entries of network G are not in it" in caplog.text
+    with pytest.raises(UserError, match="differ in shape"):
+        initialise_from(
+            {"G": UnetGenerator(num_downs=5, **GENERATOR | {"ngf": 4})}, tmp_path / "weights.pth", "x"
+        )
+
+
+def test_where_weights_to_start_from_are_found(tmp_path: Path) -> None:
+    nets = {"G_A": net(), "G_B": net(), "D_A": net()}
+    save_checkpoint(tmp_path, ["7"], {}, {"G_B": net(), "D_A": net(), "other": net()})
+    found = find_initial_weights(tmp_path, "7", nets)
+    assert {name: path.name for name, path in found.items()} == {
+        "G_B": "7_net_G_B.pth",
+        "D_A": "7_net_D_A.pth",
+    }
+    assert list(find_initial_weights(tmp_path / "7_net_D_A.pth", "latest", nets)) == ["D_A"]
+    (tmp_path / "horse2zebra.pth").touch()
+    assert list(find_initial_weights(tmp_path / "horse2zebra.pth", "latest", nets)) == ["G_A"]
+    for source, tag, message in (
+        (tmp_path, "latest", r"found: 7_net_D_A\.pth, 7_net_G_B\.pth, 7_net_other\.pth.*--epoch"),
+        (tmp_path / "absent", "latest", "no such file or folder"),
+        (tmp_path / "7_net_other.pth", "latest", "no network other"),
+    ):
+        with pytest.raises(UserError, match=message):
+            find_initial_weights(source, tag, nets)

@@ -1,0 +1,209 @@
+"""The networks' weights as files, ``<tag>_net_<name>.pth`` in the peer's form, and their way into networks.
+
+Every file is read with ``weights_only=True``: none can run code.
+"""
+
+import logging
+import re
+import zipfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from util.architecture import flags_of
+from util.errors import UserError
+
+log = logging.getLogger(__name__)
+
+EXAMPLES = 3
+"""How many of the entries that do not fit a message names."""
+
+
+def weights_path(folder: Path, tag: str, name: str) -> Path:
+    """Return the file of the exported weights of network `name`."""
+    return folder / f"{tag}_net_{name}.pth"
+
+
+def exported(net: nn.Module) -> dict[str, Tensor]:
+    """Return the state_dict of `net` in the peer's form: on the CPU, floating point values in float32."""
+    weights = net.state_dict()
+    for name, tensor in weights.items():
+        weights[name] = tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu()
+    return weights
+
+
+def load_weights(net: nn.Module, path: Path) -> None:
+    """Load exported weights, ours or the peer's, old forms included, into `net`.
+
+    Raises:
+        UserError: the file is missing, unreadable, or of another architecture.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; check --name, --checkpoints_dir and --epoch")
+    load_into(net, read_weights(path), str(path))
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """Return the state_dict in a file.
+
+    Raises:
+        UserError: the file is damaged, is none, or holds more than tensors and plain values.
+    """
+    try:
+        # torch does not look at the checksums of its own format; old files, which are no archives, have none.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"damaged: the checksum of {damaged} does not fit")
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    # On damaged files the unpickler raises almost anything.
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read as weights ({why_unreadable(error)})") from error
+    if not isinstance(weights, Mapping) or not all(isinstance(entry, Tensor) for entry in weights.values()):
+        raise UserError(f"{path}: expected the weights of one network, found something else")
+    return weights
+
+
+def why_unreadable(error: Exception) -> str:
+    """Return in a few words why `torch.load` failed."""
+    if "Weights only load failed" in str(error):
+        return (
+            "refused, because it holds more than tensors and plain values: it could run code, or is damaged"
+        )
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def load_into(
+    net: nn.Module, weights: Mapping[str, Tensor], source: str, allow_missing: bool = False
+) -> list[str]:
+    """Copy `weights` into `net`, leaving out what older versions of torch stored beside them.
+
+    Args:
+        source: where the weights come from, for the message.
+        allow_missing: leave what `weights` do not have as it is.
+
+    Returns:
+        The names of the entries that were left.
+
+    Raises:
+        UserError: names or shapes differ; the message says which, and which flags to change.
+    """
+    given, own = _without_wrappers(weights), net.state_dict()
+    weights = _without_old_statistics(net, given)
+    missing = sorted(own.keys() - weights.keys())
+    unknown = sorted(weights.keys() - own.keys())
+    reshaped = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    if unknown or reshaped or (missing and not allow_missing):
+        parts = [
+            _differing("are missing in the file", missing),
+            _differing("are unknown to the network", unknown),
+            _differing(
+                "differ in shape",
+                [f"{name} ({_shape(weights[name])}, here {_shape(own[name])})" for name in reshaped],
+            ),
+        ]
+        raise UserError(
+            f"{source}: these weights are of another architecture: {'; '.join(filter(None, parts))}."
+            f" {_advice(flags_of(given), flags_of(own))}"
+        )
+    net.load_state_dict({**own, **weights})
+    return missing
+
+
+def initialise_from(nets: Mapping[str, nn.Module], source: Path, tag: str) -> None:
+    """Load what `find_initial_weights` finds into `nets`, and say what starts fresh."""
+    files = find_initial_weights(source, tag, nets.keys())
+    for name, path in files.items():
+        missing = load_into(nets[name], read_weights(path), str(path), allow_missing=True)
+        log.info("Network %s starts from %s", name, path)
+        if missing:
+            log.info("%s: these start fresh", _differing(f"of network {name} are not in it", missing))
+    fresh = [name for name in nets if name not in files]
+    if fresh:
+        log.info("These networks are not there and start fresh: %s", ", ".join(fresh))
+
+
+def find_initial_weights(source: Path, tag: str, names: Collection[str]) -> dict[str, Path]:
+    """Return the files to start networks from, by the networks' names.
+
+    Args:
+        source: a folder with ``<tag>_net_<name>.pth`` files, or one file of weights. A generator that is
+            called G, or a file that does not name its network, goes into G or, where there is none, G_A.
+        names: the networks that a model has.
+
+    Raises:
+        UserError: there is no file for any of them.
+    """
+    if source.is_dir():
+        files = {name: path for name in names if (path := weights_path(source, tag, name)).exists()}
+        lone = weights_path(source, tag, "G")
+        if not files and lone.exists():
+            files = _for_generator(lone, names)
+        if not files:
+            present = ", ".join(sorted(path.name for path in source.glob("*_net_*.pth"))) or "none"
+            raise UserError(
+                f"--init_from {source}: no weights {tag}_net_*.pth of the networks {', '.join(names)} there"
+                f" (found: {present}); --epoch chooses others"
+            )
+        return files
+    if not source.is_file():
+        raise UserError(f"--init_from {source}: there is no such file or folder")
+    named = re.search(r"_net_(\w+)\.pth$", source.name)
+    if named and named[1] in names:
+        return {named[1]: source}
+    if named and not named[1].startswith("G"):
+        raise UserError(f"--init_from {source}: the model has no network {named[1]}, only {', '.join(names)}")
+    return _for_generator(source, names)
+
+
+def _for_generator(path: Path, names: Collection[str]) -> dict[str, Path]:
+    for name in ("G", "G_A"):
+        if name in names:
+            return {name: path}
+    raise UserError(f"--init_from {path}: the model has no network G or G_A, only {', '.join(names)}")
+
+
+def _differing(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    listed = ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
+    return f"{len(names)} entries {what}: {listed}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return " x ".join(map(str, tensor.shape)) or "a number"
+
+
+def _advice(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
+    if theirs.keys() != ours.keys():
+        kinds = [
+            flags.get("netG") or flags.get("netD") or "a network of another kind" for flags in (theirs, ours)
+        ]
+        return f"They are those of {kinds[0]}; here {kinds[1]} is asked for: change --netG or --netD"
+    differing = [
+        f"--{name} {value} (here {ours[name]})" for name, value in theirs.items() if value != ours[name]
+    ]
+    if not differing:
+        return "Give the flags that they were trained with"
+    advice = f"They were trained with {', '.join(differing)}: give the same flags"
+    return advice.replace("--channels", "other channels:")
+
+
+def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `weights` without the prefixes that DataParallel and torch.compile put before their names."""
+    prefixes = re.compile(r"(module\.|_orig_mod\.)*")
+    return {prefixes.sub("", name, count=1): tensor for name, tensor in weights.items()}
+
+
+def _without_old_statistics(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `weights` without the statistics that instance norm once stored."""
+    plain_norms = {
+        name
+        for name, layer in net.named_modules()
+        if isinstance(layer, nn.InstanceNorm2d) and not layer.track_running_stats
+    }
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    old = {f"{layer}.{entry}" for layer in plain_norms for entry in statistics}
+    return {name: tensor for name, tensor in weights.items() if name not in old}
