@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from models.backbones import Fingerprint, load_vgg
 from models.base_model import MakeOptimizer, Step, adam
-from models.losses import Objective, total
+from models.losses import Objective, feature_loss, total
 from models.networks import build_discriminator, build_generator
-from models.perceptual import Features, feature_loss
+from models.perceptual import Features
 from models.pix2pix_model import VANILLA, Pix2PixModel, Pix2PixOptions
 from models.rebalancing import ColourFrequencies
 from options.base_options import CommandOptions

@@ -1,4 +1,4 @@
-"""Objectives of GAN training: pure functions of a discriminator's logits, and their choice by flags."""
+"""Losses as pure functions: of logits, for GAN training and chosen by flags, and of features of pictures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +58,46 @@ def gradient_penalty(net: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
 def total(losses: Mapping[str, Tensor]) -> Tensor:
     """Return the sum of 0-d losses."""
     return torch.stack(tuple(losses.values())).sum()
+
+
+def feature_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared difference of features, summed over layers (Johnson et al. 2016, eq. 2)."""
+    return torch.stack([(ours[layer] - theirs[layer]).pow(2).mean() for layer in theirs]).sum()
+
+
+def gram(features: Tensor) -> Tensor:
+    """Return the Gram matrices of features, (N, C, H, W) to (N, C, C), divided by C·H·W (ibid., eq. 3).
+
+    They are computed at least in float32, whatever the precision of the features.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        x = features.to(torch.promote_types(features.dtype, torch.float32)).flatten(2)
+        return x @ x.mT / x[0].numel()
+
+
+def grams(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the Gram matrix of every layer's features."""
+    return {layer: gram(found) for layer, found in features.items()}
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each feature map's mean and standard deviation, (N, C, 1, 1) each, at least in float32."""
+    x = features.to(torch.promote_types(features.dtype, torch.float32))
+    return x.mean((2, 3), keepdim=True), (x.var((2, 3), keepdim=True) + 1e-5).sqrt()
+
+
+def moments_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared differences of features' moments, summed (Huang & Belongie 2017, eq. 13)."""
+    stacked = [
+        {layer: torch.cat(moments(found), 1) for layer, found in side.items()} for side in (ours, theirs)
+    ]
+    return 2 * feature_loss(*stacked)  # a mean over both halves is half the sum of their means
+
+
+def total_variation(pictures: Tensor) -> Tensor:
+    """Return half the sum of squared differences between neighbours, divided by N·C·H·W."""
+    down, right = pictures.diff(dim=2).pow(2).sum(), pictures.diff(dim=3).pow(2).sum()
+    return (down + right) / 2 / pictures.numel()
 
 
 @dataclass(frozen=True)

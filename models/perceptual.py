@@ -1,8 +1,7 @@
-"""VGG features by the names of their layers, and the losses that compare them."""
+"""VGG features by the names of their layers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 
 from models.backbones import normalise_for_imagenet
@@ -55,8 +54,3 @@ class Features(nn.Module):
             if position in self.positions:
                 found[self.positions[position]] = x
         return found
-
-
-def feature_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean squared difference of features, summed over layers (Johnson et al. 2016, eq. 2)."""
-    return torch.stack([(ours[layer] - theirs[layer]).pow(2).mean() for layer in theirs]).sum()

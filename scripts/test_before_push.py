@@ -26,6 +26,11 @@ COMMANDS = (
     f"train.py --dataroot unpaired --name color --model cycle_gan {TRAIN} --input_nc 1 --output_nc 3"
     " --netG unet_64 --norm instance --attention 16 --lambda_identity 0",
     "test.py --dataroot unpaired --name color --model cycle_gan --num_test 2 --crop_size 64",
+    f"train.py --dataroot photos --name colors --model colorization --netG unet_64 {TRAIN}",
+    "test.py --dataroot photos --name colors --model colorization --num_test 2 --crop_size 64",
+    f"train.py --dataroot photos --name memory --model memory_colorization --netG unet_64 {TRAIN}"
+    " --resnet_weights random",
+    "test.py --dataroot photos --name memory --model memory_colorization --top_memory 3 --crop_size 64",
     f"train.py --dataroot pairs --name template --model template {TRAIN}",
     f"train.py --dataroot pairs --name template --model template {TRAIN} --continue_train --n_epochs 2",
     "test.py --dataroot pairs --name template --model template --num_test 2 --crop_size 64",
@@ -42,11 +47,12 @@ def run(command: str, folder: Path) -> None:
 
 
 def make_data(folder: Path) -> None:
-    """Draw pairs, and take them apart into two folders of pictures that do not belong together."""
+    """Draw pairs, and take them apart into folders of pictures."""
     run("datasets/make_demo_dataset.py --out pairs --train 12 --val 2 --test 4 --size 64", folder)
     for path in sorted((folder / "pairs").rglob("*.png")):
-        for side, left in (("A", 0), ("B", 64)):
-            target = folder / "unpaired" / f"{path.parent.name}{side}" / path.name
+        phase = path.parent.name
+        for place, left in ((f"unpaired/{phase}A", 0), (f"unpaired/{phase}B", 64), (f"photos/{phase}", 64)):
+            target = folder / place / path.name
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.open(path).crop((left, 0, left + 64, 64)).save(target)
 
