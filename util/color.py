@@ -3,7 +3,7 @@
 Lab is that of scikit-image: sRGB, D65 white, 2 degree observer (IEC 61966-2-1; CIE 15).
 """
 
-from math import log, pi
+from math import pi
 
 import torch
 from torch import Tensor
@@ -15,12 +15,21 @@ RGB_TO_XYZ = (
     (0.019334, 0.119193, 0.950227),
 )
 WHITE = (0.95047, 1.0, 1.08883)
-RGB_TO_WHITE_XYZ = (
-    torch.tensor(RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(WHITE, dtype=torch.float64)[:, None]
-)
-WHITE_XYZ_TO_RGB = torch.linalg.inv(RGB_TO_WHITE_XYZ)
 GAMMA_KNEE, LINEAR_KNEE = 0.04045, 0.0031308  # where sRGB's curve becomes straight: coded, and linear
 KNEE, ROOT_KNEE, SLOPE = 0.008856, 0.2068966, 7.787  # where Lab's cube root does, and its slope there
+GAMMA_SCALE = 1.055**2.4
+
+# Matrices for pixels, with an offset as their fourth column.
+_RGB_TO_WHITE_XYZ = (
+    torch.tensor(RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(WHITE, dtype=torch.float64)[:, None]
+)
+RGB_TO_WHITE_XYZ = F.pad(_RGB_TO_WHITE_XYZ, (0, 1))
+WHITE_XYZ_TO_RGB = F.pad(torch.linalg.inv(_RGB_TO_WHITE_XYZ), (0, 1))
+ROOT_TO_LAB = torch.tensor([[0, 116, 0, -16], [500, -500, 0, 0], [0, 200, -200, 0]], dtype=torch.float64)
+LAB_TO_ROOT = torch.tensor(
+    [[1 / 116, 1 / 500, 0, 16 / 116], [1 / 116, 0, 0, 16 / 116], [1 / 116, 0, -1 / 200, 16 / 116]],
+    dtype=torch.float64,
+)
 
 AB_SCALE = 110
 AB_STEP = 10
@@ -38,21 +47,16 @@ NEIGHBOURS, SIGMA = 10, 5.0
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """Convert sRGB in [0, 1], (N, 3, H, W), to Lab: L in 0..100, a and b about -110..110; differentiable."""
-    curved = _power(rgb.clamp(min=GAMMA_KNEE) + 0.055, 2.4, factor=1.055**-2.4)
-    relative = _mix(RGB_TO_WHITE_XYZ, curved.add(_below(rgb, GAMMA_KNEE), alpha=1 / 12.92))
-    x, y, z = _power(relative.clamp(min=KNEE), 1 / 3).add(_below(relative, KNEE), alpha=SLOPE).unbind(1)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+    relative = _affine(RGB_TO_WHITE_XYZ / GAMMA_SCALE, _to_linear(rgb))
+    return _affine(ROOT_TO_LAB, _to_root(relative))
 
 
 def lab_to_rgb(lab: Tensor) -> Tensor:
     """Convert Lab, (N, 3, H, W), to sRGB clipped to [0, 1]; differentiable where nothing is clipped."""
-    L, a, b = lab.unbind(1)
-    y = (L + 16) / 116
-    root = torch.stack([a / 500 + y, y, (y - b / 200).clamp(min=0)], 1)
-    bent = root.clamp(min=ROOT_KNEE)
-    linear = _mix(WHITE_XYZ_TO_RGB, (bent * bent * bent).add(_below(root, ROOT_KNEE), alpha=1 / SLOPE))
-    curved = _power(linear.clamp(min=LINEAR_KNEE), 1 / 2.4, factor=1.055) - 0.055
-    return curved.add(_below(linear, LINEAR_KNEE), alpha=12.92).clamp(0, 1)
+    root = _affine(LAB_TO_ROOT, lab)
+    root[:, 2].clamp_(min=0)
+    linear = _affine(WHITE_XYZ_TO_RGB * GAMMA_SCALE, _from_root(root))
+    return _from_linear(linear).clamp(0, 1)
 
 
 def to_L_ab(pictures: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,19 +136,40 @@ def _saturation(chroma: Tensor) -> Tensor:
     return (seventh / (seventh + 25.0**7)).sqrt()
 
 
-def _below(x: Tensor, knee: float) -> Tensor:
-    """Return how far x lies below a knee, as a negative number: the straight part of a curve starts there.
-
-    With the curved part of ``x.clamp(min=knee)`` added, that is the whole curve: faster than choosing between
-    two parts, and none of them has an infinite slope anywhere.
-    """
-    return (x - knee).clamp(max=0)
+# A curve that is straight below its knee is computed as f(bent) + slope · (x - bent), where bent is x but not
+# below the knee: faster than a choice between two parts, and its slope is nowhere infinite.
 
 
-def _power(x: Tensor, exponent: float, factor: float = 1.0) -> Tensor:
-    """Return ``factor * x**exponent`` for positive x, in half the time of torch's own power on a CPU."""
-    return x.log().mul_(exponent).add_(log(factor)).exp()
+def _to_linear(rgb: Tensor) -> Tensor:
+    """Return sRGB's values without its gamma, times 1.055 ** 2.4."""
+    bent, slope = rgb.clamp(min=GAMMA_KNEE), GAMMA_SCALE / 12.92
+    return _power(bent + 0.055, 2.4).add(rgb, alpha=slope).sub_(bent, alpha=slope)
 
 
-def _mix(matrix: Tensor, pictures: Tensor) -> Tensor:
-    return (matrix.to(pictures) @ pictures.flatten(2)).view_as(pictures)
+def _from_linear(scaled: Tensor) -> Tensor:
+    """Return what `_to_linear` would make this of."""
+    bent, slope = scaled.clamp(min=LINEAR_KNEE * GAMMA_SCALE), 12.92 / GAMMA_SCALE
+    return _power(bent, 1 / 2.4).add(scaled, alpha=slope).sub_(bent, alpha=slope).sub_(0.055)
+
+
+def _to_root(x: Tensor) -> Tensor:
+    """Return Lab's root of tristimulus values relative to white."""
+    bent = x.clamp(min=KNEE)
+    return _power(bent, 1 / 3).add(x, alpha=SLOPE).sub_(bent, alpha=SLOPE)
+
+
+def _from_root(root: Tensor) -> Tensor:
+    """Return what `_to_root` would make this of."""
+    bent, slope = root.clamp(min=ROOT_KNEE), 1 / SLOPE
+    return bent.pow(3).add_(root, alpha=slope).sub_(bent, alpha=slope)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """Return ``x**exponent`` for positive x, in half the time of torch's own power on a CPU."""
+    return x.log().mul_(exponent).exp_()
+
+
+def _affine(matrix: Tensor, pictures: Tensor) -> Tensor:
+    """Return a (3, 4) matrix's product with every pixel, which is (3,) with a 1 below it."""
+    matrix = matrix.to(pictures).expand(len(pictures), -1, -1)
+    return torch.baddbmm(matrix[..., 3:], matrix[..., :3], pictures.flatten(2)).view_as(pictures)
