@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
+from models.backbones import untrained_backbones
 from options.parse import parse, save
 from options.test_options import TestOptions
 from util.device import select_device, use_deterministic_algorithms
@@ -51,9 +52,8 @@ def main(argv: list[str]) -> int:
     for batch in tqdm(loader.epoch(0), disable=None):
         on_device = batch.to(device, model.dtype)
         visuals, captions = model.translate(on_device), model.captions(on_device)
-        if loader.dataset.paired:
-            for what, values in compare(visuals).items():
-                measured.setdefault(what, []).extend(values.tolist())
+        for what, values in compare(visuals, loader.dataset.paired).items():
+            measured.setdefault(what, []).extend(values.tolist())
         for i, index in enumerate(batch.index.tolist()):
             pictures = {name: to_uint8(picture[i]) for name, picture in visuals.items()}
             waiting[index] = Path(batch.paths_A[i]).stem, pictures, captions[i]
@@ -78,7 +78,13 @@ def create_gallery(options: TestOptions) -> Gallery:
     if run.load_iter:
         folder = folder.with_name(f"{folder.name}_iter{run.load_iter}")
     title = f"Experiment = {options.run_name}, Phase = {options.data.phase}, Epoch = {run.tag}"
-    return Gallery(folder, title, width=options.display.display_winsize, aspect_ratio=results.aspect_ratio)
+    return Gallery(
+        folder,
+        title,
+        width=options.display.display_winsize,
+        aspect_ratio=results.aspect_ratio,
+        warning=untrained_backbones(options),
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data import DATASETS, Loader, create_loader
 from models import MODELS, create_model
+from models.backbones import untrained_backbones
 from models.base_model import BaseModel
 from models.schedules import LearningRate
 from options.parse import parse, save
@@ -330,7 +331,9 @@ def create_logger(options: TrainOptions) -> Logger:
     ]
     if not logs.no_html:
         title = f"Experiment name = {options.run_name}"
-        sinks.append(TrainingPage(folder, title, width=options.display.display_winsize, resume=resume))
+        warning = untrained_backbones(options)
+        width = options.display.display_winsize
+        sinks.append(TrainingPage(folder, title, width=width, resume=resume, warning=warning))
     if logs.display_id > 0:
         log.warning(
             "--display_id %d: no visdom display yet; the training page shows the run", logs.display_id

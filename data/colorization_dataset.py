@@ -8,7 +8,7 @@ import numpy as np
 
 from data.base_dataset import BaseDataset, Sample
 from data.image_folder import find_images, opener
-from data.transforms import Transform
+from data.transforms import Transform, drop_color
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
 from util.errors import UserError
@@ -48,6 +48,4 @@ class ColorizationDataset(BaseDataset):
         picture, path = self.first_good(opener(self.paths), index, len(self))
         decision = self.transform.decide(picture.size, rng)
         A = self.transform.apply(picture, decision, False, path)
-        if self.keep_grey and (A[0] == A[1]).all() and (A[0] == A[2]).all():
-            A = A[:1]
-        return Sample(index, A, None, path, path)
+        return Sample(index, drop_color(A) if self.keep_grey else A, None, path, path)

@@ -79,3 +79,8 @@ class Transform:
         if "scale_width" in self.preprocess and not (width == self.load_size and height >= self.crop_size):
             return self.load_size, int(max(self.load_size * height / width, self.crop_size))
         return size
+
+
+def drop_color(picture: Tensor) -> Tensor:
+    """Return a (3, H, W) picture whose three channels are equal as (1, H, W), any other as it is."""
+    return picture[:1] if (picture[0] == picture[1]).all() and (picture[0] == picture[2]).all() else picture

@@ -9,6 +9,7 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from options.base_options import CommandOptions
 from util.errors import UserError
 from util.weights import load_into, read_weights
 
@@ -45,6 +46,13 @@ def load_vgg(name: str, source: str, flag: str = "vgg_weights") -> nn.Sequential
     return _load(name, source, flag, part="features").eval().requires_grad_(False)
 
 
+def empty_vgg(name: str) -> nn.Sequential:
+    """Return the frozen convolutional layers of ``vgg16`` or ``vgg19``, for weights that are loaded later."""
+    from torchvision import models  # here, because it takes a second
+
+    return models.get_model(name, weights=None).features.eval().requires_grad_(False)
+
+
 class Fingerprint(nn.Module):
     """Tells a checkpoint on which backbone's features it was learnt, and refuses it with another backbone.
 
@@ -72,6 +80,16 @@ class Fingerprint(nn.Module):
                 f" have the SHA-256 {theirs}..., these {ours}...): give the weights that it was trained with"
             )
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def untrained_backbones(options: CommandOptions) -> str:
+    """Return what a page has to say of backbones without training, or nothing."""
+    flags = [
+        f"--{name} random"
+        for name, value in options.values().items()
+        if name.endswith("_weights") and value == "random"
+    ]
+    return f"{', '.join(flags)}: untrained features, results mean nothing" if flags else ""
 
 
 def normalise_for_imagenet(rgb: Tensor) -> Tensor:

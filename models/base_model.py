@@ -63,7 +63,7 @@ class BaseModel(ABC):
 
     Options: ClassVar[type] = NoOptions
     defaults: ClassVar[Mapping[str, object]] = {}
-    watched_losses: ClassVar[tuple[str, ...]] = ()
+    watched_losses: tuple[str, ...] = ()
     """The losses whose sum ``--lr_policy plateau`` watches."""
     trains: ClassVar[bool] = True
 

@@ -23,7 +23,7 @@ from models.color_memory import (
 )
 from models.color_networks import ColorDiscriminator, ColorUnet
 from models.losses import Objective, total
-from models.networks import finish
+from models.networks import allow_only, finish
 from options.base_options import CommandOptions, NetworkOptions
 from options.option import option
 from options.train_options import TrainOptions
@@ -269,16 +269,8 @@ def check_network_flags(options: CommandOptions) -> None:
         raise UserError(f"--netG {network.netG}: memory_colorization has U-Nets alone, such as unet_128")
     if isinstance(options, TrainOptions) and options.optimization.pool_size:
         raise UserError("--pool_size: memory_colorization keeps no earlier fakes; use --pool_size 0")
-    for name, only in (
-        ("norm", "instance"),
-        ("attention", "none"),
-        ("upsample", "deconv"),
-        ("netD", "basic"),
-    ):
-        if getattr(network, name) != only:
-            raise UserError(
-                f"--{name} {getattr(network, name)}: memory_colorization has --{name} {only} alone"
-            )
+    reason = "memory_colorization has networks of its own"
+    allow_only(reason, network, norm="instance", attention="none", upsample="deconv", netD="basic")
 
 
 def given_colors(reference: str, palette: str, color_feature: str) -> Tensor | None:

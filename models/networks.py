@@ -306,6 +306,13 @@ def build_discriminator(options: NetworkOptions, input_nc: int) -> PatchDiscrimi
     return finish(PatchDiscriminator(input_nc, options.ndf, n_layers, options.norm, attention), options, "D")
 
 
+def allow_only(reason: str, options: NetworkOptions, **only: object) -> None:
+    """Raise a `UserError` with the reason for a flag that does not have the one value that a model has."""
+    for name, value in only.items():
+        if getattr(options, name) != value:
+            raise UserError(f"--{name} {getattr(options, name)}: {reason}; say --{name} {value}, or nothing")
+
+
 def finish(net: Net, options: NetworkOptions, kind: str) -> Net:
     """Give a new network its initial weights and, if asked for, spectral norm."""
     initialise(net, options.init_type, options.init_gain)

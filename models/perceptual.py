@@ -1,13 +1,20 @@
 """VGG features by the names of their layers."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from torch import Tensor, nn
 
-from models.backbones import normalise_for_imagenet
+from models.backbones import load_vgg, normalise_for_imagenet
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 """Convolutions between two poolings."""
+
+NETWORK, CONTENT_LAYERS = "vgg16", ("relu2_2",)
+STYLE_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
+"""What contents and styles are compared by (Johnson et al. 2016, section 4.1)."""
+
+STYLE_SCALE = 1e5
+"""How much a distance of Gram matrices usually counts, where one of contents counts as 1."""
 
 
 def layer_index(network: str, layer: str) -> int:
@@ -34,7 +41,7 @@ class Features(nn.Module):
     Args:
         vgg: the ``features`` of torchvision's network.
         network: ``vgg16`` or ``vgg19``.
-        layers: names such as ``relu3_3``; nothing beyond the deepest is computed.
+        layers: names such as ``relu3_3``.
     """
 
     def __init__(self, vgg: nn.Sequential, network: str, layers: Iterable[str]):
@@ -45,12 +52,21 @@ class Features(nn.Module):
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False  # a convolution's features may be asked for as well
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Return the features by layer; pictures are (N, 1 or 3, H, W) in [-1, 1]."""
+    def forward(self, pictures: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return the features of all layers, or of some `only`; nothing beyond the deepest is computed.
+
+        Pictures are (N, 1 or 3, H, W) in [-1, 1].
+        """
+        wanted = {at: name for at, name in self.positions.items() if only is None or name in only}
         x = normalise_for_imagenet((pictures.expand(-1, 3, -1, -1) + 1) / 2)
         found = {}
-        for position, layer in enumerate(self.layers):
+        for position, layer in enumerate(self.layers[: max(wanted) + 1]):
             x = layer(x)
-            if position in self.positions:
-                found[self.positions[position]] = x
+            if position in wanted:
+                found[wanted[position]] = x
         return found
+
+
+def load_features(source: str) -> Features:
+    """Return VGG16 at the layers that contents and styles are compared by; for `source` see `load_vgg`."""
+    return Features(load_vgg(NETWORK, source), NETWORK, {*CONTENT_LAYERS, *STYLE_LAYERS})

@@ -25,7 +25,11 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers at hand")
 needs_odd = pytest.mark.skipif(not ODD.exists(), reason="no odd picture files at hand")
 
-NEEDED_FLAGS = {"memory_colorization": ["--resnet_weights", "random"]}
+NEEDED_FLAGS = {
+    "memory_colorization": ["--resnet_weights", "random"],
+    "style_transfer": ["--vgg_weights", "random", "--style_mode", "set"],
+    "unified": ["--vgg_weights", "random"],
+}
 """What a model cannot do without where there is no network."""
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -56,7 +60,7 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
             for path in sorted((pairs / phase).iterdir())[dropped:]:
                 Image.open(path).crop((left, 0, left + 32, 32)).save(folder / path.name)
     one_folder = dict.fromkeys(("aligned", "template", "colorization"), pairs)
-    return {**one_folder, "unaligned": unpaired, "single": unpaired / "testA"}
+    return {**one_folder, "unaligned": unpaired, "style": unpaired, "single": unpaired / "testA"}
 
 
 @pytest.fixture

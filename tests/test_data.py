@@ -349,7 +349,7 @@ def test_every_data_set_hands_out_what_models_expect(mode: str, data: dict[str, 
     for index in range(len(dataset)):
         sample, again = dataset[3, index], dataset[3, index]
         assert sample.index == index and Path(sample.path_A).exists() and Path(sample.path_B).exists()
-        channels = 3 if mode == "colorization" else 1  # its L is taken on the device
+        channels = 3 if mode in ("colorization", "style") else 1  # these stay in RGB
         assert (sample.A.dtype, sample.A.shape) == (torch.uint8, (channels, 24, 24))
         assert torch.equal(sample.A, again.A)
         if sample.B is not None:

@@ -18,11 +18,13 @@ class Gallery:
         count: rows so far.
     """
 
-    def __init__(self, folder: Path, title: str, *, width: int = 256, aspect_ratio: float = 1.0) -> None:
+    def __init__(
+        self, folder: Path, title: str, *, width: int = 256, aspect_ratio: float = 1.0, warning: str = ""
+    ) -> None:
         """Start the page anew; pictures of an earlier run are overwritten only where names agree.
 
         `width` is the largest width of a picture on the page in CSS pixels. `aspect_ratio` stretches the
-        saved pictures: above 1 they get wider by it, below 1 taller.
+        saved pictures: above 1 they get wider by it, below 1 taller. `warning` stands at the page's top.
 
         Raises:
             ValueError: the width is below 1 or the aspect ratio not positive.
@@ -33,7 +35,7 @@ class Gallery:
         self.images.mkdir(parents=True, exist_ok=True)
         self.width = width
         self.aspect_ratio = aspect_ratio
-        self.page = Page(folder / "index.html", title, width=width, kind="gallery")
+        self.page = Page(folder / "index.html", title, width=width, kind="gallery", warning=warning)
         self.count = 0
         self._names: set[str] = set()
         self._files: set[str] = set()

@@ -13,10 +13,14 @@ def l1(x: Tensor, y: Tensor) -> Tensor:
     return (x - y).abs().flatten(1).mean(1)
 
 
-def compare(visuals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what can be measured of a model's results and the truth, by a description, (N,) each."""
+def compare(visuals: Mapping[str, Tensor], paired: bool) -> dict[str, Tensor]:
+    """Return what can be measured of a model's results and the truth, by a description, (N,) each.
+
+    Args:
+        paired: whether real_B is the truth for fake_B; real_B_rgb always is that for fake_B_rgb.
+    """
     found = {}
-    if {"fake_B", "real_B"} <= visuals.keys():
+    if paired and {"fake_B", "real_B"} <= visuals.keys():
         found["L1 between fake_B and real_B (0 to 2)"] = l1(visuals["fake_B"], visuals["real_B"])
     if {"fake_B_rgb", "real_B_rgb"} <= visuals.keys():
         # As they are saved: in 256 levels.

@@ -27,11 +27,13 @@ class Page:
         width: int = 256,
         kind: str = "",
         intro: tuple[tags.html_tag, ...] = (),
+        warning: str = "",
     ) -> None:
         """Start the page, or go on with it where `fresh` is False and the file exists.
 
-        `width` is the largest width of a picture on the page in CSS pixels, `kind` the class of the body and
-        `intro` what stands between the header and the appended content.
+        `width` is the largest width of a picture on the page in CSS pixels, `kind` the class of the body,
+        `intro` what stands between the header and the appended content, and `warning` what a reader must
+        know before anything else.
 
         Raises:
             ValueError: the width is below 1.
@@ -40,7 +42,8 @@ class Page:
         if width < 1:
             raise ValueError(f"The display width must be at least 1 pixel, not {width}.")
         self.path = path
-        self._head = _head(title, width, kind, intro)
+        warnings = (tags.p(warning, cls="warning"),) if warning else ()
+        self._head = _head(title, width, kind, (*warnings, *intro))
         path.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
             path.unlink(missing_ok=True)

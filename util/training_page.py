@@ -16,10 +16,12 @@ from util.page import Page, picture_tag, sample_tag
 class TrainingPage(Sink):
     """Keeps web/index.html and web/images/ of a training run."""
 
-    def __init__(self, folder: Path, title: str, *, width: int = 256, resume: bool = False) -> None:
+    def __init__(
+        self, folder: Path, title: str, *, width: int = 256, resume: bool = False, warning: str = ""
+    ) -> None:
         """Start the page in `folder`/web, or go on with the one that is there where `resume` is True.
 
-        `width` is the largest width of a picture on the page in CSS pixels.
+        `width` is the largest width of a picture on the page in CSS pixels. `warning` stands at its top.
 
         Raises:
             ValueError: the width is below 1.
@@ -36,6 +38,7 @@ class TrainingPage(Sink):
             width=width,
             kind="training",
             intro=(chart,),
+            warning=warning,
         )
         self.files = (self.page.path,)
 

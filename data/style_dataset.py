@@ -1,0 +1,74 @@
+"""Photos, each with a picture of a style."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from data.base_dataset import BaseDataset, Sample
+from data.image_folder import find_images, opener
+from data.transforms import Transform, drop_color
+from options.base_options import CommandOptions
+from options.test_options import TestOptions
+from util.errors import UserError
+
+
+class StyleDataset(BaseDataset):
+    """The pictures of ``dataroot/<phase>A/``, each with a style from ``dataroot/<phase>B/``, both in RGB.
+
+    The folder A counts, however many styles there are. In testing there need not be a folder B.
+
+    Args:
+        paths_A, paths_B: the files of the two folders; B may be empty.
+        random_style: draw the style at random, instead of going through B in step with A.
+        keep_grey: hand out a photo that has no colour with one channel, so that it is not taken for a ground
+            truth.
+    """
+
+    defaults: ClassVar[Mapping[str, object]] = {}
+
+    def __init__(
+        self,
+        paths_A: list[str],
+        paths_B: list[str],
+        transform: Transform,
+        *,
+        random_style: bool,
+        keep_grey: bool,
+        seed: int,
+    ):
+        super().__init__(seed)
+        self.paths_A, self.paths_B, self.transform = paths_A, paths_B, transform
+        self.random_style, self.keep_grey = random_style, keep_grey
+
+    @classmethod
+    def from_options(cls, options: CommandOptions) -> Self:
+        run, data, network = options.run, options.data, options.network
+        if data.direction != "AtoB":
+            raise UserError("--direction BtoA: --dataset_mode style has photos in A and styles in B")
+        testing = isinstance(options, TestOptions)
+        folder_A, folder_B = (Path(run.dataroot) / f"{data.phase}{side}" for side in "AB")
+        return cls(
+            find_images(folder_A)[: data.max_dataset_size],
+            [] if testing and not folder_B.is_dir() else find_images(folder_B),
+            Transform.from_options(data),
+            random_style=not data.serial_batches,
+            keep_grey=testing and network.input_nc == 1,
+            seed=run.seed,
+        )
+
+    def __len__(self) -> int:
+        return len(self.paths_A)
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        picture, path_A = self.first_good(opener(self.paths_A), index, len(self))
+        A = self.transform.apply(picture, self.transform.decide(picture.size, rng), False, path_A)
+        A = drop_color(A) if self.keep_grey else A
+        if not self.paths_B:
+            return Sample(index, A, None, path_A, path_A)
+        count = len(self.paths_B)
+        partner = int(rng.integers(count)) if self.random_style else index % count
+        picture, path_B = self.first_good(opener(self.paths_B), partner, count)
+        B = self.transform.apply(picture, self.transform.decide(picture.size, rng), False, path_B)
+        return Sample(index, A, B, path_A, path_B)

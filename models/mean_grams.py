@@ -1,0 +1,38 @@
+"""What the pictures of a set of styles have in common."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class MeanGrams:
+    """The mean of the Gram matrices seen so far, by layer.
+
+    The squared distance to it has, on average over the styles, the gradient of the squared distance to each
+    of them, without its noise.
+    """
+
+    def __init__(self, device: torch.device):
+        self.count = torch.zeros((), device=device)
+        self.means: dict[str, Tensor] = {}
+
+    def add(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take in the Gram matrices of some pictures, (N, C, C) a layer, and return the means, (1, C, C)."""
+        number = len(next(iter(grams.values())))
+        self.count = self.count + number
+        for layer, found in grams.items():
+            mean = found.mean(0, keepdim=True)
+            self.means[layer] = self.means.get(layer, mean).lerp(mean, (number / self.count).to(mean))
+        return dict(self.means)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the means and how many pictures they are of."""
+        return {"count": self.count, "means": dict(self.means)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        device = self.count.device
+        self.count = state["count"].to(device)
+        self.means = {layer: mean.to(device) for layer, mean in state["means"].items()}

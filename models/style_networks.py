@@ -1,0 +1,127 @@
+"""Generators that are told a style: by its features' moments, or by a code."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import ReflectionPad2d, norm_layer
+from models.losses import moments
+from models.networks import Generator
+from models.perceptual import Features
+
+ENCODER_NETWORK, ENCODER_LAYERS = "vgg19", ("relu1_1", "relu2_1", "relu3_1", "relu4_1")
+DEEPEST = ENCODER_LAYERS[-1]
+
+
+class AdainGenerator(Generator):
+    """Gives a photo's features the moments of a style's, and decodes them (Huang & Belongie 2017, section 5).
+
+    Args:
+        encoder: the frozen VGG19; it is part of the state_dict, so that testing needs no other file.
+        decoder: maps features of relu4_1, (N, 512, H / 8, W / 8), to pictures, see `build_decoder`.
+    """
+
+    multiple = 8
+    smallest = 16
+
+    def __init__(self, encoder: Features, decoder: nn.Module):
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+    def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """Return x in a style.
+
+        Args:
+            conditions: the means and deviations of the style's deepest features, (N, 512, 1, 1) each, and how
+                far to go to them from the photo's own, 0-d.
+        """
+        mean, deviation, alpha = conditions
+        return self.decoder(restyle(self.encoder(x, (DEEPEST,))[DEEPEST], mean, deviation, alpha))
+
+    def moments_of(self, styles: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the moments of the deepest features of pictures, (N, 3, H, W): (N, 512, 1, 1) each."""
+        return moments(self.encoder(styles, (DEEPEST,))[DEEPEST])
+
+
+def restyle(features: Tensor, mean: Tensor, deviation: Tensor, alpha: Tensor | float = 1.0) -> Tensor:
+    """Return features, (N, C, H, W), with other moments, (N, C, 1, 1) each (AdaIN: ibid., eq. 8 and 14).
+
+    With an `alpha` below 1 the moments are in between the old ones and the new ones.
+    """
+    own_mean, own_deviation = moments(features)
+    normalised = (features - own_mean) / own_deviation
+    return normalised * own_deviation.lerp(deviation, alpha) + own_mean.lerp(mean, alpha)
+
+
+def build_decoder(ngf: int) -> nn.Sequential:
+    """Return the mirror image of VGG19 up to relu4_1 (ibid., section 6.1), with `ngf` channels at its end.
+
+    There are no norms, which would take the style away again; a tanh keeps the pictures in their range.
+    """
+    return nn.Sequential(
+        *_convolution(512, ngf * 4),
+        nn.Upsample(scale_factor=2),
+        *(layer for _ in range(3) for layer in _convolution(ngf * 4, ngf * 4)),
+        *_convolution(ngf * 4, ngf * 2),
+        nn.Upsample(scale_factor=2),
+        *_convolution(ngf * 2, ngf * 2),
+        *_convolution(ngf * 2, ngf),
+        nn.Upsample(scale_factor=2),
+        *_convolution(ngf, ngf),
+        ReflectionPad2d(1),
+        nn.Conv2d(ngf, 3, 3),
+        nn.Tanh(),
+    )
+
+
+def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
+    return ReflectionPad2d(1), nn.Conv2d(before, after, 3), nn.ReLU()
+
+
+class UnifiedGenerator(Generator):
+    """One encoder and one decoder that colour a grey picture, or colour it in a style.
+
+    A style's code is the mean over its picture of what the encoder makes of it; a learned code stands for no
+    style. The decoder sees the picture's features with a code beside them at every place.
+
+    Args:
+        ngf: channels after the first of four halvings; they double three times from there.
+        norm: ``batch`` or ``none``, see `models.unified_model`.
+    """
+
+    multiple = smallest = 16
+
+    def __init__(self, ngf: int, norm: str):
+        super().__init__()
+        widths = [ngf * 2**level for level in range(4)]
+        down: list[nn.Module] = []
+        for before, after in pairwise([3, *widths[:-1]]):
+            down += [nn.Conv2d(before, after, 3, 2, 1), norm_layer(norm, after), nn.ReLU()]
+        self.encoder = nn.Sequential(*down, nn.Conv2d(widths[-2], widths[-1], 3, 2, 1))
+        up: list[nn.Module] = []
+        for before, after in pairwise([2 * widths[-1], *widths[-2::-1]]):
+            enlarge = nn.ConvTranspose2d(before, after, 3, 2, 1, output_padding=1)
+            up += [enlarge, norm_layer(norm, after), nn.ReLU()]
+        last = nn.ConvTranspose2d(ngf, 3, 3, 2, 1, output_padding=1)
+        self.decoder = nn.Sequential(*up, last, nn.Tanh())
+        self.no_style = nn.Parameter(torch.zeros(1, widths[-1], 1, 1))
+
+    def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """Return grey pictures (N, 1, H, W) in the style of a code (N, C, 1, 1)."""
+        (code,) = conditions
+        return self.decode(self.encode(x), code)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Return the features of pictures, (N, 1 or 3, H, W) to (N, C, H / 16, W / 16)."""
+        return self.encoder(pictures.expand(-1, 3, -1, -1))
+
+    def decode(self, features: Tensor, code: Tensor) -> Tensor:
+        """Return the pictures, (N, 3, H, W), of features with one code each, (N, C, 1, 1)."""
+        return self.decoder(torch.cat([features, code.expand_as(features)], 1))
+
+
+def style_code(features: Tensor) -> Tensor:
+    """Return the code of styles: their features' mean, (N, C, H, W) to (N, C, 1, 1)."""
+    return F.adaptive_avg_pool2d(features, 1)

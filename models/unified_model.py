@@ -1,0 +1,257 @@
+"""Colorization and style transfer by one generator: grey photos are coloured, with or without a style."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.backbones import Fingerprint
+from models.base_model import BaseModel, MakeOptimizer, Step, adam
+from models.losses import Objective, feature_loss, grams, total
+from models.networks import allow_only, build_discriminator, finish
+from models.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
+from models.style_networks import UnifiedGenerator, style_code
+from options.base_options import CommandOptions
+from options.option import option
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+from util.batch import Batch
+from util.color import to_L_ab
+from util.errors import UserError
+
+TASKS = {"color": ("color",), "style": ("style",), "both": ("color", "style")}
+VANILLA = Objective("vanilla")
+
+
+@dataclass(frozen=True)
+class UnifiedOptions:
+    """Flags of the unified model."""
+
+    task: str = option(
+        "both",
+        "what is learned: to colour, to colour in a style, or both at once",
+        choices=tuple(TASKS),
+        architecture=True,
+    )
+    vgg_weights: str = option(
+        "imagenet",
+        "VGG16's weights: imagenet (downloaded), a path, or random (for tests)",
+        architecture=True,
+    )
+    lambda_pixel: float = option(
+        100.0, "weight of the coloured picture's L1 distance to the photo", minimum=0, phase="train"
+    )
+    lambda_perceptual: float = option(
+        1.0, "weight of the coloured picture's distance from the photo's features", minimum=0, phase="train"
+    )
+    lambda_content: float = option(
+        1.0, "weight of the stylised picture's distance from the photo's features", minimum=0, phase="train"
+    )
+    lambda_style: float = option(
+        1.0,
+        "weight of the stylised picture's distance from the style's Gram matrices, in units of 1e5",
+        minimum=0,
+        phase="train",
+    )
+    lambda_adv: float = option(
+        1.0, "weight of the adversarial losses; 0: none, and no discriminators", minimum=0, phase="train"
+    )
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """The weights of the generator's losses."""
+
+    pixel: float = 100.0
+    perceptual: float = 1.0
+    content: float = 1.0
+    style: float = 1.0
+    adv: float = 1.0
+
+
+class UnifiedModel(BaseModel):
+    """G colours grey photos, and colours them in the style of a picture; each task has a D of its own.
+
+    Args:
+        G: takes a grey photo and a style's code.
+        D: discriminators by task; none for testing or without adversarial losses.
+        tasks: ``color``, ``style`` or both; both are learned in the same step.
+        features: VGG at the layers that the losses compare; None for testing.
+    """
+
+    Options = UnifiedOptions
+    defaults: ClassVar[Mapping[str, object]] = {
+        "dataset_mode": "style",
+        "input_nc": 1,
+        "norm": "batch",
+        "batch_size": 4,
+        "eval": True,
+        "no_dropout": True,
+        "gan_mode": "vanilla",
+        "pool_size": 0,
+    }
+
+    def __init__(
+        self,
+        G: UnifiedGenerator,
+        D: Mapping[str, torch.nn.Module],
+        *,
+        tasks: tuple[str, ...] = TASKS["both"],
+        features: Features | None = None,
+        make_optimizer: MakeOptimizer | None = None,
+        objective: Objective = VANILLA,
+        weights: LossWeights = LossWeights(),
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ):
+        super().__init__(
+            {"G": G, **{f"D_{task}": net for task, net in D.items()}}, torch.device(device), dtype, seed
+        )
+        self.G, self.D, self.tasks = G, D, tasks
+        self.watched_losses = tuple({"color": "G_pixel", "style": "G_style"}[task] for task in tasks)
+        self.objective, self.weights = objective, weights
+        self.features = features.to(self.device, dtype) if features else None
+        if self.features:
+            self.state["vgg"] = Fingerprint(self.features, "vgg_weights")
+        if make_optimizer:
+            self.optimizers = {"G": make_optimizer(G.parameters())}
+            if D:
+                self.optimizers["D"] = make_optimizer(chain(*(net.parameters() for net in D.values())))
+
+    @classmethod
+    def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
+        network, run, own = options.network, options.run, options.model
+        check_flags(options)
+        G = finish(UnifiedGenerator(network.ngf, network.norm), network, "G")
+        tasks = TASKS[own.task]
+        common: dict[str, Any] = {"tasks": tasks, "device": device, "dtype": run.dtype, "seed": run.seed}
+        if not isinstance(options, TrainOptions):
+            return cls(G, {}, **common)
+        D = {task: build_discriminator(network, 3) for task in tasks} if own.lambda_adv else {}
+        return cls(
+            G,
+            D,
+            features=load_features(own.vgg_weights),
+            make_optimizer=adam(options.optimization),
+            objective=Objective.from_options(options.optimization, network),
+            weights=LossWeights(
+                own.lambda_pixel,
+                own.lambda_perceptual,
+                own.lambda_content,
+                own.lambda_style * STYLE_SCALE,
+                own.lambda_adv,
+            ),
+            **common,
+        )
+
+    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.objective.draws(self.tasks, len(batch), generator)
+
+    def train_step(self, batch: Batch) -> Step:
+        photo, style = batch.pair()
+        grey, _ = to_L_ab(photo)
+        fakes = dict(zip(self.tasks, self.generate(grey, style), strict=True))
+        real = {"color": photo, "style": style}
+        d: dict[str, Tensor] = {}
+        g: dict[str, Tensor] = {}
+
+        # D of each task: tell photos from coloured ones, pictures of the style from stylised ones
+        if self.D:
+            for task, D in self.D.items():
+                alpha = batch.draws.get(task)
+                found = self.objective.discriminator(D, real[task], fakes[task], alpha)
+                d |= {f"D_{task}_{name}": loss for name, loss in found.items()}
+            self.minimize("D", total(d) / 2)
+            for task, D in self.D.items():
+                g[f"G_GAN_{task}"] = self.weights.adv * self.objective.generator(D(fakes[task]))
+
+        # G: colours near the photo's, contents near the photo's in the style's manner, fool both
+        self.minimize("G", total(g := g | self.similarity_losses(photo, style, fakes)))
+        named = {"fake_B_rgb": fakes.get("color"), "fake_style": fakes.get("style")}
+        visuals = {name: fake for name, fake in named.items() if fake is not None}
+        return Step(g | d, visuals={"real_A": grey, "real_B_rgb": photo, "style": style, **visuals})
+
+    def generate(self, grey: Tensor, style: Tensor) -> list[Tensor]:
+        """Return each task's pictures; photos and styles, of one size, share their batch statistics."""
+        G = self.G
+        if "style" not in self.tasks:
+            return [G.decode(G.encode(grey), G.no_style)]
+        features, style_features = G.encode(torch.cat([grey.expand(-1, 3, -1, -1), style])).chunk(2)
+        code = style_code(style_features)
+        if "color" not in self.tasks:
+            return [G.decode(features, code)]
+        codes = torch.cat([G.no_style.expand_as(code), code])
+        return list(G.decode(torch.cat([features, features]), codes).chunk(2))
+
+    def similarity_losses(
+        self, photo: Tensor, style: Tensor, fakes: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return how far the fakes are from what they should look like; VGG sees every picture once."""
+        weights, features, losses = self.weights, self.features, {}
+        assert features is not None
+        with torch.no_grad():
+            contents = features(photo, CONTENT_LAYERS)
+            styles = grams(features(style, STYLE_LAYERS)) if "style" in fakes else {}
+        if "color" in fakes:
+            losses["G_pixel"] = weights.pixel * F.l1_loss(fakes["color"], photo)
+            found = features(fakes["color"], CONTENT_LAYERS)
+            losses["G_perceptual"] = weights.perceptual * feature_loss(found, contents)
+        if "style" in fakes:
+            found = features(fakes["style"])
+            losses["G_content"] = weights.content * feature_loss(found, contents)
+            ours = grams({layer: found[layer] for layer in STYLE_LAYERS})
+            losses["G_style"] = weights.style * feature_loss(ours, styles)
+        return losses
+
+    def test_step(self, batch: Batch) -> dict[str, Tensor]:
+        grey, _ = to_L_ab(batch.A)
+        visuals = {"real_A": grey}
+        if batch.A.shape[1] == 3:
+            visuals["real_B_rgb"] = batch.A
+        if "color" in self.tasks:
+            visuals["fake_B_rgb"] = self.G(grey, self.G.no_style.expand(len(batch), -1, -1, -1))
+        if "style" in self.tasks and batch.B is not None:
+            visuals["style"] = batch.B
+            visuals["fake_style"] = self.G(grey, style_code(self.G.encode(batch.B)))
+        return visuals
+
+    def captions(self, batch: Batch) -> list[dict[str, str]]:
+        return [{"style": f"style: {Path(path).name}"} for path in batch.paths_B]
+
+
+def check_flags(options: CommandOptions) -> None:
+    """Raise a `UserError` for flags that this model does not follow, or that make no sense for it."""
+    network = options.network
+    allow_only("unified goes from grey to RGB", network, input_nc=1, output_nc=3)
+    own = {"netG": "resnet_9blocks", "upsample": "deconv", "padding": "reflect"}
+    allow_only("unified has a generator of its own", network, **own)
+    if network.attention_depths("G"):
+        raise UserError(
+            f"--attention {network.attention}: unified's generator has none; add --attention_nets D"
+        )
+    reason = "it would take away a style's code, which is the same all over a picture"
+    if network.norm == "instance":
+        raise UserError(
+            f"--norm instance: {reason}; say --norm batch with a --batch_size above 1, or --norm none"
+        )
+    if isinstance(options, TestOptions) and network.norm == "batch" and not options.results.eval:
+        raise UserError(f"--eval false: with the batch norm of a single picture {reason}")
+    if isinstance(options, TrainOptions):
+        check_training_flags(options, reason)
+
+
+def check_training_flags(options: TrainOptions, reason: str) -> None:
+    """Raise a `UserError` for flags with which this model cannot train."""
+    data, optimization = options.data, options.optimization
+    if options.network.norm == "batch" and data.batch_size == 1:
+        raise UserError(f"--batch_size 1: with batch norm {reason}; raise it, or say --norm none")
+    if "crop" not in data.preprocess:
+        raise UserError(f"--preprocess {data.preprocess}: unified trains on crops of one size")
+    if optimization.pool_size:
+        raise UserError(f"--pool_size {optimization.pool_size}: unified keeps no earlier fakes; say 0")
