@@ -7,6 +7,7 @@ import torch
 from models.base_model import BaseModel
 from models.loss_guard import LossGuard
 from options.base_options import CommandOptions
+from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.errors import UserError
 from util.registry import Registry
@@ -32,6 +33,8 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
         model.guard = LossGuard(options.optimization.on_nan)
     if "crop" in options.data.preprocess:
         model.check_crop_size(options.data.crop_size)
+    if isinstance(options, TestOptions) and options.results.tile:
+        model.set_tile(options.results.tile)
     for name, net in model.nets.items():
         if options.run.verbose:
             log.info("%s", net)

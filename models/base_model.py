@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
-from models.layers import separate_pictures
+from models.layers import SelfAttention, separate_pictures
 from models.loss_guard import LossGuard
+from models.networks import Generator
+from models.tiling import fitting_tile
 from options.base_options import CommandOptions
 from options.train_options import OptimizationOptions
 from util.batch import Batch
@@ -164,6 +166,31 @@ class BaseModel(ABC):
                     f"--crop_size {crop_size}: the generator needs sides that are multiples of {multiple};"
                     f" take --crop_size {fitting}, or another --netG"
                 )
+
+    def set_tile(self, tile: int) -> None:
+        """Let the generators translate larger pictures in tiles of this side, see `Generator`.
+
+        Raises:
+            UserError: they cannot, or need another side.
+        """
+        generators = [net for net in self.nets.values() if isinstance(net, Generator)]
+        if not generators:
+            raise UserError(
+                f"--tile {tile}: this model has no generator that works in tiles; leave --tile out"
+            )
+        for G in generators:
+            if any(isinstance(layer, SelfAttention) for layer in G.modules()):
+                raise UserError(
+                    f"--tile {tile}: the generator has self-attention (--attention), which must see the whole"
+                    " picture; leave --tile out"
+                )
+            fitting = fitting_tile(tile, G.multiple, G.smallest)
+            if fitting != tile:
+                raise UserError(
+                    f"--tile {tile}: the generator needs a multiple of {G.multiple}, at least"
+                    f" {fitting_tile(1, G.multiple, G.smallest)}; take --tile {fitting}"
+                )
+            G.tile = tile
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that training needs to go on exactly."""

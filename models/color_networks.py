@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import Dropout
+from models.layers import Dropout, InstanceNorm2d
 from models.networks import Generator
 
 HIDDEN = 256
@@ -43,6 +43,7 @@ class ColorUnet(Generator):
         self.dropout = Dropout(0.5) if dropout else nn.Identity()
         # A scale and a shift for every normalised feature map, on the way down and on the way up.
         self.styled = [*widths[1:-1], *(after for _, after in ups)]
+        self.norms = nn.ModuleList(AdaptiveInstanceNorm2d(width) for width in self.styled)
         self.mlp = nn.Sequential(
             nn.Linear(feature_size, HIDDEN),
             nn.ReLU(),
@@ -53,29 +54,37 @@ class ColorUnet(Generator):
 
     def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
         (feature,) = conditions
-        styles = iter(self.mlp(feature)[..., None, None].split([2 * width for width in self.styled], 1))
+        styles = self.mlp(feature)[..., None, None].split([2 * width for width in self.styled], 1)
+        styled = zip(self.norms, styles, strict=True)
         skips: list[Tensor] = []
         for level, convolution in enumerate(self.down):
             x = convolution(F.leaky_relu(x, 0.2) if level else x)
             if 0 < level < len(self.down) - 1:
-                x = adaptive_instance_norm(x, next(styles))
+                norm, style = next(styled)
+                x = norm(x, style)
             skips.append(x)
         skips.pop()
         for step, deconvolution in enumerate(self.up):
-            x = adaptive_instance_norm(deconvolution(F.relu(x)), next(styles))
+            norm, style = next(styled)
+            x = norm(deconvolution(F.relu(x)), style)
             x = torch.cat([skips.pop(), self.dropout(x) if step < 3 else x], 1)
         return self.out(F.relu(x)).tanh()
 
 
-def adaptive_instance_norm(x: Tensor, style: Tensor) -> Tensor:
-    """Return x with the scale and the shift of each feature map replaced (Huang & Belongie 2017, eq. 8).
+class AdaptiveInstanceNorm2d(nn.Module):
+    """Replaces the scale and the shift of each feature map (Huang & Belongie 2017, eq. 8).
 
-    Args:
-        x: (N, C, H, W).
-        style: (N, 2 C, 1, 1): how far the scales differ from 1, and the shifts.
+    Maps (N, C, H, W) and a style, (N, 2 C, 1, 1), to (N, C, H, W): the style says how far the scales differ
+    from 1, and the shifts.
     """
-    scale, shift = style.chunk(2, 1)
-    return F.instance_norm(x) * (1 + scale) + shift
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = InstanceNorm2d(channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        scale, shift = style.chunk(2, 1)
+        return self.norm(x) * (1 + scale) + shift
 
 
 class ColorDiscriminator(nn.Module):

@@ -1,6 +1,7 @@
 """The small parts that networks are made of: norms, dropout, attention, up-sampling, initial weights."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,15 +12,64 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
 
-class BatchNorm2d(nn.BatchNorm2d):
+class PictureStatistics(nn.Module):
+    """A layer that uses the mean and the variance of each picture's feature maps.
+
+    Within `statistics_from` they are those of another run of the network.
+    """
+
+    kept: deque[tuple[Tensor, Tensor]] | None = None
+    recording = False
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance of each map of x, or those kept: (N, C, H, W) to (N, C, 1, 1)."""
+        if self.kept is None or self.recording:
+            variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+            if self.kept is not None:
+                self.kept.append((mean, variance))
+            return mean, variance
+        # A layer that is called several times in a run gets them in the same order, run after run.
+        self.kept.rotate(-1)
+        return self.kept[-1]
+
+
+class InstanceNorm2d(nn.InstanceNorm2d, PictureStatistics):
+    """Instance norm without parameters that can also use the statistics of another run."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.kept is None else normalise(x, *self.moments(x), self.eps)
+
+
+class BatchNorm2d(nn.BatchNorm2d, PictureStatistics):
     """Batch norm that can also treat each picture of a training-mode batch as a batch of its own."""
 
     separate = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.separate:
-            return F.instance_norm(x, weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps)
-        return super().forward(x)
+        if not (self.training and self.separate):
+            return super().forward(x)
+        if self.kept is not None:
+            return normalise(x, *self.moments(x), self.eps, self.weight, self.bias)
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps)
+
+
+def normalise(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    eps: float,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Return x, (N, C, H, W), normalised by given statistics of each picture and channel, (N, C, 1, 1).
+
+    Args:
+        weight, bias: (C,), what channels are scaled by and shifted by then.
+    """
+    # Pictures as more channels of a single one: batch norm in evaluation needs no memory beside its result.
+    channels = x.reshape(1, -1, *x.shape[2:])
+    scale, shift = (None if each is None else each.repeat(len(x)) for each in (weight, bias))
+    return F.batch_norm(channels, mean.flatten(), variance.flatten(), scale, shift, eps=eps).view_as(x)
 
 
 class Dropout(nn.Dropout):
@@ -117,10 +167,26 @@ def separate_pictures(nets: Iterable[nn.Module], generators: list[torch.Generato
             estimate.train()
 
 
+@contextmanager
+def statistics_from(net: nn.Module, run: Callable[[], object]) -> Iterator[None]:
+    """Within it, the layers of `net` use the statistics of pictures that they had when `run` ran it."""
+    layers = [layer for layer in net.modules() if isinstance(layer, PictureStatistics)]
+    try:
+        for layer in layers:
+            layer.kept, layer.recording = deque(), True
+        run()
+        for layer in layers:
+            layer.recording = False
+        yield
+    finally:
+        for layer in layers:
+            layer.kept, layer.recording = None, False
+
+
 def norm_layer(norm: str, channels: int) -> nn.Module:
     """Return a norm: ``instance`` (no parameters, no running statistics), ``batch`` or ``none``."""
     if norm == "instance":
-        return nn.InstanceNorm2d(channels)
+        return InstanceNorm2d(channels)
     if norm == "batch":
         return BatchNorm2d(channels)
     if norm == "none":

@@ -19,8 +19,10 @@ from models.layers import (
     normalise_spectrum,
     padding_layer,
     run_layers,
+    statistics_from,
     upsampling_layer,
 )
+from models.tiling import blend_tiles, thumbnail
 from options.base_options import NetworkOptions
 from util.errors import UserError
 
@@ -85,23 +87,36 @@ class Generator(nn.Module):
     Some take conditions beside the picture, such as (N, K) colour features.
     Pictures whose sides are not multiples of `multiple`, or below `smallest`, are padded by repeating their
     right and bottom edges, and the result is cropped back.
+
+    Attributes:
+        tile: translate pictures with a longer side in overlapping tiles of this side, a `fitting_tile`, which
+            bounds the memory; each gets all the conditions.
     """
 
     multiple: int
     smallest: int
+    tile: int | None = None
     model: nn.Module
 
     def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         right, below = (max(-side % self.multiple, self.smallest - side) for side in (width, height))
+        run = self.run if self.tile is None or max(height, width) <= self.tile else self.run_in_tiles
         if not right and not below:
-            return self.run(x, *conditions)
+            return run(x, *conditions)
         padded = F.pad(x, (0, right, 0, below), mode="replicate")
-        return self.run(padded, *conditions)[..., :height, :width]
+        return run(padded, *conditions)[..., :height, :width]
 
     def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """Return the output for an input whose size fits."""
         return self.model(x)
+
+    def run_in_tiles(self, x: Tensor, *conditions: Tensor) -> Tensor:
+        """Return the output tile by tile, with the statistics of a thumbnail (Chen et al. 2022, URST)."""
+        assert self.tile is not None
+        small = thumbnail(x, self.tile, self.multiple, self.smallest)
+        with statistics_from(self, lambda: self.run(small, *conditions)):
+            return blend_tiles(lambda part: self.run(part, *conditions), x, self.tile, self.multiple)
 
 
 class UnetGenerator(Generator):

@@ -1,11 +1,14 @@
 """The flags of test.py alone."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from options.base_options import CommandOptions
 from options.option import SameAs, option
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,12 @@ class ResultOptions:
     results_dir: str = option("./results/", "where galleries are saved")
     num_test: int | None = option(None, "how many pictures to translate; the peer's default is 50", minimum=1)
     eval: bool = option(False, "no dropout, and batch norm with the statistics of training")
+    tile: int | None = option(
+        None,
+        "translate pictures with a longer side than this in overlapping tiles of this side, which bounds the"
+        " memory; for --preprocess none or scale_width",
+        minimum=1,
+    )
     aspect_ratio: float = option(
         1.0, "width / height of the saved pictures: 2 makes them twice as wide", above=0
     )
@@ -35,3 +44,14 @@ class TestOptions(CommandOptions):
     }
 
     results: ResultOptions
+
+    def __post_init__(self) -> None:
+        data, tile = self.data, self.results.tile
+        if tile and "crop" in data.preprocess and data.crop_size <= tile:
+            log.warning(
+                "--tile %d has no effect on the pictures of --crop_size %d that --preprocess %s cuts;"
+                " --preprocess none leaves them as they are",
+                tile,
+                data.crop_size,
+                data.preprocess,
+            )

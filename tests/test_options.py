@@ -106,6 +106,7 @@ OWN_TRAIN = OWN | {
     "keep_last": None,
     "init_from": "",
 }
+OWN_TEST = OWN | {"tile": None}
 
 
 def train(*argv: str) -> TrainOptions:
@@ -121,7 +122,7 @@ test.__test__ = False  # type: ignore[attr-defined]
 
 def test_flags_and_defaults_are_the_peers_and_ours() -> None:
     assert train().values() == PEER_TRAIN | OWN_TRAIN | {"dataroot": "d"}
-    assert test().values() == PEER_TEST | OWN | {"dataroot": "d"}
+    assert test().values() == PEER_TEST | OWN_TEST | {"dataroot": "d"}
 
 
 def test_options_are_frozen() -> None:
