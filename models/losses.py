@@ -14,6 +14,8 @@ from options.base_options import NetworkOptions
 from options.train_options import OptimizationOptions
 from util.errors import UserError
 
+MOMENTS_EPS = 1e-5
+
 
 def discriminator_loss(mode: str, logits: Tensor, real: bool) -> Tensor:
     """Return how wrong a discriminator is about pictures that are all real or all fake, a mean over logits.
@@ -83,7 +85,7 @@ def grams(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return each feature map's mean and standard deviation, (N, C, 1, 1) each, at least in float32."""
     x = features.to(torch.promote_types(features.dtype, torch.float32))
-    return x.mean((2, 3), keepdim=True), (x.var((2, 3), keepdim=True) + 1e-5).sqrt()
+    return x.mean((2, 3), keepdim=True), (x.var((2, 3), keepdim=True) + MOMENTS_EPS).sqrt()
 
 
 def moments_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:

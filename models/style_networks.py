@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import ReflectionPad2d, norm_layer
-from models.losses import moments
+from models.layers import PictureStatistics, ReflectionPad2d, norm_layer
+from models.losses import MOMENTS_EPS, moments
 from models.networks import Generator
 from models.perceptual import Features
 
@@ -28,7 +28,7 @@ class AdainGenerator(Generator):
 
     def __init__(self, encoder: Features, decoder: nn.Module):
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.restyle, self.decoder = encoder, Restyle(), decoder
 
     def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """Return x in a style.
@@ -38,25 +38,32 @@ class AdainGenerator(Generator):
                 far to go to them from the photo's own, 0-d.
         """
         mean, deviation, alpha = conditions
-        return self.decoder(restyle(self.encoder(x, (DEEPEST,))[DEEPEST], mean, deviation, alpha))
+        return self.decoder(self.restyle(self.encoder(x, (DEEPEST,))[DEEPEST], mean, deviation, alpha))
 
     def moments_of(self, styles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the moments of the deepest features of pictures, (N, 3, H, W): (N, 512, 1, 1) each."""
         return moments(self.encoder(styles, (DEEPEST,))[DEEPEST])
 
 
-def restyle(features: Tensor, mean: Tensor, deviation: Tensor, alpha: Tensor | float = 1.0) -> Tensor:
-    """Return features, (N, C, H, W), with other moments, (N, C, 1, 1) each (AdaIN: ibid., eq. 8 and 14).
+class Restyle(PictureStatistics):
+    """Gives features other moments (AdaIN: Huang & Belongie 2017, eq. 8 and 14)."""
 
-    With an `alpha` below 1 the moments are in between the old ones and the new ones.
-    """
-    own_mean, own_deviation = moments(features)
-    normalised = (features - own_mean) / own_deviation
-    return normalised * own_deviation.lerp(deviation, alpha) + own_mean.lerp(mean, alpha)
+    def forward(
+        self, features: Tensor, mean: Tensor, deviation: Tensor, alpha: Tensor | float = 1.0
+    ) -> Tensor:
+        """Return features, (N, C, H, W), with these moments, (N, C, 1, 1) each.
+
+        With an `alpha` below 1 they lie between the features' own and these.
+        """
+        count = features[0, 0].numel()
+        own_mean, variance = self.moments(features)
+        own_deviation = (variance * (count / (count - 1)) + MOMENTS_EPS).sqrt()  # as in `moments`
+        normalised = (features - own_mean) / own_deviation
+        return normalised * own_deviation.lerp(deviation, alpha) + own_mean.lerp(mean, alpha)
 
 
 def build_decoder(ngf: int) -> nn.Sequential:
-    """Return the mirror image of VGG19 up to relu4_1 (ibid., section 6.1), with `ngf` channels at its end.
+    """Return the mirror image of VGG19 up to relu4_1, with `ngf` channels at its end (ibid., section 5).
 
     There are no norms, which would take the style away again; a tanh keeps the pictures in their range.
     """

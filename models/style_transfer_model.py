@@ -24,7 +24,6 @@ from models.style_networks import (
     ENCODER_NETWORK,
     AdainGenerator,
     build_decoder,
-    restyle,
 )
 from options.base_options import CommandOptions
 from options.option import option
@@ -201,7 +200,7 @@ class StyleTransferModel(BaseModel):
             wanted = self.features(content, (DEEPEST,) if adain else CONTENT_LAYERS)
         if adain:
             assert isinstance(G, AdainGenerator)
-            wanted = {DEEPEST: restyle(wanted[DEEPEST], *moments(styles[DEEPEST]))}
+            wanted = {DEEPEST: G.restyle(wanted[DEEPEST], *moments(styles[DEEPEST]))}
             fake = G.decoder(wanted[DEEPEST])
         else:
             fake = G(with_noise(content, batch.draws["z"]))

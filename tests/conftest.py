@@ -28,7 +28,7 @@ needs_odd = pytest.mark.skipif(not ODD.exists(), reason="no odd picture files at
 NEEDED_FLAGS = {
     "memory_colorization": ["--resnet_weights", "random"],
     "style_transfer": ["--vgg_weights", "random", "--style_mode", "set"],
-    "unified": ["--vgg_weights", "random"],
+    "unified": ["--vgg_weights", "random", "--netG", "resnet_9blocks"],
 }
 """What a model cannot do without where there is no network."""
 

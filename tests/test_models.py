@@ -34,9 +34,7 @@ TRAINED = [name for name in MODELS.names() if MODELS.get(name).trains]
 
 def arguments(name: str, data: dict[str, Path], *flags: str) -> list[str]:
     mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
-    networks = ["--netG=resnet_9blocks"] if name == "unified" else []
-    needed = NEEDED_FLAGS.get(name, [])
-    return ["--dataroot", str(data[mode]), "--model", name, *SMALL, *networks, *needed, *flags]
+    return ["--dataroot", str(data[mode]), "--model", name, *SMALL, *NEEDED_FLAGS.get(name, []), *flags]
 
 
 def model_and_batches(name: str, data: dict[str, Path], *flags: str) -> tuple[BaseModel, list[Batch]]:

@@ -9,8 +9,9 @@ from torch.autograd import gradcheck
 
 from models.losses import feature_loss, gram, grams, moments, moments_loss, total_variation
 from models.mean_grams import MeanGrams
-from models.style_networks import restyle
+from models.style_networks import Restyle
 
+restyle = Restyle()
 RNG = np.random.default_rng(0)
 X, Y = (RNG.normal(size=(2, 3, 4, 5)) for _ in range(2))
 
