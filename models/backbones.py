@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -82,6 +83,20 @@ class Fingerprint(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
+def check_hash(path: Path, flag: str) -> None:
+    """Raise a `UserError` unless a file's SHA-256 begins as its name says, if it says so: vgg16-397923af.pth."""
+    promised = re.fullmatch(r".*-([0-9a-f]{8})", path.stem)
+    if promised is None:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(promised[1]):
+        raise UserError(
+            f"--{flag} {path}: by its name its SHA-256 begins with {promised[1]}, but it begins with"
+            f" {digest[:8]}: the file is damaged or another one; fetch it again, or rename it if you trust it"
+        )
+
+
 def untrained_backbones(options: CommandOptions) -> str:
     """Return what a page has to say of backbones without training, or nothing."""
     flags = [
@@ -124,6 +139,7 @@ def _load(name: str, source: str, flag: str, part: str | None = None) -> Any:
         raise UserError(
             f"--{flag} {source}: there is no such file; give imagenet, random, or the path of {weights.url}"
         )
+    check_hash(Path(source), flag)
     found = read_weights(Path(source))
     if part is None:
         load_into(net, found, f"--{flag} {source}")

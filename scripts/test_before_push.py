@@ -31,6 +31,11 @@ COMMANDS = (
     f"train.py --dataroot photos --name memory --model memory_colorization --netG unet_64 {TRAIN}"
     " --resnet_weights random",
     "test.py --dataroot photos --name memory --model memory_colorization --top_memory 3 --crop_size 64",
+    f"train.py --dataroot unpaired --name style --model style_transfer --style_mode set {TRAIN}"
+    " --vgg_weights random",
+    "test.py --dataroot unpaired --name style --model style_transfer --num_test 2 --crop_size 64",
+    f"train.py --dataroot unpaired --name unified --model unified {TRAIN} --vgg_weights random",
+    "test.py --dataroot unpaired --name unified --model unified --num_test 2 --crop_size 64",
     f"train.py --dataroot pairs --name template --model template {TRAIN}",
     f"train.py --dataroot pairs --name template --model template {TRAIN} --continue_train --n_epochs 2",
     "test.py --dataroot pairs --name template --model template --num_test 2 --crop_size 64",

@@ -1,5 +1,6 @@
 """Colorization with and without a memory: losses, what is shown, whose colours are used."""
 
+import hashlib
 from pathlib import Path
 from urllib.error import URLError
 
@@ -273,6 +274,16 @@ def test_backbones_from_files(tmp_path: Path) -> None:
         assert torch.equal(load_vgg("vgg16", str(path))(picture), vgg.features(picture))
     with pytest.raises(UserError, match=r"--resnet_weights .*another architecture"):
         load_resnet18(str(path))
+
+
+def test_the_hash_in_a_files_name_is_checked(tmp_path: Path) -> None:
+    torch.save(load_vgg("vgg16", "random").state_dict(), tmp_path / "features.pth")
+    digest = hashlib.sha256((tmp_path / "features.pth").read_bytes()).hexdigest()
+    named = (tmp_path / "features.pth").rename(tmp_path / f"vgg16-{digest[:8]}.pth")
+    load_vgg("vgg16", str(named))
+    wrong = named.rename(tmp_path / "vgg16-00000000.pth")
+    with pytest.raises(UserError, match=f"begins with 00000000, but it begins with {digest[:8]}"):
+        load_vgg("vgg16", str(wrong))
 
 
 def test_a_checkpoint_knows_its_backbone(pairs: Path, tmp_path: Path) -> None:
