@@ -84,7 +84,7 @@ class Fingerprint(nn.Module):
 
 
 def check_hash(path: Path, flag: str) -> None:
-    """Raise a `UserError` unless a file's SHA-256 begins as its name says, if it says so: vgg16-397923af.pth."""
+    """Raise a `UserError` if a file is named by a SHA-256 that it does not have: vgg16-397923af.pth."""
     promised = re.fullmatch(r".*-([0-9a-f]{8})", path.stem)
     if promised is None:
         return
