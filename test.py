@@ -15,10 +15,11 @@ from tqdm import tqdm
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.backbones import untrained_backbones
+from models.ema import EMA_SUFFIX
 from options.parse import parse, save
 from options.test_options import TestOptions
 from util.device import select_device, use_deterministic_algorithms
-from util.errors import run_command
+from util.errors import UserError, run_command
 from util.gallery import Gallery
 from util.image_io import to_uint8
 from util.loggers import Visuals
@@ -38,7 +39,11 @@ def main(argv: list[str]) -> int:
     loader = create_loader(options, device)
     model = create_model(options, device)
     for name, net in model.nets.items():
-        load_weights(net, weights_path(options.run_folder, options.run.tag, name))
+        averaged = options.results.ema and name.startswith("G")
+        file = weights_path(options.run_folder, options.run.tag, name + EMA_SUFFIX * averaged)
+        if averaged and not file.exists():
+            raise UserError(f"--ema: there is no {file}; averages are kept where train.py has --ema_decay")
+        load_weights(net, file)
     if options.results.eval:
         model.eval()
     save(options)

@@ -75,7 +75,8 @@ class Run:
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Make one training step and return its losses, still on the device."""
         model, progress = self.model, self.progress
-        losses, _ = model.step(batch.to(model.device, model.dtype))
+        watching = progress.will_cross(self.options.logging.print_freq, len(batch))
+        losses, _ = model.step(batch.to(model.device, model.dtype), watching)
         self.recent[model.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
         progress.advance(len(batch))
         if self.learning_rate.watches:
@@ -86,6 +87,9 @@ class Run:
         """Hand the losses of a step to the logger and return their values; this waits for the device."""
         progress = self.progress
         values = {name: value.item() for name, value in losses.items()}
+        health = {name: value.item() for name, value in self.model.health.values().items()}
+        for warning in self.model.health.warnings(health):
+            log.warning("%s", warning)
         computed, waited = watch.per_picture(progress.pictures)
         record = LossRecord(
             epoch=progress.epoch,
@@ -95,7 +99,7 @@ class Run:
             time=computed,
             data=waited,
             learning_rate=self.options.optimization.lr * self.learning_rate.factor(progress.epoch),
-            losses=values,
+            losses=values | health,
         )
         self.logger.log_losses(record)
         return values
@@ -138,7 +142,7 @@ class Run:
             "logs": self.logger.lengths(),
             "options": self.options.values(),
         }
-        save_checkpoint(self.options.run_folder, list(tags), state, self.model.nets)
+        save_checkpoint(self.options.run_folder, list(tags), state, self.model.exports())
 
     def is_due(self) -> bool:
         """Return whether the clock asks for a save."""

@@ -5,7 +5,6 @@ import logging
 import torch
 
 from models.base_model import BaseModel
-from models.loss_guard import LossGuard
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -30,7 +29,7 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
     torch.manual_seed(seed_for("initial weights", options.run.seed))
     model = chosen.from_options(options, device)
     if isinstance(options, TrainOptions):
-        model.guard = LossGuard(options.optimization.on_nan)
+        model.prepare_training(options)
     if "crop" in options.data.preprocess:
         model.check_crop_size(options.data.crop_size)
     if isinstance(options, TestOptions) and options.results.tile:

@@ -11,19 +11,22 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, Optimizer
 
+from models.ema import EMA_SUFFIX, Ema
+from models.health import Health
 from models.layers import SelfAttention, separate_pictures
 from models.loss_guard import LossGuard
 from models.networks import Generator
+from models.objective import Objective
 from models.tiling import fitting_tile
 from options.base_options import CommandOptions
-from options.train_options import OptimizationOptions
+from options.train_options import OptimizationOptions, TrainOptions
 from util.batch import Batch
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
 from util.weights import load_into
 
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
-"""Makes an optimizer whose step honours ``found_inf``, as torch's fused ones do."""
+MakeOptimizer = Callable[[str, Iterable[nn.Parameter]], Optimizer]
+"""Makes the optimizer of a name; its step honours ``found_inf``, as those of torch's fused ones do."""
 
 
 class Step(NamedTuple):
@@ -60,6 +63,10 @@ class BaseModel(ABC):
         optimizers: what `minimize` updates; "G" may update the nets G_A and G_B.
         state: what else a resumed run needs, such as an image pool.
         guard: what keeps losses that are not finite out of the weights.
+        objective, health: how discriminators and generators are judged, and whether they are well.
+        n_critic: generators are updated in every so manieth step only.
+        clip_grad: the largest norm of an update's gradient.
+        ema: averages of the generators.
         iteration: training steps made so far.
     """
 
@@ -69,12 +76,25 @@ class BaseModel(ABC):
     """The losses whose sum ``--lr_policy plateau`` watches."""
     trains: ClassVar[bool] = True
 
-    def __init__(self, nets: dict[str, nn.Module], device: torch.device, dtype: torch.dtype, seed: int):
+    def __init__(
+        self,
+        nets: dict[str, nn.Module],
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int,
+        objective: Objective | None = None,
+    ):
         self.nets = {name: net.to(device, dtype) for name, net in nets.items()}
         self.optimizers: dict[str, Optimizer] = {}
-        self.state: dict[str, Stateful] = {}
+        self.objective = objective or Objective("vanilla")
+        self.health = Health()
+        self.objective.health = self.health
+        self.state: dict[str, Stateful] = {"health": self.health}
         self.device, self.dtype, self.seed = device, dtype, seed
         self.guard = LossGuard()
+        self.n_critic = 1
+        self.clip_grad: float | None = None
+        self.ema: Ema | None = None
         self.iteration = 0
 
     @classmethod
@@ -94,10 +114,25 @@ class BaseModel(ABC):
         """Return the random decisions that `train_step` finds in ``batch.draws``, on the CPU."""
         return {}
 
-    def step(self, batch: Batch) -> Step:
-        """Make one training step on a batch that is on the model's device."""
+    def prepare_training(self, options: TrainOptions) -> None:
+        """Follow the flags that mean the same for every model."""
+        optimization = options.optimization
+        self.guard = LossGuard(optimization.on_nan)
+        self.n_critic, self.clip_grad = options.adversarial.n_critic, optimization.clip_grad
+        if optimization.ema_decay:
+            generators = {name: net for name, net in self.nets.items() if name.startswith("G")}
+            self.ema = self.state["ema"] = Ema(generators, optimization.ema_decay)
+
+    def exports(self) -> dict[str, nn.Module]:
+        """Return the networks whose weights are exported, by name."""
+        averages = self.ema.nets if self.ema else {}
+        return self.nets | {f"{name}{EMA_SUFFIX}": net for name, net in averages.items()}
+
+    def step(self, batch: Batch, watching: bool = False) -> Step:
+        """Make one training step on a batch that is on the model's device; `health` looks if `watching`."""
         self._check_size(batch)
         self.iteration += 1
+        self.health.start_step(watching)
         # Dropout draws from torch's own generator: seeded here, a step is the same whatever came before it.
         torch.manual_seed(seed_for("dropout", self.seed, self.iteration))
         draws = self.draws(batch, torch_rng("draws", self.seed, self.iteration))
@@ -109,6 +144,8 @@ class BaseModel(ABC):
         bad = self.guard.end_step(self.iteration, losses)
         for buffer, earlier in zip(statistics, before, strict=True):
             buffer.copy_(torch.where(bad, earlier, buffer))
+        if self.ema and self.updates("G"):
+            self.ema.update(self.nets)
         return Step(_detached(losses), _detached(visuals))
 
     @torch.no_grad()
@@ -125,12 +162,21 @@ class BaseModel(ABC):
         """Return what a gallery says under the pictures of each sample, by label, beyond the label."""
         return [{} for _ in range(len(batch))]
 
+    def updates(self, name: str) -> bool:
+        """Return whether this step updates what optimizer `name` is for."""
+        return name != "G" or self.iteration % self.n_critic == 0
+
     def minimize(self, name: str, loss: Tensor) -> None:
         """Make one step of optimizer `name` on `loss`, if it is finite; no other network gets gradients."""
+        if not self.updates(name):
+            return
         optimizer = self.optimizers[name]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         optimizer.zero_grad()
         loss.backward(inputs=parameters)
+        self.health.see_gradients(name, parameters)
+        if self.clip_grad:
+            nn.utils.clip_grad_norm_(parameters, self.clip_grad)
         # torch's fused optimizers leave everything as it is where this is 1, without asking the host.
         optimizer.found_inf = self.guard.blocks(name, loss, parameters)  # type: ignore[attr-defined]
         optimizer.step()
@@ -233,9 +279,10 @@ class BaseModel(ABC):
 def adam(options: OptimizationOptions) -> MakeOptimizer:
     """Return how to make the Adam optimizer that the options describe."""
 
-    def make_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
-        group = {"params": list(parameters), "initial_lr": options.lr}
-        return Adam([group], lr=options.lr, betas=(options.beta1, 0.999), fused=True)
+    def make_optimizer(name: str, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        lr = {"G": options.lr_G, "D": options.lr_D}.get(name) or options.lr
+        group = {"params": list(parameters), "initial_lr": lr}
+        return Adam([group], lr=lr, betas=(options.beta1, 0.999), fused=True)
 
     return make_optimizer
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from models.backbones import Fingerprint, load_vgg
 from models.base_model import MakeOptimizer, Step, adam
-from models.losses import Objective, feature_loss, total
+from models.losses import feature_loss, total
 from models.networks import build_discriminator, build_generator
+from models.objective import Objective
 from models.perceptual import Features
 from models.pix2pix_model import VANILLA, Pix2PixModel, Pix2PixOptions
 from models.rebalancing import ColourFrequencies
@@ -96,7 +97,7 @@ class ColorizationModel(Pix2PixModel):
         if not isinstance(options, TrainOptions):
             return cls(G, device=device, dtype=run.dtype, seed=run.seed)
         optimization = options.optimization
-        if pool_size := optimization.pool_size:
+        if pool_size := options.adversarial.pool_size:
             raise UserError(
                 f"--pool_size {pool_size}: colorization keeps no earlier fakes; use --pool_size 0"
             )
@@ -109,7 +110,7 @@ class ColorizationModel(Pix2PixModel):
             G,
             build_discriminator(network, channels) if own.lambda_GAN else None,
             make_optimizer=adam(optimization),
-            objective=Objective.from_options(optimization, network),
+            objective=Objective.from_options(options.adversarial, network),
             lambda_GAN=own.lambda_GAN,
             lambda_L1=own.lambda_L1,
             lambda_perceptual=own.lambda_perceptual,
@@ -129,9 +130,9 @@ class ColorizationModel(Pix2PixModel):
         # D: tell photos from coloured ones, given their lightness
         if D is not None:
             real_pair, fake_pair = torch.cat([L, ab], 1), torch.cat([L, fake], 1)
-            d = self.objective.discriminator(D, real_pair, fake_pair, batch.draws.get("alpha"))
+            d = self.objective.discriminator(D, real_pair, fake_pair, batch.draws)
             self.minimize("D", total(d) / 2)
-            g["G_GAN"] = self.lambda_GAN * self.objective.generator(D(fake_pair))
+            g["G_GAN"] = self.lambda_GAN * self.objective.generator(D, fake_pair, batch.draws)
 
         # G: fool D, stay near the photo's colours and, if asked for, its features
         weights = self.frequencies.weights(ab) if self.frequencies else 1

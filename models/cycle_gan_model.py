@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from models.base_model import BaseModel, MakeOptimizer, Step, adam
 from models.image_pool import ImagePool
 from models.layers import apply_to_both
-from models.losses import Objective, total
+from models.losses import total
 from models.networks import build_discriminator, build_generator
+from models.objective import Objective
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
@@ -72,17 +73,16 @@ class CycleGANModel(BaseModel):
     ):
         nets = {"G_A": G_A, "G_B": G_B, "D_A": D_A, "D_B": D_B}
         present = {name: net for name, net in nets.items() if net is not None}
-        super().__init__(present, torch.device(device), dtype, seed)
-        self.objective, self.lambda_A, self.lambda_B = objective, lambda_A, lambda_B
-        self.lambda_identity = lambda_identity
+        super().__init__(present, torch.device(device), dtype, seed, objective)
+        self.lambda_A, self.lambda_B, self.lambda_identity = lambda_A, lambda_B, lambda_identity
         self.fake_A_pool = ImagePool(pool_size, batch_size)
         self.fake_B_pool = ImagePool(pool_size, batch_size)
         if D_A and D_B and make_optimizer:
             self.optimizers = {
-                "G": make_optimizer(chain(G_A.parameters(), G_B.parameters())),
-                "D": make_optimizer(chain(D_A.parameters(), D_B.parameters())),
+                "G": make_optimizer("G", chain(G_A.parameters(), G_B.parameters())),
+                "D": make_optimizer("D", chain(D_A.parameters(), D_B.parameters())),
             }
-            self.state = {"fake_A_pool": self.fake_A_pool, "fake_B_pool": self.fake_B_pool}
+            self.state |= {"fake_A_pool": self.fake_A_pool, "fake_B_pool": self.fake_B_pool}
 
     @classmethod
     def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
@@ -105,11 +105,11 @@ class CycleGANModel(BaseModel):
             build_discriminator(network, network.output_nc),
             build_discriminator(network, network.input_nc),
             make_optimizer=adam(optimization),
-            objective=Objective.from_options(optimization, network),
+            objective=Objective.from_options(options.adversarial, network),
             lambda_A=own.lambda_A,
             lambda_B=own.lambda_B,
             lambda_identity=own.lambda_identity,
-            pool_size=optimization.pool_size,
+            pool_size=options.adversarial.pool_size,
             batch_size=options.data.batch_size,
             device=device,
             dtype=run.dtype,
@@ -120,23 +120,26 @@ class CycleGANModel(BaseModel):
         return {
             "pool_B": self.fake_B_pool.draw(len(batch), generator),
             "pool_A": self.fake_A_pool.draw(len(batch), generator),
-            **self.objective.draws(("alpha_B", "alpha_A"), len(batch), generator),
+            **self.objective.draws(("D_A", "D_B"), len(batch), generator, self.iteration),
         }
 
     def train_step(self, batch: Batch) -> Step:
         real_A, real_B = batch.pair()
         visuals = self.translations(real_A, real_B, identity=self.lambda_identity > 0)
 
+        self.health.see_translation("G_A", real_A, visuals["fake_B"])
+        self.health.see_translation("G_B", real_B, visuals["fake_A"])
+
         # Both generators: fool the discriminators, close the cycles, leave pictures of the target alone
-        g = self.generator_losses(visuals)
+        g = self.generator_losses(visuals, batch.draws)
         self.minimize("G", total(g))
 
         # Both discriminators: tell real pictures from fakes, earlier ones among them
         draws, D_A, D_B = batch.draws, self.nets["D_A"], self.nets["D_B"]
         fake_B = self.fake_B_pool.query(visuals["fake_B"], draws["pool_B"])
         fake_A = self.fake_A_pool.query(visuals["fake_A"], draws["pool_A"])
-        d_A = self.objective.discriminator(D_A, real_B, fake_B, draws.get("alpha_B"))
-        d_B = self.objective.discriminator(D_B, real_A, fake_A, draws.get("alpha_A"))
+        d_A = self.objective.discriminator(D_A, real_B, fake_B, draws, name="D_A")
+        d_B = self.objective.discriminator(D_B, real_A, fake_A, draws, name="D_B")
         d = {name: total(of) / 2 for name, of in (("D_A", d_A), ("D_B", d_B))}
         self.minimize("D", d["D_A"] + d["D_B"])
         return Step(losses={**g, **d}, visuals=visuals)
@@ -153,10 +156,12 @@ class CycleGANModel(BaseModel):
         A["rec_A"], B["rec_B"] = G_B(A["fake_B"]), G_A(B["fake_A"])
         return {**A, **B}
 
-    def generator_losses(self, visuals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        v, losses = visuals, {}
-        losses["G_A"] = self.objective.generator(self.nets["D_A"](v["fake_B"]))
-        losses["G_B"] = self.objective.generator(self.nets["D_B"](v["fake_A"]))
+    def generator_losses(
+        self, visuals: Mapping[str, Tensor], draws: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        v, losses, nets = visuals, {}, self.nets
+        losses["G_A"] = self.objective.generator(nets["D_A"], v["fake_B"], draws, name="D_A")
+        losses["G_B"] = self.objective.generator(nets["D_B"], v["fake_A"], draws, name="D_B")
         losses["cycle_A"] = self.lambda_A * F.l1_loss(v["rec_A"], v["real_A"])
         losses["cycle_B"] = self.lambda_B * F.l1_loss(v["rec_B"], v["real_B"])
         if self.lambda_identity:

@@ -1,34 +1,31 @@
-"""Losses as pure functions: of logits, for GAN training and chosen by flags, and of features of pictures."""
+"""Losses as pure functions: of a discriminator's logits, of its gradients, and of features of pictures."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from models.layers import apply_to_both
-from options.base_options import NetworkOptions
-from options.train_options import OptimizationOptions
-from util.errors import UserError
 
 MOMENTS_EPS = 1e-5
 
 
-def discriminator_loss(mode: str, logits: Tensor, real: bool) -> Tensor:
+def discriminator_loss(mode: str, logits: Tensor, real: bool, smoothing: float = 0.0) -> Tensor:
     """Return how wrong a discriminator is about pictures that are all real or all fake, a mean over logits.
 
     Args:
         mode: ``vanilla`` (Goodfellow et al. 2014, cross-entropy), ``lsgan`` (Mao et al. 2017, eq. 9 without
             its factor, targets 1 and 0), ``hinge`` (Lim & Ye 2017) or ``wgangp`` (Gulrajani et al. 2017, the
             critic of eq. 3).
+        smoothing: how far real pictures' target is below 1 (Salimans et al. 2016, section 3.4); ``vanilla``
+            and ``lsgan`` alone have targets.
     """
+    if mode == "vanilla" and real and smoothing:
+        return ((1 - smoothing) * F.softplus(-logits) + smoothing * F.softplus(logits)).mean()
     if mode == "vanilla":
         return F.softplus(-logits if real else logits).mean()
     if mode == "lsgan":
-        return ((logits - 1) ** 2 if real else logits**2).mean()
+        return ((logits - (1 - smoothing)) ** 2 if real else logits**2).mean()
     if mode == "hinge":
         return F.relu(1 - logits if real else 1 + logits).mean()
     if mode == "wgangp":
@@ -49,12 +46,26 @@ def gradient_penalty(net: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
         real, fake: (N, C, H, W).
         alpha: (N, 1, 1, 1) in [0, 1].
     """
-    x = (alpha * real + (1 - alpha) * fake).detach().requires_grad_()
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of self-attention cannot be differentiated twice
-        logits = net(x)
-    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
-    norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+    norm = (squared_gradients(net, alpha * real + (1 - alpha) * fake) + 1e-12).sqrt()
     return (norm - 1).square().mean()
+
+
+def r1_penalty(net: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Return E[‖∇D(x)‖₂²] / 2 at real pictures, (N, C, H, W) (Mescheder et al. 2018, eq. 9, unweighted).
+
+    Args:
+        net: see `gradient_penalty`.
+    """
+    return squared_gradients(net, real).mean() / 2
+
+
+def squared_gradients(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the squared length of each picture's gradient of `net`, (N,), computed at least in float32."""
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
+    # The fused kernels of self-attention cannot be differentiated twice.
+    with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    return gradient.flatten(1).square().sum(1)
 
 
 def total(losses: Mapping[str, Tensor]) -> Tensor:
@@ -100,57 +111,3 @@ def total_variation(pictures: Tensor) -> Tensor:
     """Return half the sum of squared differences between neighbours, divided by N·C·H·W."""
     down, right = pictures.diff(dim=2).pow(2).sum(), pictures.diff(dim=3).pow(2).sum()
     return (down + right) / 2 / pictures.numel()
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What ``--gan_mode`` names, with its gradient penalty weighted by `lambda_gp`."""
-
-    mode: str
-    lambda_gp: float = 0.0
-
-    @classmethod
-    def from_options(cls, options: OptimizationOptions, network: NetworkOptions) -> Self:
-        lambda_gp = options.lambda_gp if options.gan_mode == "wgangp" else 0.0
-        if lambda_gp and network.norm == "batch":
-            raise UserError(
-                "--gan_mode wgangp: the gradient penalty needs a discriminator that judges each picture by"
-                " itself, which batch norm prevents; use --norm instance, or --lambda_gp 0 for no penalty"
-            )
-        return cls(options.gan_mode, lambda_gp)
-
-    def draws(self, names: Sequence[str], count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return where between real and fake `count` pictures' penalties are taken, (count, 1, 1, 1)."""
-        if not self.lambda_gp:
-            return {}
-        return {name: torch.rand(count, 1, 1, 1, generator=generator, dtype=torch.float64) for name in names}
-
-    def generator(self, fake_logits: Tensor) -> Tensor:
-        """Return the generator's loss for the logits of its fakes."""
-        return generator_loss(self.mode, fake_logits)
-
-    def discriminator(
-        self, D: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor | None, *conditions: Tensor
-    ) -> dict[str, Tensor]:
-        """Return the discriminator's losses by name: ``real``, ``fake`` and, if there is a penalty, ``gp``.
-
-        Args:
-            real, fake: (N, C, H, W); no gradient flows to what made the fakes.
-            alpha: one of `draws`, on their device; None if there is no penalty.
-            conditions: what D is given beside the pictures, (N, ...) each.
-        """
-        fake = fake.detach()
-        if conditions:
-            twice = (torch.cat([condition, condition]) for condition in conditions)
-            fake_logits, real_logits = D(torch.cat([fake, real]), *twice).chunk(2)
-        else:
-            fake_logits, real_logits = apply_to_both(D, fake, real)
-        losses = {
-            "real": discriminator_loss(self.mode, real_logits, real=True),
-            "fake": discriminator_loss(self.mode, fake_logits, real=False),
-        }
-        if alpha is not None:
-            losses["gp"] = self.lambda_gp * gradient_penalty(
-                lambda x: D(x, *conditions), real, fake, alpha.to(real.dtype)
-            )
-        return losses

@@ -22,8 +22,9 @@ from models.color_memory import (
     encode_names,
 )
 from models.color_networks import ColorDiscriminator, ColorUnet
-from models.losses import Objective, total
+from models.losses import total
 from models.networks import allow_only, finish
+from models.objective import Objective
 from options.base_options import CommandOptions, NetworkOptions
 from options.option import option
 from options.train_options import TrainOptions
@@ -129,14 +130,16 @@ class MemoryColorizationModel(BaseModel):
         seed: int = 0,
     ):
         nets = {"G": G, "M": M} if D is None else {"G": G, "D": D, "M": M}
-        super().__init__(nets, torch.device(device), dtype, seed)
+        super().__init__(nets, torch.device(device), dtype, seed, objective)
         self.memory, self.backbone = M, backbone.to(self.device, dtype)
-        self.objective, self.margin = objective, margin
+        self.margin = margin
         self.color_feature = {"dist": color_distribution, "palette": color_palette}[color_feature]
         self.lambda_GAN, self.lambda_L1 = lambda_GAN, lambda_L1
         self.top_memory, self.color_from, self.given = top_memory, color_from, given
         if make_optimizer:
-            self.optimizers = {name: make_optimizer(net.parameters()) for name, net in self.nets.items()}
+            self.optimizers = {
+                name: make_optimizer(name, net.parameters()) for name, net in self.nets.items()
+            }
 
     @classmethod
     def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
@@ -168,7 +171,7 @@ class MemoryColorizationModel(BaseModel):
             backbone,
             finish(D, network, "D") if D else None,
             make_optimizer=adam(options.optimization),
-            objective=Objective.from_options(options.optimization, network),
+            objective=Objective.from_options(options.adversarial, network),
             margin=own.memory_margin,
             lambda_GAN=own.lambda_GAN,
             lambda_L1=own.lambda_L1,
@@ -180,7 +183,7 @@ class MemoryColorizationModel(BaseModel):
         return {
             "age_noise": (2 * noise - 1) * AGE_NOISE,
             "names": encode_names([Path(path).name for path in batch.paths_A]),
-            **self.objective.draws(("alpha",), len(batch), generator),
+            **self.objective.draws(("D",), len(batch), generator, self.iteration),
         }
 
     def train_step(self, batch: Batch) -> Step:
@@ -201,9 +204,9 @@ class MemoryColorizationModel(BaseModel):
         # D: tell photos from coloured ones, given their lightness and their colours
         if D is not None:
             real_pair, fake_pair = torch.cat([L, ab], 1), torch.cat([L, fake], 1)
-            d = self.objective.discriminator(D, real_pair, fake_pair, draws.get("alpha"), colors)
+            d = self.objective.discriminator(D, real_pair, fake_pair, draws, colors)
             self.minimize("D", total(d) / 2)
-            g["G_GAN"] = self.lambda_GAN * self.objective.generator(D(fake_pair, colors))
+            g["G_GAN"] = self.lambda_GAN * self.objective.generator(D, fake_pair, draws, colors)
 
         # G: fool D, stay near the photo's ab
         g["G_L1"] = self.lambda_L1 * F.smooth_l1_loss(fake, ab)
@@ -267,7 +270,7 @@ def check_network_flags(options: CommandOptions) -> None:
     network: NetworkOptions = options.network
     if not network.netG.startswith("unet_"):
         raise UserError(f"--netG {network.netG}: memory_colorization has U-Nets alone, such as unet_128")
-    if isinstance(options, TrainOptions) and options.optimization.pool_size:
+    if isinstance(options, TrainOptions) and options.adversarial.pool_size:
         raise UserError("--pool_size: memory_colorization keeps no earlier fakes; use --pool_size 0")
     reason = "memory_colorization has networks of its own"
     allow_only(reason, network, norm="instance", attention="none", upsample="deconv", netD="basic")

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.base_model import BaseModel, MakeOptimizer, Step, adam
-from models.losses import Objective, total
+from models.losses import total
 from models.networks import build_discriminator, build_generator
+from models.objective import Objective
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
@@ -60,10 +61,13 @@ class Pix2PixModel(BaseModel):
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ):
-        super().__init__({"G": G} if D is None else {"G": G, "D": D}, torch.device(device), dtype, seed)
-        self.objective, self.lambda_L1 = objective, lambda_L1
+        nets = {"G": G} if D is None else {"G": G, "D": D}
+        super().__init__(nets, torch.device(device), dtype, seed, objective)
+        self.lambda_L1 = lambda_L1
         if make_optimizer:
-            self.optimizers = {name: make_optimizer(net.parameters()) for name, net in self.nets.items()}
+            self.optimizers = {
+                name: make_optimizer(name, net.parameters()) for name, net in self.nets.items()
+            }
 
     @classmethod
     def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
@@ -71,13 +75,13 @@ class Pix2PixModel(BaseModel):
         G = build_generator(network, network.input_nc, network.output_nc)
         if not isinstance(options, TrainOptions):
             return cls(G, device=device, dtype=run.dtype, seed=run.seed)
-        if pool_size := options.optimization.pool_size:
+        if pool_size := options.adversarial.pool_size:
             raise UserError(f"--pool_size {pool_size}: pix2pix keeps no earlier fakes; use --pool_size 0")
         return cls(
             G,
             build_discriminator(network, network.input_nc + network.output_nc),
             make_optimizer=adam(options.optimization),
-            objective=Objective.from_options(options.optimization, network),
+            objective=Objective.from_options(options.adversarial, network),
             lambda_L1=options.model.lambda_L1,
             device=device,
             dtype=run.dtype,
@@ -85,7 +89,7 @@ class Pix2PixModel(BaseModel):
         )
 
     def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return self.objective.draws(("alpha",), len(batch), generator)
+        return self.objective.draws(("D",), len(batch), generator, self.iteration)
 
     def train_step(self, batch: Batch) -> Step:
         real_A, real_B = batch.pair()
@@ -94,11 +98,12 @@ class Pix2PixModel(BaseModel):
         real, fake = torch.cat([real_A, real_B], 1), torch.cat([real_A, fake_B], 1)
 
         # D: tell (A, B) from (A, G(A))
-        d = self.objective.discriminator(D, real, fake, batch.draws.get("alpha"))
+        d = self.objective.discriminator(D, real, fake, batch.draws)
         self.minimize("D", total(d) / 2)
 
         # G: fool D, stay near B
-        g = {"G_GAN": self.objective.generator(D(fake)), "G_L1": self.lambda_L1 * F.l1_loss(fake_B, real_B)}
+        g = {"G_GAN": self.objective.generator(D, fake, batch.draws)}
+        g["G_L1"] = self.lambda_L1 * F.l1_loss(fake_B, real_B)
         self.minimize("G", g["G_GAN"] + g["G_L1"])
         losses = g | {f"D_{name}": loss for name, loss in d.items()}
         return Step(losses, visuals={"real_A": real_A, "fake_B": fake_B, "real_B": real_B})

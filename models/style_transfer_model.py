@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from models.backbones import Fingerprint, empty_vgg, load_vgg
 from models.base_model import BaseModel, MakeOptimizer, Step, adam
 from models.given_style import GivenStyle
-from models.losses import Objective, feature_loss, grams, moments, moments_loss, total, total_variation
+from models.losses import feature_loss, grams, moments, moments_loss, total, total_variation
 from models.mean_grams import MeanGrams
 from models.networks import Generator, allow_only, build_discriminator, build_generator, finish
+from models.objective import Objective
 from models.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
 from models.style_networks import (
     DEEPEST,
@@ -140,8 +141,9 @@ class StyleTransferModel(BaseModel):
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ):
-        super().__init__({"G": G} if D is None else {"G": G, "D": D}, torch.device(device), dtype, seed)
-        self.objective, self.weights, self.mode, self.nz = objective, weights, mode, nz
+        nets = {"G": G} if D is None else {"G": G, "D": D}
+        super().__init__(nets, torch.device(device), dtype, seed, objective)
+        self.weights, self.mode, self.nz = weights, mode, nz
         self.alpha, self.given = torch.tensor(alpha, dtype=dtype, device=self.device), given
         self.features = features.to(self.device, dtype) if features else None
         if self.features:
@@ -153,7 +155,7 @@ class StyleTransferModel(BaseModel):
         if make_optimizer:
             for name, net in self.nets.items():
                 trained = (parameter for parameter in net.parameters() if parameter.requires_grad)
-                self.optimizers[name] = make_optimizer(trained)
+                self.optimizers[name] = make_optimizer(name, trained)
 
     @classmethod
     def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
@@ -172,7 +174,7 @@ class StyleTransferModel(BaseModel):
             if isinstance(G, AdainGenerator):
                 given = GivenStyle.from_files(G, own.style, own.style_weights, options.data.crop_size)
             return cls(G, alpha=own.alpha, given=given, **common)
-        if pool_size := options.optimization.pool_size:
+        if pool_size := options.adversarial.pool_size:
             raise UserError(f"--pool_size {pool_size}: style_transfer keeps no earlier fakes; say 0")
         scale = SCALES[own.style_mode]
         return cls(
@@ -180,13 +182,13 @@ class StyleTransferModel(BaseModel):
             build_discriminator(network, 3) if own.lambda_adv else None,
             features=features,
             make_optimizer=adam(options.optimization),
-            objective=Objective.from_options(options.optimization, network),
+            objective=Objective.from_options(options.adversarial, network),
             weights=LossWeights(own.lambda_content, scale * own.lambda_style, own.lambda_adv, own.lambda_tv),
             **common,
         )
 
     def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        alpha = self.objective.draws(("alpha",), len(batch), generator)
+        alpha = self.objective.draws(("D",), len(batch), generator, self.iteration)
         return {"z": torch.randn(len(batch), self.nz, 1, 1, generator=generator), **alpha}
 
     def train_step(self, batch: Batch) -> Step:
@@ -208,9 +210,9 @@ class StyleTransferModel(BaseModel):
 
         # D: tell pictures of the style from stylised ones
         if D is not None:
-            d = self.objective.discriminator(D, style, fake, batch.draws.get("alpha"))
+            d = self.objective.discriminator(D, style, fake, batch.draws)
             self.minimize("D", total(d) / 2)
-            g["G_GAN"] = weights.adv * self.objective.generator(D(fake))
+            g["G_GAN"] = weights.adv * self.objective.generator(D, fake, batch.draws)
 
         # G: keep the content, take on the style, fool D
         found = self.features(fake)

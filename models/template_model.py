@@ -55,7 +55,7 @@ class TemplateModel(BaseModel):
         self.lambda_regression = lambda_regression
         # Optimizers by the name that `minimize` takes. Make them after the networks have been moved.
         if make_optimizer:
-            self.optimizers = {"G": make_optimizer(G.parameters())}
+            self.optimizers = {"G": make_optimizer("G", G.parameters())}
         # What else a resumed run needs goes into self.state, see CycleGAN's image pools.
 
     @classmethod

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from models.backbones import Fingerprint
 from models.base_model import BaseModel, MakeOptimizer, Step, adam
-from models.losses import Objective, feature_loss, grams, total
+from models.losses import feature_loss, grams, total
 from models.networks import allow_only, build_discriminator, finish
+from models.objective import Objective
 from models.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
 from models.style_networks import UnifiedGenerator, style_code
 from options.base_options import CommandOptions
@@ -110,19 +111,18 @@ class UnifiedModel(BaseModel):
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ):
-        super().__init__(
-            {"G": G, **{f"D_{task}": net for task, net in D.items()}}, torch.device(device), dtype, seed
-        )
+        nets = {"G": G, **{f"D_{task}": net for task, net in D.items()}}
+        super().__init__(nets, torch.device(device), dtype, seed, objective)
         self.G, self.D, self.tasks = G, D, tasks
         self.watched_losses = tuple({"color": "G_pixel", "style": "G_style"}[task] for task in tasks)
-        self.objective, self.weights = objective, weights
+        self.weights = weights
         self.features = features.to(self.device, dtype) if features else None
         if self.features:
             self.state["vgg"] = Fingerprint(self.features, "vgg_weights")
         if make_optimizer:
-            self.optimizers = {"G": make_optimizer(G.parameters())}
+            self.optimizers = {"G": make_optimizer("G", G.parameters())}
             if D:
-                self.optimizers["D"] = make_optimizer(chain(*(net.parameters() for net in D.values())))
+                self.optimizers["D"] = make_optimizer("D", chain(*(net.parameters() for net in D.values())))
 
     @classmethod
     def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
@@ -139,7 +139,7 @@ class UnifiedModel(BaseModel):
             D,
             features=load_features(own.vgg_weights),
             make_optimizer=adam(options.optimization),
-            objective=Objective.from_options(options.optimization, network),
+            objective=Objective.from_options(options.adversarial, network),
             weights=LossWeights(
                 own.lambda_pixel,
                 own.lambda_perceptual,
@@ -151,7 +151,8 @@ class UnifiedModel(BaseModel):
         )
 
     def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return self.objective.draws(self.tasks, len(batch), generator)
+        names = [f"D_{task}" for task in self.tasks]
+        return self.objective.draws(names, len(batch), generator, self.iteration)
 
     def train_step(self, batch: Batch) -> Step:
         photo, style = batch.pair()
@@ -164,12 +165,14 @@ class UnifiedModel(BaseModel):
         # D of each task: tell photos from coloured ones, pictures of the style from stylised ones
         if self.D:
             for task, D in self.D.items():
-                alpha = batch.draws.get(task)
-                found = self.objective.discriminator(D, real[task], fakes[task], alpha)
+                found = self.objective.discriminator(
+                    D, real[task], fakes[task], batch.draws, name=f"D_{task}"
+                )
                 d |= {f"D_{task}_{name}": loss for name, loss in found.items()}
             self.minimize("D", total(d) / 2)
             for task, D in self.D.items():
-                g[f"G_GAN_{task}"] = self.weights.adv * self.objective.generator(D(fakes[task]))
+                loss = self.objective.generator(D, fakes[task], batch.draws, name=f"D_{task}")
+                g[f"G_GAN_{task}"] = self.weights.adv * loss
 
         # G: colours near the photo's, contents near the photo's in the style's manner, fool both
         self.minimize("G", total(g := g | self.similarity_losses(photo, style, fakes)))
@@ -248,10 +251,10 @@ def check_flags(options: CommandOptions) -> None:
 
 def check_training_flags(options: TrainOptions, reason: str) -> None:
     """Raise a `UserError` for flags with which this model cannot train."""
-    data, optimization = options.data, options.optimization
+    data, pool_size = options.data, options.adversarial.pool_size
     if options.network.norm == "batch" and data.batch_size == 1:
         raise UserError(f"--batch_size 1: with batch norm {reason}; raise it, or say --norm none")
     if "crop" not in data.preprocess:
         raise UserError(f"--preprocess {data.preprocess}: unified trains on crops of one size")
-    if optimization.pool_size:
-        raise UserError(f"--pool_size {optimization.pool_size}: unified keeps no earlier fakes; say 0")
+    if pool_size:
+        raise UserError(f"--pool_size {pool_size}: unified keeps no earlier fakes; say 0")

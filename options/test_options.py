@@ -24,6 +24,7 @@ class ResultOptions:
         " memory; for --preprocess none or scale_width",
         minimum=1,
     )
+    ema: bool = option(False, "use the averages of the generators' weights (train.py --ema_decay)")
     aspect_ratio: float = option(
         1.0, "width / height of the saved pictures: 2 makes them twice as wide", above=0
     )

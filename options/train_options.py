@@ -11,8 +11,34 @@ GAN_MODES = ("vanilla", "lsgan", "hinge", "wgangp")
 
 
 @dataclass(frozen=True)
+class AdversarialOptions:
+    """How discriminators and generators are played off against each other."""
+
+    gan_mode: str = option("lsgan", "adversarial objective", choices=GAN_MODES)
+    lambda_gp: float = option(
+        10.0, "weight of the gradient penalty; 0: none", minimum=0, needs=("gan_mode", ("wgangp",))
+    )
+    lambda_r1: float = option(
+        0.0, "weight of the penalty on the discriminator's gradient at real pictures; 0: none", minimum=0
+    )
+    r1_every: int = option(16, "steps from one such penalty to the next", minimum=1)
+    label_smoothing: float = option(
+        0.0, "how far the target for real pictures is below 1 (vanilla, lsgan)", minimum=0, below=1
+    )
+    n_critic: int = option(1, "updates of discriminators for one of generators", minimum=1)
+    diffaug: str = option(
+        "none",
+        "change the pictures that discriminators see, where data are few: some of color,translation,cutout",
+    )
+    instance_noise: float = option(
+        0.0, "standard deviation of noise on the pictures that discriminators see", minimum=0
+    )
+    pool_size: int = option(50, "earlier fakes kept to show to the discriminator; 0: none", minimum=0)
+
+
+@dataclass(frozen=True)
 class OptimizationOptions:
-    """The objective, the optimizer and its learning rate."""
+    """The optimizer and its learning rate."""
 
     n_epochs: int = option(100, "epochs at the initial learning rate", minimum=0)
     n_epochs_decay: int = option(
@@ -26,9 +52,14 @@ class OptimizationOptions:
     lr_decay_iters: int = option(
         50, "epochs after which the rate falls to a tenth", minimum=1, needs=("lr_policy", ("step",))
     )
-    gan_mode: str = option("lsgan", "adversarial objective", choices=GAN_MODES)
-    lambda_gp: float = option(
-        10.0, "weight of the gradient penalty; 0: none", minimum=0, needs=("gan_mode", ("wgangp",))
+    lr_G: float = option(0.0, "initial learning rate of generators; 0: --lr", minimum=0)
+    lr_D: float = option(0.0, "initial learning rate of discriminators; 0: --lr", minimum=0)
+    clip_grad: float | None = option(None, "the largest norm that a network's gradient may have", above=0)
+    ema_decay: float = option(
+        0.0,
+        "keep averages of generators' weights, with this decay a step, for test.py --ema; 0: none",
+        minimum=0,
+        below=1,
     )
     on_nan: str = option(
         "stop",
@@ -36,7 +67,6 @@ class OptimizationOptions:
         " out",
         choices=("stop", "skip"),
     )
-    pool_size: int = option(50, "earlier fakes kept to show to the discriminator; 0: none", minimum=0)
 
     @property
     def last_epoch(self) -> int:
@@ -93,6 +123,7 @@ class TrainOptions(CommandOptions):
     COMMAND: ClassVar[str] = "train"
     DEFAULTS: ClassVar[Mapping[str, object]] = {}
 
+    adversarial: AdversarialOptions
     optimization: OptimizationOptions
     logging: LoggingOptions
     saving: SavingOptions

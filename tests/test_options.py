@@ -105,8 +105,18 @@ OWN_TRAIN = OWN | {
     "save_latest_minutes": 15.0,
     "keep_last": None,
     "init_from": "",
+    "lambda_r1": 0.0,
+    "r1_every": 16,
+    "label_smoothing": 0.0,
+    "n_critic": 1,
+    "lr_G": 0.0,
+    "lr_D": 0.0,
+    "clip_grad": None,
+    "ema_decay": 0.0,
+    "diffaug": "none",
+    "instance_noise": 0.0,
 }
-OWN_TEST = OWN | {"tile": None}
+OWN_TEST = OWN | {"tile": None, "ema": False}
 
 
 def train(*argv: str) -> TrainOptions:

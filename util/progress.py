@@ -38,6 +38,10 @@ class Progress:
         """Return whether the last step reached or passed a multiple of `frequency` pictures."""
         return self.pictures // frequency > (self.pictures - self.last) // frequency
 
+    def will_cross(self, frequency: int, pictures: int) -> bool:
+        """Return whether a step of so many pictures will reach or pass a multiple of `frequency`."""
+        return (self.pictures + pictures) // frequency > self.pictures // frequency
+
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
         self.epoch += 1

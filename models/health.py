@@ -1,0 +1,144 @@
+"""Signs of the troubles that GAN training has: a discriminator that has won, collapse, inverted colours."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import get_total_norm
+
+LOOKS = 16
+"""So many watched steps, with one picture of each, are what diversity and warnings judge by."""
+
+THUMBNAIL = 16
+WON, COLLAPSED, INVERTED = 0.99, 0.1, -0.5
+"""Above this accuracy a discriminator has won, below this diversity a generator has collapsed, and below this
+correlation with its input it inverts."""
+
+ADVICE = {
+    "won": "it tells all pictures apart, so that the generator learns little from it; try a lower --lr_D,"
+    " --label_smoothing 0.1, --instance_noise 0.1, --lambda_r1 10 or --diffaug color,translation,cutout",
+    "collapsed": "its fakes are nearly all the same; try --lambda_r1 10, --gan_mode hinge with"
+    " --spectral_norm D, a lower --lr, or --diffaug color,translation,cutout where pictures are few",
+    "inverted": "what was light has become dark; try a higher --lambda_identity, or another --seed",
+}
+
+
+class Health:
+    """Measures that show whether training is well, taken in the steps that are watched.
+
+    Attributes:
+        watching: whether the present step is looked at; the others cost nothing.
+    """
+
+    def __init__(self) -> None:
+        self.watching = False
+        self._values: dict[str, Tensor] = {}
+        self._adversarial: dict[str, Tensor] = {}
+        self._pictures: dict[str, deque[Tensor]] = {}
+        self._past: deque[dict[str, float]] = deque(maxlen=LOOKS)
+        self._told: set[str] = set()
+
+    def start_step(self, watching: bool) -> None:
+        """Forget the step before, and decide whether to look at the next one."""
+        self.watching = watching
+        self._values, self._adversarial = {}, {}
+
+    @torch.no_grad()
+    def see_discriminator(
+        self,
+        name: str,
+        mode: str,
+        pictures: tuple[Tensor, Tensor],
+        logits: tuple[Tensor, Tensor],
+        loss: Tensor,
+    ) -> None:
+        """Take real and fake pictures that discriminator `name` was shown, and what it made of them."""
+        if not self.watching:
+            return
+        real, fake = logits
+        if mode != "wgangp":  # a critic's values have no middle
+            middle = 0.5 if mode == "lsgan" else 0.0
+            self._values[f"{name}_acc_real"] = (real > middle).double().mean()
+            self._values[f"{name}_acc_fake"] = (fake < middle).double().mean()
+        small = [F.adaptive_avg_pool2d(picture[:1].detach().float(), THUMBNAIL) for picture in pictures]
+        seen = self._pictures.setdefault(name, deque(maxlen=LOOKS))
+        seen.append(torch.cat(small))
+        if len(seen) > 1:
+            real_spread, fake_spread = torch.stack(tuple(seen), 1).unbind(0)
+            ratio = mean_distance(fake_spread) / mean_distance(real_spread).clamp(min=1e-8)
+            self._values[f"diversity{name.removeprefix('D')}"] = ratio
+        self._compare(name, "D", loss)
+
+    @torch.no_grad()
+    def see_generator(self, name: str, loss: Tensor) -> None:
+        """Take how far the generator was from fooling discriminator `name`."""
+        if self.watching:
+            self._compare(name, "G", loss)
+
+    @torch.no_grad()
+    def see_gradients(self, name: str, parameters: Iterable[nn.Parameter]) -> None:
+        """Take the gradients of an update of optimizer `name`."""
+        if self.watching:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self._values[f"grad_{name}"] = get_total_norm(gradients)
+
+    @torch.no_grad()
+    def see_translation(self, name: str, before: Tensor, after: Tensor) -> None:
+        """Take pictures, (N, C, H, W), and what generator `name` made of them; light should stay light."""
+        if self.watching:
+            light = [picture.detach().float().mean(1).flatten() for picture in (before, after)]
+            self._values[f"{name}_light"] = torch.corrcoef(torch.stack(light))[0, 1]
+
+    def values(self) -> dict[str, Tensor]:
+        """Return the measures of the watched step by the names that logs show, 0-d on the device."""
+        return dict(self._values)
+
+    def warnings(self, values: Mapping[str, float]) -> list[str]:
+        """Return what is wrong, by the `values` of the last watched steps; each trouble is told once."""
+        self._past.append(dict(values))
+        found = self._troubles() if len(self._past) == LOOKS else {}
+        new = [text for key, text in found.items() if key not in self._told]
+        self._told = set(found)
+        return new
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next measures and warnings depend on."""
+        pictures = {name: list(seen) for name, seen in self._pictures.items()}
+        return {"pictures": pictures, "past": list(self._past), "told": sorted(self._told)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self._pictures = {name: deque(seen, LOOKS) for name, seen in state["pictures"].items()}
+        self._past, self._told = deque(state["past"], LOOKS), set(state["told"])
+
+    def _compare(self, name: str, side: str, loss: Tensor) -> None:
+        self._adversarial[name + side] = loss.detach()
+        if {name + "D", name + "G"} <= self._adversarial.keys():
+            ratio = self._adversarial[name + "G"] / self._adversarial[name + "D"]
+            self._values[f"G_over_{name}"] = ratio
+
+    def _troubles(self) -> dict[str, str]:
+        """Return what is wrong: a text for every measure that shows it."""
+        keys = set.intersection(*(set(values) for values in self._past))
+        means = {key: sum(values[key] for values in self._past) / LOOKS for key in sorted(keys)}
+        found = {}
+        for key, mean in means.items():
+            name = key.removesuffix("_acc_real")
+            if key.endswith("_acc_real") and min(mean, means.get(f"{name}_acc_fake", 0)) > WON:
+                found[key] = f"{name} has won ({mean:.1%} of real pictures right): {ADVICE['won']}"
+            if key.startswith("diversity") and mean < COLLAPSED:
+                found[key] = (
+                    f"G has collapsed ({key} {mean:.3f} of the real pictures'): {ADVICE['collapsed']}"
+                )
+            if key.endswith("_light") and mean < INVERTED:
+                found[key] = f"{key.removesuffix('_light')} inverts ({mean:.2f}): {ADVICE['inverted']}"
+        return found
+
+
+def mean_distance(pictures: Tensor) -> Tensor:
+    """Return the mean absolute difference of two pictures among (N, C, H, W), 0-d."""
+    flat = pictures.flatten(1)
+    return torch.pdist(flat, p=1).mean() / flat.shape[1]
