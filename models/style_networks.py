@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.layers import PictureStatistics, ReflectionPad2d, norm_layer
 from models.losses import MOMENTS_EPS, moments
@@ -91,7 +90,8 @@ class UnifiedGenerator(Generator):
     """One encoder and one decoder that colour a grey picture, or colour it in a style.
 
     A style's code is the mean over its picture of what the encoder makes of it; a learned code stands for no
-    style. The decoder sees the picture's features with a code beside them at every place.
+    style. The decoder sees the picture's features with a code beside them at every place, and on its way up
+    the features of each size, as in a U-Net.
 
     Args:
         ngf: channels after the first of four halvings; they double three times from there.
@@ -105,14 +105,15 @@ class UnifiedGenerator(Generator):
         widths = [ngf * 2**level for level in range(4)]
         down: list[nn.Module] = []
         for before, after in pairwise([3, *widths[:-1]]):
-            down += [nn.Conv2d(before, after, 3, 2, 1), norm_layer(norm, after), nn.ReLU()]
-        self.encoder = nn.Sequential(*down, nn.Conv2d(widths[-2], widths[-1], 3, 2, 1))
+            layers = nn.Conv2d(before, after, 3, 2, 1), norm_layer(norm, after), nn.ReLU()
+            down.append(nn.Sequential(*layers))
+        self.down = nn.ModuleList([*down, nn.Conv2d(widths[-2], widths[-1], 3, 2, 1)])
         up: list[nn.Module] = []
-        for before, after in pairwise([2 * widths[-1], *widths[-2::-1]]):
-            enlarge = nn.ConvTranspose2d(before, after, 3, 2, 1, output_padding=1)
-            up += [enlarge, norm_layer(norm, after), nn.ReLU()]
-        last = nn.ConvTranspose2d(ngf, 3, 3, 2, 1, output_padding=1)
-        self.decoder = nn.Sequential(*up, last, nn.Tanh())
+        for width in widths[-2::-1]:
+            enlarge = nn.ConvTranspose2d(4 * width, width, 3, 2, 1, output_padding=1)
+            up.append(nn.Sequential(enlarge, norm_layer(norm, width), nn.ReLU()))
+        self.up = nn.ModuleList(up)
+        self.out = nn.ConvTranspose2d(2 * ngf, 3, 3, 2, 1, output_padding=1)
         self.no_style = nn.Parameter(torch.zeros(1, widths[-1], 1, 1))
 
     def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
@@ -120,15 +121,23 @@ class UnifiedGenerator(Generator):
         (code,) = conditions
         return self.decode(self.encode(x), code)
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Return the features of pictures, (N, 1 or 3, H, W) to (N, C, H / 16, W / 16)."""
-        return self.encoder(pictures.expand(-1, 3, -1, -1))
+    def encode(self, pictures: Tensor) -> list[Tensor]:
+        """Return the features of pictures, (N, 1 or 3, H, W): at half their size first, then ever smaller."""
+        x, features = pictures.expand(-1, 3, -1, -1), []
+        for layer in self.down:
+            x = layer(x)
+            features.append(x)
+        return features
 
-    def decode(self, features: Tensor, code: Tensor) -> Tensor:
+    def decode(self, features: list[Tensor], code: Tensor) -> Tensor:
         """Return the pictures, (N, 3, H, W), of features with one code each, (N, C, 1, 1)."""
-        return self.decoder(torch.cat([features, code.expand_as(features)], 1))
+        *skips, x = features
+        x = torch.cat([x, code.expand_as(x)], 1)
+        for layer, skip in zip(self.up, reversed(skips), strict=True):
+            x = torch.cat([layer(x), skip], 1)
+        return self.out(x).tanh()
 
 
-def style_code(features: Tensor) -> Tensor:
-    """Return the code of styles: their features' mean, (N, C, H, W) to (N, C, 1, 1)."""
-    return F.adaptive_avg_pool2d(features, 1)
+def style_code(features: list[Tensor]) -> Tensor:
+    """Return the code of styles, (N, C, 1, 1): the mean of the last of their features."""
+    return features[-1].mean((2, 3), keepdim=True)

@@ -119,6 +119,7 @@ class StyleTransferModel(BaseModel):
     defaults: ClassVar[Mapping[str, object]] = {
         "dataset_mode": "style",
         "no_dropout": True,
+        "init_type": "kaiming",  # adain's decoder has no norms that would enlarge small signals
         "gan_mode": "vanilla",
         "pool_size": 0,
     }

@@ -185,12 +185,13 @@ class UnifiedModel(BaseModel):
         G = self.G
         if "style" not in self.tasks:
             return [G.decode(G.encode(grey), G.no_style)]
-        features, style_features = G.encode(torch.cat([grey.expand(-1, 3, -1, -1), style])).chunk(2)
+        encoded = G.encode(torch.cat([grey.expand(-1, 3, -1, -1), style]))
+        features, style_features = ([level.chunk(2)[side] for level in encoded] for side in (0, 1))
         code = style_code(style_features)
         if "color" not in self.tasks:
             return [G.decode(features, code)]
-        codes = torch.cat([G.no_style.expand_as(code), code])
-        return list(G.decode(torch.cat([features, features]), codes).chunk(2))
+        twice = [torch.cat([level, level]) for level in features]
+        return list(G.decode(twice, torch.cat([G.no_style.expand_as(code), code])).chunk(2))
 
     def similarity_losses(
         self, photo: Tensor, style: Tensor, fakes: Mapping[str, Tensor]
