@@ -35,6 +35,11 @@ def layer_index(network: str, layer: str) -> int:
     return names[layer]
 
 
+def with_average_pooling(vgg: nn.Sequential) -> nn.Sequential:
+    """Return a VGG's ``features`` with mean instead of maximum poolings (Gatys et al. 2016, section 2)."""
+    return nn.Sequential(*(nn.AvgPool2d(2) if isinstance(layer, nn.MaxPool2d) else layer for layer in vgg))
+
+
 class Features(nn.Module):
     """What a frozen VGG makes of pictures, at some of its layers.
 
@@ -51,6 +56,11 @@ class Features(nn.Module):
         for layer in self.layers:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False  # a convolution's features may be asked for as well
+
+    @property
+    def least_side(self) -> int:
+        """The smallest side, in pixels, of pictures that reach the deepest layer."""
+        return 2 ** sum(isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d)) for layer in self.layers)
 
     def forward(self, pictures: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
         """Return the features of all layers, or of some `only`; nothing beyond the deepest is computed.

@@ -11,6 +11,7 @@ from util.color import (
     colourfulness,
     from_L_ab,
     lab_to_rgb,
+    match_colours,
     rgb_to_lab,
     soft_encode,
     to_L_ab,
@@ -101,6 +102,35 @@ def test_colourfulness() -> None:
     # rg = 255, 0; yb = 127.5, -255: deviations 127.5 and 191.25, means 127.5 and -63.75
     expected = np.hypot(127.5, 191.25) + 0.3 * np.hypot(127.5, 63.75)
     assert colourfulness(halves).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_matched_colours_have_the_mean_and_covariance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.rand(3, 3, generator=generator, dtype=torch.float64)
+    picture = torch.rand(1, 3, 5, 9, generator=generator, dtype=torch.float64)
+    like = torch.einsum("ij,njhw->nihw", mixed, picture.roll(1, 1)[..., :7] ** 2) - 0.7
+    matched = match_colours(picture, like)
+    assert matched.shape == picture.shape
+    for moment in (lambda x: x.mean(1), lambda x: torch.cov(x, correction=0)):
+        torch.testing.assert_close(moment(matched[0].flatten(1)), moment(like[0].flatten(1)))
+    torch.testing.assert_close(match_colours(like, like), like)
+    grey = match_colours(picture[:, :1], like[:, :1])
+    expected = (picture[:, :1] - picture[:, :1].mean()) / picture[:, :1].std(correction=0)
+    expected = expected * like[:, :1].std(correction=0) + like[:, :1].mean()
+    torch.testing.assert_close(grey, expected)
+
+
+def test_matching_does_not_blow_up_what_a_grey_picture_has_no_colour_in() -> None:
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.rand(1, 1, 8, 8, generator=generator).expand(-1, 3, -1, -1)
+    nearly = grey + 1e-3 * torch.randn(1, 3, 8, 8, generator=generator)
+    colourful = torch.rand(1, 3, 8, 8, generator=generator) * 2 - 1
+    for picture in (grey, nearly, torch.full_like(grey, 0.3)):
+        assert match_colours(picture, colourful).abs().max() < 2.5
+    matched = match_colours(nearly, colourful)
+    assert (matched - matched.mean(1, keepdim=True)).abs().max() < 0.4
+    flat = match_colours(torch.full_like(grey, 0.3), colourful)
+    torch.testing.assert_close(flat, colourful.mean((2, 3), keepdim=True).expand_as(flat))
 
 
 def test_the_313_bins() -> None:

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -90,14 +91,22 @@ def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
             log.warning("%s", error)
     if candidates:
         raise UserError(
-            f"{newest}: no undamaged state is left to go on from; --epoch N names an older checkpoint"
+            f"{newest}: no undamaged state is left to go on from; start again without --continue_train, or go"
+            " on from an older one (train.py: --epoch N)"
         )
     return None
 
 
+def remove_state(folder: Path, tag: str) -> None:
+    """Remove the state `tag` and the one before it, where they exist."""
+    newest = state_path(folder, tag)
+    for path in (_previous(newest), newest):
+        path.unlink(missing_ok=True)
+
+
 def set_aside(folder: Path, tag: str, new_tag: str) -> bool:
     """Rename the checkpoint `tag`; return whether there was one."""
-    found = [*folder.glob(f"{tag}_state*.pth"), *folder.glob(f"{tag}_net_*.pth")]
+    found = [*folder.glob(f"{escape(tag)}_state*.pth"), *folder.glob(f"{escape(tag)}_net_*.pth")]
     for path in found:
         path.replace(path.with_name(new_tag + path.name.removeprefix(tag)))
     return bool(found)

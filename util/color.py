@@ -1,4 +1,4 @@
-"""Colour on batches of pictures, on any device: CIE Lab, colour differences, colourfulness, colour codes.
+"""Colour on batches of pictures, on any device: CIE Lab, colour differences, colourfulness, matching, codes.
 
 Lab is that of scikit-image: sRGB, D65 white, 2 degree observer (IEC 61966-2-1; CIE 15).
 """
@@ -30,6 +30,9 @@ LAB_TO_ROOT = torch.tensor(
     [[1 / 116, 1 / 500, 0, 16 / 116], [1 / 116, 0, 0, 16 / 116], [1 / 116, 0, -1 / 200, 16 / 116]],
     dtype=torch.float64,
 )
+
+LEVEL = 2 / 255
+"""A level of 8 bits in pictures in [-1, 1]."""
 
 AB_SCALE = 110
 AB_STEP = 10
@@ -113,6 +116,20 @@ def colourfulness(rgb: Tensor) -> Tensor:
     return spread + 0.3 * (rg.mean(1) ** 2 + yb.mean(1) ** 2).sqrt()
 
 
+def match_colours(picture: Tensor, like: Tensor) -> Tensor:
+    """Return `picture` with the mean and covariance of the colours of `like`, (1, C, H, W) in [-1, 1] both.
+
+    x becomes Σ_like^½ Σ^-½ (x − μ) + μ_like, which with one channel is matching mean and deviation (Gatys et
+    al. 2016, "Preserving Color in Neural Artistic Style Transfer", the transform of image analogies). Colours
+    that hardly vary in some direction, by less than a level of 8 bits, are scaled there as if by one level.
+    The result is not clipped.
+    """
+    (mean, covariance), (new_mean, new_covariance) = _colour_moments(picture), _colour_moments(like)
+    flat = _matrix_power(covariance, -0.5, least=LEVEL**2) @ (picture.flatten(2)[0].double() - mean)
+    matched = _matrix_power(new_covariance, 0.5, least=0.0) @ flat + new_mean
+    return matched.to(picture.dtype).view_as(picture)
+
+
 def ab_bins(like: Tensor) -> Tensor:
     """Return the centres of the 313 bins, (313, 2), with the device and type of `like`."""
     return torch.tensor(AB_BINS, device=like.device, dtype=like.dtype)
@@ -129,6 +146,19 @@ def soft_encode(ab: Tensor) -> Tensor:
     # softmax of -d²/2σ² is the normalised Gaussian, also where every one of its values would underflow
     weights = F.softmax(-nearest / (2 * SIGMA**2), dim=-1)
     return torch.zeros_like(distances).scatter(-1, indices, weights)
+
+
+def _colour_moments(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean, (C, 1), and the covariance, (C, C), of a picture's colours in float64."""
+    x = picture.flatten(2)[0].double()
+    mean = x.mean(1, keepdim=True)
+    return mean, (x - mean) @ (x - mean).T / x.shape[1]
+
+
+def _matrix_power(covariance: Tensor, exponent: float, least: float) -> Tensor:
+    """Return a power of a symmetric matrix whose eigenvalues count as `least` where they are lower."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=least) ** exponent @ vectors.T
 
 
 def _saturation(chroma: Tensor) -> Tensor:
