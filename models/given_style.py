@@ -1,6 +1,5 @@
 """A style that is given by pictures on the command line."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -15,22 +14,23 @@ from util.errors import UserError
 from util.image_io import read_image
 
 
-@dataclass(frozen=True)
 class GivenStyle:
-    """The moments of a style's features, or those between several styles.
+    """A style, or several of which each has a share.
+
+    Args:
+        pictures: (1, 3, H, W) each, in [-1, 1].
+        shares: how much each counts; they sum to 1.
 
     Attributes:
-        mean, deviation: (1, 512, 1, 1).
         name: what a gallery says of it.
     """
 
-    mean: Tensor
-    deviation: Tensor
-    name: str
+    def __init__(self, pictures: list[Tensor], shares: list[float], name: str):
+        self.pictures, self.shares, self.name = pictures, shares, name
+        self._moments: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    @torch.no_grad()
-    def from_files(cls, G: AdainGenerator, files: str, shares: str, size: int) -> Self | None:
+    def from_files(cls, files: str, shares: str, size: int) -> Self | None:
         """Return the style of pictures, separated by commas, or None if there is none.
 
         Args:
@@ -46,13 +46,26 @@ class GivenStyle:
             return None
         paths = [Path(path.strip()) for path in files.split(",")]
         weights = parse_shares(shares, len(paths))
-        found = [G.moments_of(_read(path, size)) for path in paths]
-        mean, deviation = (
-            torch.stack([share * part for share, part in zip(weights, parts, strict=True)]).sum(0)
-            for parts in zip(*found, strict=True)
+        names = [f"{path.name} ({share:.2f})" for path, share in zip(paths, weights, strict=True)]
+        return cls(
+            [_read(path, size) for path in paths],
+            weights,
+            ", ".join(names) if len(paths) > 1 else paths[0].name,
         )
-        names = (f"{path.name} ({share:.2f})" for path, share in zip(paths, weights, strict=True))
-        return cls(mean, deviation, ", ".join(names) if len(paths) > 1 else paths[0].name)
+
+    def moments(self, G: AdainGenerator, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the moments of the style's features, (1, 512, 1, 1) each, computed once.
+
+        G must have its final weights, which its encoder belongs to. `like` has the device and the type.
+        """
+        if self._moments is None:
+            found = zip(*(G.moments_of(picture.to(like)) for picture in self.pictures), strict=True)
+            mean, deviation = (
+                torch.stack([share * part for share, part in zip(self.shares, parts, strict=True)]).sum(0)
+                for parts in found
+            )
+            self._moments = mean, deviation
+        return self._moments
 
 
 def parse_shares(text: str, count: int) -> list[float]:

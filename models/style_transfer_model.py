@@ -171,9 +171,7 @@ class StyleTransferModel(BaseModel):
         }
         G, features = build(options)
         if not isinstance(options, TrainOptions):
-            given = None
-            if isinstance(G, AdainGenerator):
-                given = GivenStyle.from_files(G, own.style, own.style_weights, options.data.crop_size)
+            given = GivenStyle.from_files(own.style, own.style_weights, options.data.crop_size)
             return cls(G, alpha=own.alpha, given=given, **common)
         if pool_size := options.adversarial.pool_size:
             raise UserError(f"--pool_size {pool_size}: style_transfer keeps no earlier fakes; say 0")
@@ -238,15 +236,12 @@ class StyleTransferModel(BaseModel):
             noise = [torch_rng("z", self.seed, index) for index in batch.index.tolist()]
             z = torch.stack([torch.randn(self.nz, 1, 1, generator=generator) for generator in noise])
             return {"real_A": batch.A, "fake_B": G(with_noise(batch.A, z))}
+        assert isinstance(G, AdainGenerator)
         if self.given:
-            style = (
-                part.to(batch.A).expand(len(batch), -1, -1, -1)
-                for part in (self.given.mean, self.given.deviation)
-            )
-            return {"real_A": batch.A, "fake_B": G(batch.A, *style, self.alpha)}
+            moments = (part.expand(len(batch), -1, -1, -1) for part in self.given.moments(G, batch.A))
+            return {"real_A": batch.A, "fake_B": G(batch.A, *moments, self.alpha)}
         if batch.B is None:
             raise UserError("--style: name pictures of styles, or put some into the folder B of the phase")
-        assert isinstance(G, AdainGenerator)
         fake = G(batch.A, *G.moments_of(batch.B), self.alpha)
         return {"real_A": batch.A, "fake_B": fake, "style": batch.B}
 
