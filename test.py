@@ -18,7 +18,7 @@ from models.backbones import untrained_backbones
 from models.ema import EMA_SUFFIX
 from options.parse import parse, save
 from options.test_options import TestOptions
-from util.device import select_device, use_deterministic_algorithms
+from util.device import keep_freed_memory, select_device, use_deterministic_algorithms
 from util.errors import UserError, run_command
 from util.gallery import Gallery
 from util.image_io import to_uint8
@@ -36,6 +36,8 @@ def main(argv: list[str]) -> int:
     device = select_device(options.run.gpu_ids, "gpu_ids" in options.explicit)
     if options.run.deterministic:
         use_deterministic_algorithms()
+    if device.type == "cpu":
+        keep_freed_memory()
     loader = create_loader(options, device)
     model = create_model(options, device)
     for name, net in model.nets.items():

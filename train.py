@@ -29,7 +29,7 @@ from options.parse import parse, save
 from options.train_options import TrainOptions
 from util.batch import Batch
 from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside
-from util.device import select_device, use_deterministic_algorithms
+from util.device import keep_freed_memory, select_device, use_deterministic_algorithms
 from util.errors import UserError, run_command
 from util.image_io import to_uint8
 from util.loggers import Console, JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
@@ -187,6 +187,8 @@ def main(argv: list[str]) -> int:
         device = select_device(options.run.gpu_ids, "gpu_ids" in options.explicit)
         if options.run.deterministic:
             use_deterministic_algorithms()
+        if device.type == "cpu":
+            keep_freed_memory()
         loader = create_loader(options, device)
         model = create_model(options, device)
         log.info("%d training pictures; %s on %s", len(loader), options.run.model, device)

@@ -28,6 +28,7 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
         raise UserError(f"--model {options.run.model} is for test.py alone; train with another model")
     torch.manual_seed(seed_for("initial weights", options.run.seed))
     model = chosen.from_options(options, device)
+    model.set_precision(options.run.precision)
     if isinstance(options, TrainOptions):
         model.prepare_training(options)
     if "crop" in options.data.preprocess:

@@ -17,6 +17,7 @@ from models.layers import SelfAttention, separate_pictures
 from models.loss_guard import LossGuard
 from models.networks import Generator
 from models.objective import Objective
+from models.precision import Precision, at_least_float32
 from models.tiling import fitting_tile
 from options.base_options import CommandOptions
 from options.train_options import OptimizationOptions, TrainOptions
@@ -63,6 +64,7 @@ class BaseModel(ABC):
         optimizers: what `minimize` updates; "G" may update the nets G_A and G_B.
         state: what else a resumed run needs, such as an image pool.
         guard: what keeps losses that are not finite out of the weights.
+        precision: what arithmetic steps and translations are computed in.
         objective, health: how discriminators and generators are judged, and whether they are well.
         n_critic: generators are updated in every so manieth step only.
         clip_grad: the largest norm of an update's gradient.
@@ -92,6 +94,7 @@ class BaseModel(ABC):
         self.state: dict[str, Stateful] = {"health": self.health}
         self.device, self.dtype, self.seed = device, dtype, seed
         self.guard = LossGuard()
+        self.precision = Precision("fp32", device)
         self.n_critic = 1
         self.clip_grad: float | None = None
         self.ema: Ema | None = None
@@ -123,6 +126,12 @@ class BaseModel(ABC):
             generators = {name: net for name, net in self.nets.items() if name.startswith("G")}
             self.ema = self.state["ema"] = Ema(generators, optimization.ema_decay)
 
+    def set_precision(self, name: str) -> None:
+        """Compute as ``--precision`` says."""
+        self.precision = Precision(name, self.device)
+        if self.precision.scales:
+            self.state["loss_scale"] = self.precision
+
     def exports(self) -> dict[str, nn.Module]:
         """Return the networks whose weights are exported, by name."""
         averages = self.ema.nets if self.ema else {}
@@ -140,7 +149,8 @@ class BaseModel(ABC):
         skips = self.guard.policy == "skip"
         statistics = [buffer for net in self.nets.values() for buffer in net.buffers()] if skips else []
         before = [buffer.clone() for buffer in statistics]
-        losses, visuals = self.train_step(replace(batch, draws=on_device))
+        with self.precision.autocast():
+            losses, visuals = self.train_step(replace(batch, draws=on_device))
         bad = self.guard.end_step(self.iteration, losses)
         for buffer, earlier in zip(statistics, before, strict=True):
             buffer.copy_(torch.where(bad, earlier, buffer))
@@ -155,8 +165,8 @@ class BaseModel(ABC):
         Networks in training mode (the peer's way of testing) normalise and drop out each picture separately.
         """
         generators = [torch_rng("test dropout", self.seed, index) for index in batch.index.tolist()]
-        with separate_pictures(self.nets.values(), generators):
-            return self.test_step(batch)
+        with separate_pictures(self.nets.values(), generators), self.precision.autocast():
+            return _detached(self.test_step(batch))
 
     def captions(self, batch: Batch) -> list[dict[str, str]]:
         """Return what a gallery says under the pictures of each sample, by label, beyond the label."""
@@ -173,13 +183,15 @@ class BaseModel(ABC):
         optimizer = self.optimizers[name]
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         optimizer.zero_grad()
-        loss.backward(inputs=parameters)
+        overflow = self.precision.backward(loss, parameters)
         self.health.see_gradients(name, parameters)
         if self.clip_grad:
             nn.utils.clip_grad_norm_(parameters, self.clip_grad)
         # torch's fused optimizers leave everything as it is where this is 1, without asking the host.
-        optimizer.found_inf = self.guard.blocks(name, loss, parameters)  # type: ignore[attr-defined]
+        blocked = self.guard.blocks(name, loss, parameters)
+        optimizer.found_inf = torch.maximum(blocked, overflow)  # type: ignore[attr-defined]
         optimizer.step()
+        torch.clear_autocast_cache()  # it holds the old weights in fewer digits
 
     def broken_nets(self) -> list[str]:
         """Return the names of the networks with a weight that is not finite; this waits for the device."""
@@ -288,4 +300,4 @@ def adam(options: OptimizationOptions) -> MakeOptimizer:
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach() for name, tensor in tensors.items()}
+    return {name: at_least_float32(tensor.detach()) for name, tensor in tensors.items()}

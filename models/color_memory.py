@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.precision import at_least_float32
 from util.color import ciede2000, lab_to_rgb, rgb_to_lab, soft_encode
 
 FEATURE_SIZE = 512
@@ -57,11 +58,13 @@ class ColorMemory(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the queries of spatial features: (N, 512) to (N, 512) of length 1."""
-        return F.normalize(self.query(features))
+        with torch.autocast(features.device.type, enabled=False):
+            return F.normalize(self.query(at_least_float32(features)))
 
     def scores(self, queries: Tensor) -> Tensor:
         """Return the cosine of every query and every key, (N, size); -inf for empty slots."""
-        return (queries @ self.keys.T).masked_fill(self.sources < 0, -torch.inf)
+        with torch.autocast(queries.device.type, enabled=False):
+            return (queries @ self.keys.T).masked_fill(self.sources < 0, -torch.inf)
 
     def fetch(self, queries: Tensor, count: int = 1) -> Tensor:
         """Return the slots that fit best, the best first: (N, count) indices."""

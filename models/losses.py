@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from models.precision import at_least_float32
+
 MOMENTS_EPS = 1e-5
 
 
@@ -61,7 +63,7 @@ def r1_penalty(net: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
 
 def squared_gradients(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the squared length of each picture's gradient of `net`, (N,), computed at least in float32."""
-    x = x.detach().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
+    x = at_least_float32(x.detach()).requires_grad_()
     # The fused kernels of self-attention cannot be differentiated twice.
     with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
@@ -75,7 +77,9 @@ def total(losses: Mapping[str, Tensor]) -> Tensor:
 
 def feature_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
     """Return the mean squared difference of features, summed over layers (Johnson et al. 2016, eq. 2)."""
-    return torch.stack([(ours[layer] - theirs[layer]).pow(2).mean() for layer in theirs]).sum()
+    return torch.stack(
+        [(at_least_float32(ours[layer]) - at_least_float32(theirs[layer])).pow(2).mean() for layer in theirs]
+    ).sum()
 
 
 def gram(features: Tensor) -> Tensor:
@@ -84,7 +88,7 @@ def gram(features: Tensor) -> Tensor:
     They are computed at least in float32, whatever the precision of the features.
     """
     with torch.autocast(features.device.type, enabled=False):
-        x = features.to(torch.promote_types(features.dtype, torch.float32)).flatten(2)
+        x = at_least_float32(features).flatten(2)
         return x @ x.mT / x[0].numel()
 
 
@@ -95,7 +99,7 @@ def grams(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return each feature map's mean and standard deviation, (N, C, 1, 1) each, at least in float32."""
-    x = features.to(torch.promote_types(features.dtype, torch.float32))
+    x = at_least_float32(features)
     return x.mean((2, 3), keepdim=True), (x.var((2, 3), keepdim=True) + MOMENTS_EPS).sqrt()
 
 

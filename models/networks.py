@@ -22,6 +22,7 @@ from models.layers import (
     statistics_from,
     upsampling_layer,
 )
+from models.precision import at_least_float32
 from models.tiling import blend_tiles, thumbnail
 from options.base_options import NetworkOptions
 from util.errors import UserError
@@ -103,9 +104,9 @@ class Generator(nn.Module):
         right, below = (max(-side % self.multiple, self.smallest - side) for side in (width, height))
         run = self.run if self.tile is None or max(height, width) <= self.tile else self.run_in_tiles
         if not right and not below:
-            return run(x, *conditions)
+            return at_least_float32(run(x, *conditions))
         padded = F.pad(x, (0, right, 0, below), mode="replicate")
-        return run(padded, *conditions)[..., :height, :width]
+        return at_least_float32(run(padded, *conditions)[..., :height, :width])
 
     def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
         """Return the output for an input whose size fits."""

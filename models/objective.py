@@ -11,6 +11,7 @@ from models.augmentation import AUGMENTATION_DRAWS, augment, parse_policy
 from models.health import Health
 from models.layers import apply_to_both
 from models.losses import discriminator_loss, generator_loss, gradient_penalty, r1_penalty
+from models.precision import at_least_float32
 from options.base_options import NetworkOptions
 from options.train_options import AdversarialOptions
 from util.errors import UserError
@@ -89,7 +90,7 @@ class Objective:
         self, D: nn.Module, fake: Tensor, draws: Mapping[str, Tensor], *conditions: Tensor, name: str = "D"
     ) -> Tensor:
         """Return how far fakes are from passing for real; for the arguments see `discriminator`."""
-        logits = D(self.disguise(fake, draws.get(f"{name}_augment"), 2), *conditions)
+        logits = at_least_float32(D(self.disguise(fake, draws.get(f"{name}_augment"), 2), *conditions))
         loss = generator_loss(self.mode, logits)
         self.health.see_generator(name, loss)
         return loss
@@ -118,6 +119,7 @@ class Objective:
             fake_logits, real_logits = D(torch.cat([shown_fake, shown_real]), *twice).chunk(2)
         else:
             fake_logits, real_logits = apply_to_both(D, shown_fake, shown_real)
+        fake_logits, real_logits = at_least_float32(fake_logits), at_least_float32(real_logits)
         losses = {
             "real": discriminator_loss(self.mode, real_logits, real=True, smoothing=self.label_smoothing),
             "fake": discriminator_loss(self.mode, fake_logits, real=False),

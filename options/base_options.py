@@ -33,7 +33,12 @@ class RunOptions:
     load_iter: int = option(
         0, "load the checkpoint iter_N instead (see --save_by_iter); 0 loads --epoch", minimum=0
     )
-    precision: str = option("fp32", "arithmetic: fp64 is slow, for checking", choices=("fp32", "fp64"))
+    precision: str = option(
+        "fp32",
+        "arithmetic: bf16, fp16 (GPUs) and tf32 (NVIDIA's) compute networks with fewer digits, norms'"
+        " statistics, losses and weights in fp32; fp64 is slow, for checking",
+        choices=("fp64", "fp32", "tf32", "bf16", "fp16"),
+    )
     seed: int = option(0, "seed of all randomness: initial weights, order, augmentation, dropout", minimum=0)
     deterministic: bool = option(
         False, "use only algorithms that compute the same bits every time; slower on a GPU"

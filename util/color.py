@@ -202,4 +202,5 @@ def _power(x: Tensor, exponent: float) -> Tensor:
 def _affine(matrix: Tensor, pictures: Tensor) -> Tensor:
     """Return a (3, 4) matrix's product with every pixel, which is (3,) with a 1 below it."""
     matrix = matrix.to(pictures).expand(len(pictures), -1, -1)
-    return torch.baddbmm(matrix[..., 3:], matrix[..., :3], pictures.flatten(2)).view_as(pictures)
+    with torch.autocast(pictures.device.type, enabled=False):
+        return torch.baddbmm(matrix[..., 3:], matrix[..., :3], pictures.flatten(2)).view_as(pictures)

@@ -1,13 +1,18 @@
 """Which device to compute on."""
 
+import ctypes
 import logging
 import os
+import sys
 
 import torch
 
 from util.errors import UserError
 
 log = logging.getLogger(__name__)
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Parameters of glibc's mallopt."""
 
 
 def parse_gpu_ids(text: str) -> list[int]:
@@ -54,6 +59,20 @@ def select_device(gpu_ids: str, explicit: bool) -> torch.device:
         )
     torch.cuda.set_device(numbers[0])
     return torch.device("cuda", numbers[0])
+
+
+def keep_freed_memory() -> None:
+    """Keep memory that is freed, on Linux, for the next tensors, which are mostly of the same sizes.
+
+    Otherwise the C library gives large blocks back to the system at once, and a training step on a CPU spends
+    much of its time on faulting tens of thousands of pages in again.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def use_deterministic_algorithms() -> None:

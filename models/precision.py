@@ -1,0 +1,65 @@
+"""Arithmetic below float32 where it does no harm: autocast, and the scale of losses that float16 needs."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from util.errors import UserError
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000
+
+
+class Precision:
+    """How a model computes, by the name that ``--precision`` gives it.
+
+    ``tf32``, ``bf16`` and ``fp16`` keep weights, losses and norms' statistics in float32.
+
+    Args:
+        name: ``fp64``, ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
+    """
+
+    def __init__(self, name: str, device: torch.device):
+        self.device, self.low = device, AUTOCAST.get(name)
+        self.scale = torch.full((), FIRST_SCALE if name == "fp16" else 1.0, device=device)
+        self._good = torch.zeros((), device=device)
+        self.scales = name == "fp16"
+        if name == "tf32" and device.type != "cuda":
+            raise UserError("--precision tf32: it is for NVIDIA's GPUs; on a CPU take bf16 or fp32")
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name != "fp32"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Return what to compute forward passes in."""
+        return torch.autocast(self.device.type, self.low, enabled=self.low is not None)
+
+    def backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+        """Give `parameters` the gradients of a loss; return whether float16 was not enough for them, 0-d."""
+        with torch.autocast(self.device.type, enabled=False):
+            if not self.scales:
+                loss.backward(inputs=parameters)
+                return torch.zeros((), device=self.device)
+            (loss * self.scale).backward(inputs=parameters)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        torch._foreach_mul_(gradients, 1 / self.scale)
+        bad = ~get_total_norm(gradients, torch.inf).isfinite()
+        self._good = torch.where(bad, 0.0, self._good + 1)
+        grown = torch.where(self._good % GROWTH_STEPS == GROWTH_STEPS - 1, 2.0, 1.0)
+        self.scale = self.scale * torch.where(bad, 0.5, grown)
+        return bad.to(loss.dtype)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scale of losses and how long it has been good."""
+        return {"scale": self.scale, "good": self._good}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.scale, self._good = (state[key].to(self.device) for key in ("scale", "good"))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return x in float32 if it has less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
