@@ -12,8 +12,9 @@ from util.device import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def step():
-    return torch.ones(12_000_000).sum()
-step(), step()
+    return [torch.ones(4_000_000) for _ in range(6)]
+for _ in range(4):
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -27,4 +28,4 @@ def test_a_step_like_the_one_before_needs_no_new_pages() -> None:
         found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=ONE_THREAD)
         return int(found.stdout)
 
-    assert faults("keep") < 100 < faults("no")
+    assert faults("keep") < faults("no") / 2
