@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from math import log
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ LOOKS = 16
 """So many watched steps, with one picture of each, are what diversity and warnings judge by."""
 
 THUMBNAIL = 16
-WON, COLLAPSED, INVERTED = 0.99, 0.1, -0.5
-"""Above this accuracy a discriminator has won, below this diversity a generator has collapsed, and below this
+WON, COLLAPSED, INVERTED = 0.02, 0.1, -0.5
+"""Below this doubt a discriminator has won, below this diversity a generator has collapsed, and below this
 correlation with its input it inverts."""
 
+UNDECIDED = {"vanilla": (0.0, log(2)), "lsgan": (0.5, 0.25), "hinge": (0.0, 1.0)}
+"""An undecided discriminator's logit, and its loss; a critic's values (wgangp) have no middle."""
+
 ADVICE = {
-    "won": "it tells all pictures apart, so that the generator learns little from it; try a lower --lr_D,"
+    "won": "it is nearly always certain, so that the generator learns little from it; try a lower --lr_D,"
     " --label_smoothing 0.1, --instance_noise 0.1, --lambda_r1 10 or --diffaug color,translation,cutout",
     "collapsed": "its fakes are nearly all the same; try --lambda_r1 10, --gan_mode hinge with"
     " --spectral_norm D, a lower --lr, or --diffaug color,translation,cutout where pictures are few",
@@ -59,10 +63,11 @@ class Health:
         if not self.watching:
             return
         real, fake = logits
-        if mode != "wgangp":  # a critic's values have no middle
-            middle = 0.5 if mode == "lsgan" else 0.0
+        if mode in UNDECIDED:
+            middle, worst = UNDECIDED[mode]
             self._values[f"{name}_acc_real"] = (real > middle).double().mean()
             self._values[f"{name}_acc_fake"] = (fake < middle).double().mean()
+            self._values[f"{name}_doubt"] = loss.detach() / worst
         small = [F.adaptive_avg_pool2d(picture[:1].detach().float(), THUMBNAIL) for picture in pictures]
         seen = self._pictures.setdefault(name, deque(maxlen=LOOKS))
         seen.append(torch.cat(small))
@@ -126,9 +131,8 @@ class Health:
         means = {key: sum(values[key] for values in self._past) / LOOKS for key in sorted(keys)}
         found = {}
         for key, mean in means.items():
-            name = key.removesuffix("_acc_real")
-            if key.endswith("_acc_real") and min(mean, means.get(f"{name}_acc_fake", 0)) > WON:
-                found[key] = f"{name} has won ({mean:.1%} of real pictures right): {ADVICE['won']}"
+            if key.endswith("_doubt") and mean < WON:
+                found[key] = f"{key.removesuffix('_doubt')} has won ({key} {mean:.3f}): {ADVICE['won']}"
             if key.startswith("diversity") and mean < COLLAPSED:
                 found[key] = (
                     f"G has collapsed ({key} {mean:.3f} of the real pictures'): {ADVICE['collapsed']}"

@@ -12,15 +12,15 @@ from models.objective import Objective
 
 
 class Scripted(nn.Module):
-    """A discriminator that tells real pictures, which are above 0 on average, with a given certainty."""
+    """A discriminator that is right about a given share of pictures; real ones are above 0 on average."""
 
-    def __init__(self, certainty: float):
+    def __init__(self, share: float, mode: str = "vanilla"):
         super().__init__()
-        self.certainty = certainty
+        self.share, (self.no, self.yes) = share, (0.0, 1.0) if mode == "lsgan" else (-6.0, 6.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        right = torch.rand(len(x), 1) < self.certainty
-        return torch.where(right, 1.0, -1.0) * x.mean((1, 2, 3))[:, None].sign() * 3
+        right = torch.rand(len(x), 1) < self.share
+        return torch.where(right == (x.mean((1, 2, 3))[:, None] > 0), self.yes, self.no)
 
 
 def look(health: Health, objective: Objective, D: nn.Module, real: Tensor, fake: Tensor) -> list[str]:
@@ -40,12 +40,12 @@ def test_a_discriminator_that_has_won_is_told_once(mode: str) -> None:
     torch.manual_seed(0)
     objective = Objective(mode)
     found = [
-        look(objective.health, objective, Scripted(1.0), pictures(4, 0.2), pictures(4, -0.8))
+        look(objective.health, objective, Scripted(1.0, mode), pictures(4, 0.2), pictures(4, -0.8))
         for _ in range(LOOKS + 5)
     ]
     told = [text for texts in found for text in texts]
     assert len(told) == 1 and found[LOOKS - 1] == told
-    assert told[0].startswith("D has won (100.0% of real pictures right)") and "--lr_D" in told[0]
+    assert told[0].startswith("D has won (D_doubt 0.00") and "--lr_D" in told[0]
 
 
 def test_a_generator_that_ignores_its_input_is_told() -> None:
@@ -64,7 +64,7 @@ def test_healthy_training_raises_no_warning() -> None:
     for _ in range(3 * LOOKS):
         assert not look(objective.health, objective, Scripted(0.8), pictures(4, 0.2), pictures(4, -0.8))
     values = {name: value.item() for name, value in objective.health.values().items()}
-    assert set(values) == {"D_acc_real", "D_acc_fake", "diversity", "G_over_D"}
+    assert set(values) == {"D_acc_real", "D_acc_fake", "D_doubt", "diversity", "G_over_D"}
     assert 0.7 < values["diversity"] < 1.4
 
 
@@ -106,6 +106,6 @@ def test_measures_are_logged_with_the_losses(command: Command, pairs: Path) -> N
     flags += ["--n_epochs", 2, "--n_epochs_decay", 0, "--print_freq", 4, "--num_threads", 0]
     found = command("train.py", "--dataroot", pairs, "--name", "run", "--model", "pix2pix", *flags)
     first, *_, last = (line for line in found.stdout.splitlines() if line.startswith("(epoch"))
-    for name in ("D_acc_real", "D_acc_fake", "grad_G", "grad_D", "G_over_D"):
+    for name in ("D_acc_real", "D_acc_fake", "D_doubt", "grad_G", "grad_D", "G_over_D"):
         assert f" {name}: " in first
     assert " diversity: " in last and "nan" not in found.stdout
