@@ -1,0 +1,107 @@
+"""DCGAN's networks: noise to pictures by transposed convolutions, pictures to a logit by convolutions."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import norm_layer, upsampling_layer
+from util.errors import UserError
+
+SIDES = {
+    base << depth: (base, depth) for base in range(4, 8) for depth in range(2, 6) if base << depth <= 128
+}
+"""The sides of pictures, 28 to 128 pixels: those of the smallest feature map, and how often it is doubled."""
+
+
+class DcganGenerator(nn.Module):
+    """Noise to pictures (Radford et al. 2016): maps (N, nz) to (N, output_nc, size, size) in [-1, 1].
+
+    Args:
+        size: one of `SIDES`.
+        ngf: channels before the last layer; they double with every halving, up to 8 ngf.
+        classes: generate by class: noise is joined by the class, one-hot; 0: without classes.
+        upsample: see `upsampling_layer`.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        nz: int,
+        output_nc: int,
+        ngf: int,
+        norm: str,
+        classes: int = 0,
+        upsample: str = "deconv",
+    ):
+        super().__init__()
+        self.nz, self.classes = nz, classes
+        base, depth = SIDES[size]
+        widths = _widths(ngf, depth)
+        bias = norm == "none"
+        layers: list[nn.Module] = [nn.ConvTranspose2d(nz + classes, widths[-1], base, bias=bias)]
+        for level in reversed(range(depth)):
+            layers += [norm_layer(norm, widths[level]), nn.ReLU()]
+            below = widths[level - 1] if level else output_nc
+            enlarge = nn.ConvTranspose2d(widths[level], below, 4, 2, 1, bias=bias or level == 0)
+            layers.append(upsampling_layer(upsample, enlarge, "zero"))
+        self.model = nn.Sequential(*layers, nn.Tanh())
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return pictures; `label` is (N,) where there are classes."""
+        if label is not None:
+            z = torch.cat([z, one_hot(label, self.classes, z.dtype)], 1)
+        return self.model(z[..., None, None])
+
+
+class DcganDiscriminator(nn.Module):
+    """The generator mirrored: maps (N, input_nc, size, size) to (N, 1).
+
+    With classes it is a projection discriminator (Miyato & Koyama 2018): it adds the inner product of the
+    class's vector with the sum of the last features over their places.
+
+    Args:
+        size, classes: see `DcganGenerator`.
+        ndf: channels after the first layer; they double with every halving, up to 8 ndf.
+    """
+
+    def __init__(self, size: int, input_nc: int, ndf: int, norm: str, classes: int = 0):
+        super().__init__()
+        self.minimum, self.classes = size, classes
+        base, depth = SIDES[size]
+        widths = _widths(ndf, depth)
+        layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for level in range(1, depth):
+            layers.append(nn.Conv2d(widths[level - 1], widths[level], 4, 2, 1, bias=norm == "none"))
+            layers += [norm_layer(norm, widths[level]), nn.LeakyReLU(0.2)]
+        self.model = nn.Sequential(*layers)
+        self.last = nn.Conv2d(widths[-1], 1, base)
+        self.project = nn.Linear(classes, widths[-1], bias=False) if classes else None
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return logits; `label` is (N,) where there are classes."""
+        features = self.model(x)
+        logits = self.last(features).flatten(1)
+        if self.project is None or label is None:
+            return logits
+        vectors = self.project(one_hot(label, self.classes, x.dtype))
+        return logits + (vectors * features.sum((2, 3))).sum(1, keepdim=True)
+
+
+def one_hot(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Return classes, (N,), as vectors with a one at the class, (N, classes)."""
+    return F.one_hot(label, classes).to(dtype)
+
+
+def check_side(size: int) -> None:
+    """Raise a `UserError` unless the networks can be made for pictures of this side."""
+    if size not in SIDES:
+        sides = ", ".join(map(str, sorted(SIDES)))
+        nearest = min(sorted(SIDES), key=lambda side: abs(side - size))
+        raise UserError(
+            f"--crop_size {size}: dcgan makes pictures with sides of {sides} pixels;"
+            f" take --crop_size {nearest}"
+        )
+
+
+def _widths(outermost: int, depth: int) -> list[int]:
+    return [outermost * min(2**level, 8) for level in range(depth)]
