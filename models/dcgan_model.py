@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.base_model import BaseModel, MakeOptimizer, Step, adam
-from models.dcgan_networks import DcganDiscriminator, DcganGenerator, check_side
+from models.dcgan_networks import DcganDiscriminator, DcganGenerator, OfClasses, check_side
 from models.losses import total
 from models.networks import allow_only, finish
 from models.objective import Objective
@@ -100,17 +100,18 @@ class DcganModel(BaseModel):
         return {"z": z, **self.objective.draws(("D",), len(batch), generator, self.iteration)}
 
     def train_step(self, batch: Batch) -> Step:
-        real, D = batch.A, self.nets["D"]
-        # Fakes are of the classes of the real pictures.
-        classes = self.classes(batch)
+        real, D, classes = batch.A, self.nets["D"], self.classes(batch)
+        # Fakes are of the classes of the real pictures. These are no condition of the objective's: with one
+        # it shows both in one batch, and batch norm would see through them together.
         fake = self.G(batch.draws["z"].to(self.dtype), *classes)
+        D = OfClasses(D, *classes) if classes else D
 
         # D: tell real pictures from made ones
-        d = self.objective.discriminator(D, real, fake, batch.draws, *classes)
+        d = self.objective.discriminator(D, real, fake, batch.draws)
         self.minimize("D", total(d))
 
         # G: fool D
-        g = {"G_GAN": self.objective.generator(D, fake, batch.draws, *classes)}
+        g = {"G_GAN": self.objective.generator(D, fake, batch.draws)}
         self.minimize("G", total(g))
         losses = g | {f"D_{name}": loss for name, loss in d.items()}
         return Step(losses, visuals={"real": real, "fake": fake})

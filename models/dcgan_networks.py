@@ -8,7 +8,10 @@ from models.layers import norm_layer, upsampling_layer
 from util.errors import UserError
 
 SIDES = {
-    base << depth: (base, depth) for base in range(4, 8) for depth in range(2, 6) if base << depth <= 128
+    base << depth: (base, depth)
+    for base in range(4, 8)
+    for depth in range(2, 6)
+    if 28 <= base << depth <= 128
 }
 """The sides of pictures, 28 to 128 pixels: those of the smallest feature map, and how often it is doubled."""
 
@@ -85,6 +88,21 @@ class DcganDiscriminator(nn.Module):
             return logits
         vectors = self.project(one_hot(label, self.classes, x.dtype))
         return logits + (vectors * features.sum((2, 3))).sum(1, keepdim=True)
+
+
+class OfClasses(nn.Module):
+    """A discriminator that knows the classes of the pictures that it is shown.
+
+    Args:
+        label: (N,); several times N pictures are N of these classes each time.
+    """
+
+    def __init__(self, D: nn.Module, label: Tensor):
+        super().__init__()
+        self.D, self.label = D, label
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.D(x, self.label.repeat(len(x) // len(self.label)))
 
 
 def one_hot(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
