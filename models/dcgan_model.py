@@ -177,6 +177,10 @@ def grid(pictures: Tensor) -> Tensor:
 
 def check_flags(options: CommandOptions) -> None:
     """Raise a `UserError` for what this model's networks do not have."""
+    own = "dcgan has networks of its own, for --crop_size"
+    allow_only(own, options.network, netG="resnet_9blocks", netD="basic", padding="reflect", no_dropout=False)
+    allow_only("dcgan's networks have no self-attention", options.network, attention="none")
+    allow_only("dcgan's pictures have the channels of --input_nc", options.network, output_nc=3)
     check_side(options.data.crop_size)
     if isinstance(options, TrainOptions):
         if "crop" not in options.data.preprocess:
@@ -186,7 +190,3 @@ def check_flags(options: CommandOptions) -> None:
             )
         if pool_size := options.adversarial.pool_size:
             raise UserError(f"--pool_size {pool_size}: dcgan keeps no earlier fakes; use --pool_size 0")
-    own = "dcgan has networks of its own, for --crop_size"
-    allow_only(own, options.network, netG="resnet_9blocks", netD="basic", padding="reflect", no_dropout=False)
-    allow_only("dcgan's networks have no self-attention", options.network, attention="none")
-    allow_only("dcgan's pictures have the channels of --input_nc", options.network, output_nc=3)
