@@ -52,15 +52,15 @@ class DcganGenerator(nn.Module):
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Return pictures; `label` is (N,) where there are classes."""
         if label is not None:
-            z = torch.cat([z, one_hot(label, self.classes, z.dtype)], 1)
+            z = torch.cat([z, F.one_hot(label, self.classes).to(z.dtype)], 1)
         return self.model(z[..., None, None])
 
 
 class DcganDiscriminator(nn.Module):
     """The generator mirrored: maps (N, input_nc, size, size) to (N, 1).
 
-    With classes it is a projection discriminator (Miyato & Koyama 2018): it adds the inner product of the
-    class's vector with the sum of the last features over their places.
+    With classes it is a projection discriminator (Miyato & Koyama 2018, eq. 3): it adds the inner product of
+    the class's vector with the last features, all places of them, for these see parts of a picture alone.
 
     Args:
         size, classes: see `DcganGenerator`.
@@ -69,7 +69,7 @@ class DcganDiscriminator(nn.Module):
 
     def __init__(self, size: int, input_nc: int, ndf: int, norm: str, classes: int = 0):
         super().__init__()
-        self.minimum, self.classes = size, classes
+        self.minimum = size
         base, depth = SIDES[size]
         widths = _widths(ndf, depth)
         layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
@@ -78,7 +78,7 @@ class DcganDiscriminator(nn.Module):
             layers += [norm_layer(norm, widths[level]), nn.LeakyReLU(0.2)]
         self.model = nn.Sequential(*layers)
         self.last = nn.Conv2d(widths[-1], 1, base)
-        self.project = nn.Linear(classes, widths[-1], bias=False) if classes else None
+        self.project = nn.Conv2d(widths[-1], classes, base, bias=False) if classes else None
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Return logits; `label` is (N,) where there are classes."""
@@ -86,8 +86,7 @@ class DcganDiscriminator(nn.Module):
         logits = self.last(features).flatten(1)
         if self.project is None or label is None:
             return logits
-        vectors = self.project(one_hot(label, self.classes, x.dtype))
-        return logits + (vectors * features.sum((2, 3))).sum(1, keepdim=True)
+        return logits + self.project(features).flatten(1).gather(1, label[:, None])
 
 
 class OfClasses(nn.Module):
@@ -103,11 +102,6 @@ class OfClasses(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.D(x, self.label.repeat(len(x) // len(self.label)))
-
-
-def one_hot(label: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """Return classes, (N,), as vectors with a one at the class, (N, classes)."""
-    return F.one_hot(label, classes).to(dtype)
 
 
 def check_side(size: int) -> None:

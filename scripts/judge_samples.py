@@ -102,6 +102,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--input_nc", type=int, choices=(1, 3), default=3, help="look in grey or RGB")
     parser.add_argument("--size", type=int, default=32, help="side to look at, in pixels (default: 32)")
     parser.add_argument("--steps", type=int, default=500, help="steps of training (default: 500)")
+    parser.add_argument("--by_class", action="store_true", help="the samples are of all classes in turn")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     torch.manual_seed(seed_for("judge", options.seed))
@@ -125,7 +126,12 @@ def main(argv: list[str]) -> int:
     print(f"{'':40} {'pictures':>8} {'Fréchet':>9}  share of each class in %")
     report("the unseen real pictures", net, features[unseen], features[seen])
     for gallery, pictures in zip(options.galleries, made, strict=True):
-        report(str(gallery), net, features_of(net, pictures), features[seen])
+        generated = features_of(net, pictures)
+        report(str(gallery), net, generated, features[seen])
+        if options.by_class:
+            meant = torch.arange(len(generated)) % found.classes
+            right = (net.last(generated).argmax(1) == meant).double().mean()
+            print(f"{right:.1%} of them are taken for the class that they were made for.")
     return 0
 
 
