@@ -29,7 +29,7 @@ VANILLA = Objective("vanilla")
 class DcganOptions:
     """Flags of DCGAN."""
 
-    nz: int = option(100, "how many numbers of noise a picture is made of", minimum=1, architecture=True)
+    nz: int = option(100, "how many numbers of noise a picture is made of", minimum=2, architecture=True)
 
 
 class DcganModel(BaseModel):
