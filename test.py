@@ -53,6 +53,8 @@ def main(argv: list[str]) -> int:
         log.info("Translating all %d pictures; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
 
     gallery = create_gallery(options)
+    if overview := model.overview():
+        gallery.add("overview", {name: to_uint8(picture) for name, picture in overview.items()})
     waiting: dict[int, tuple[str, Visuals, dict[str, str]]] = {}
     turn = 0
     measured: dict[str, list[float]] = {}
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
 
     for what, numbers in measured.items():
         log.info("Mean %s: %.4f", what, sum(numbers) / len(numbers))
-    log.info("%d pictures: %s", gallery.count, gallery.page.path)
+    log.info("%d pictures: %s", len(loader) - len(loader.left_out), gallery.page.path)
     return 0
 
 

@@ -112,6 +112,8 @@ class Run:
             pictures = [
                 {name: to_uint8(picture[0]) for name, picture in visuals.items()} for visuals in found
             ]
+            if overview := self.model.overview():
+                pictures.append({name: to_uint8(picture) for name, picture in overview.items()})
             self.logger.log_visuals(epoch, pictures)
 
     def save(self, *tags: str) -> None:

@@ -166,12 +166,14 @@ def collate(samples: list[Sample | Rejected]) -> Collated:
 
 def _stack(samples: list[Sample]) -> Batch:
     Bs = [sample.B for sample in samples if sample.B is not None]
+    labels = [sample.label for sample in samples if sample.label is not None]
     return Batch(
         A=torch.stack([sample.A for sample in samples]),
         B=torch.stack(Bs) if Bs else None,
         paths_A=[sample.path_A for sample in samples],
         paths_B=[sample.path_B for sample in samples],
         index=torch.tensor([sample.index for sample in samples]),
+        label=torch.tensor(labels) if labels else None,
     )
 
 

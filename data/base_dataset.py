@@ -22,6 +22,7 @@ class Sample:
     """One sample, the direction already applied; pictures are uint8, (C, H, W).
 
     Attributes:
+        label: the number of its class, from 0; None without classes.
         passed_over: the bad pictures that others have taken the place of.
     """
 
@@ -30,6 +31,7 @@ class Sample:
     B: Tensor | None
     path_A: str
     path_B: str
+    label: int | None = None
     passed_over: tuple[BadPicture, ...] = ()
 
 

@@ -74,6 +74,10 @@ class BaseModel(ABC):
 
     Options: ClassVar[type] = NoOptions
     defaults: ClassVar[Mapping[str, object]] = {}
+    test_defaults: ClassVar[Mapping[str, object]] = {}
+    """Defaults that only test.py changes."""
+    architecture: ClassVar[tuple[str, ...]] = ()
+    """Flags that decide this model's architecture beyond those that decide every model's."""
     watched_losses: tuple[str, ...] = ()
     """The losses whose sum ``--lr_policy plateau`` watches."""
     trains: ClassVar[bool] = True
@@ -171,6 +175,10 @@ class BaseModel(ABC):
     def captions(self, batch: Batch) -> list[dict[str, str]]:
         """Return what a gallery says under the pictures of each sample, by label, beyond the label."""
         return [{} for _ in range(len(batch))]
+
+    def overview(self) -> dict[str, Tensor]:
+        """Return pictures of the model as a whole, (1 or 3, H, W) in [-1, 1], by the names to show."""
+        return {}
 
     def updates(self, name: str) -> bool:
         """Return whether this step updates what optimizer `name` is for."""

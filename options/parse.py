@@ -31,6 +31,13 @@ class Configurable(Protocol):
     defaults: Mapping[str, object]
 
 
+class ConfigurableModel(Configurable, Protocol):
+    """A model: defaults that only test.py changes, and further flags that decide its architecture."""
+
+    test_defaults: Mapping[str, object]
+    architecture: tuple[str, ...]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
@@ -39,8 +46,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Registry[Any]) -> P:
     """Return the frozen options of one command.
 
-    Precedence: default < model < data set < ``--config`` < checkpoint (test: the architecture) < command
-    line.
+    Precedence: default < model < model in testing < data set < ``--config`` < checkpoint (test: the
+    architecture) < command line.
 
     Args:
         kind: `TrainOptions` or `TestOptions`.
@@ -53,15 +60,16 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     groups = _groups(kind, model, dataset)
     flags = _flags(kind, groups)
     defaults: Values = {name: flag.default for name, flag in flags.items()}
-    for layer in (kind.DEFAULTS, model.defaults, dataset.defaults):
+    for layer in (kind.DEFAULTS, _model_defaults(kind, model), dataset.defaults):
         defaults.update({name: value for name, value in layer.items() if name in flags})
-    other = TrainOptions if kind is TestOptions else TestOptions
-    defaults.update(_from_config(config, flags, _flags(other, _groups(other, model, dataset)), other.COMMAND))
+    other = _other(kind)
+    others = _flags(other, _groups(other, model, dataset))
+    defaults.update(_from_config(config, flags, others, other.COMMAND))
 
     offered = {"model": models.names(), "dataset_mode": datasets.names()}
     given = _command_line(kind.COMMAND, argv, groups, flags, defaults, offered)
     if kind is TestOptions:
-        defaults.update(_architecture(flags, _resolve({**defaults, **given})))
+        defaults.update(_architecture(flags, model.architecture, _resolve({**defaults, **given})))
     values = _resolve({**defaults, **given})
     for name, value in values.items():
         if value is MISSING:
@@ -104,8 +112,11 @@ def _text(value: object) -> str:
 
 def _peek(
     kind: type[CommandOptions], argv: list[str], models: Registry[Any], datasets: Registry[Any]
-) -> tuple[Values, type[Configurable], type[Configurable]]:
-    """Return the config file's values, the model class and the data set class, before the real parsing."""
+) -> tuple[Values, type[ConfigurableModel], type[Configurable]]:
+    """Return the config file's values, the model class and the data set class, before the real parsing.
+
+    Of a config file by the other command, what has another meaning here is left out.
+    """
     peeker = _Parser(add_help=False, allow_abbrev=False)
     for name in ("config", "model", "dataset_mode"):
         peeker.add_argument(f"--{name}", nargs="?")
@@ -117,8 +128,28 @@ def _peek(
         flag.name: flag.default for group in ("run", "data") for flag in flags_of(hints[group]).values()
     }
     model = models.get(str(peek.model or config.get("model") or {**defaults, **kind.DEFAULTS}["model"]))
-    mode = {**defaults, **model.defaults}["dataset_mode"]
-    return config, model, datasets.get(str(peek.dataset_mode or config.get("dataset_mode") or mode))
+    config = _meant_here(kind, config, model)
+    mode = {**defaults, **_model_defaults(kind, model)}["dataset_mode"]
+    mode = peek.dataset_mode or config.get("dataset_mode") or mode
+    return config, model, datasets.get(str(mode))
+
+
+def _model_defaults(kind: type[CommandOptions], model: type[ConfigurableModel]) -> Values:
+    return {**model.defaults, **(model.test_defaults if kind is TestOptions else {})}
+
+
+def _meant_here(kind: type[CommandOptions], config: Values, model: type[ConfigurableModel]) -> Values:
+    """Return the config file's values; of a file by the other command, those with one meaning."""
+    # Which data set it is may be among the rest: the model's flags in its place tell enough.
+    mine, others = (_flags(each, _groups(each, model, model)) for each in (kind, _other(kind)))
+    if not config.keys() & (others.keys() - mine.keys()):
+        return config
+    changed = TestOptions.DEFAULTS.keys() | model.test_defaults.keys()
+    return {name: value for name, value in config.items() if name not in changed}
+
+
+def _other(kind: type[CommandOptions]) -> type[CommandOptions]:
+    return TrainOptions if kind is TestOptions else TestOptions
 
 
 def _read_json(path: Path) -> Values:
@@ -146,10 +177,10 @@ def _flags(kind: type[CommandOptions], groups: Groups) -> dict[str, Flag]:
 def _from_config(
     config: Values, flags: Mapping[str, Flag], others: Mapping[str, Flag], command: str
 ) -> Values:
-    """Return the config file's values; of a file by the other command, those with one meaning."""
+    """Return the config file's values, converted; of a file by the other command, those that both have."""
     if config.keys() & (others.keys() - flags.keys()):
         log.info("The --config file is %s.py's: what has another meaning here is left out.", command)
-        config = {n: v for n, v in config.items() if n in flags and n not in TestOptions.DEFAULTS}
+        config = {name: value for name, value in config.items() if name in flags}
     for name in config:
         if name not in flags:
             raise UserError(f"--config: {_unknown(f'--{name}', flags)}")
@@ -199,8 +230,8 @@ def _unknown(word: str, flags: Mapping[str, Flag]) -> str:
     return f"{name}: there is no such flag{hint} --help lists the flags of the chosen model"
 
 
-def _architecture(flags: Mapping[str, Flag], values: Values) -> Values:
-    """Return what the checkpoint's options say of the architecture."""
+def _architecture(flags: Mapping[str, Flag], further: Sequence[str], values: Values) -> Values:
+    """Return what the checkpoint's options say of the architecture, and of `further` flags."""
     folder = Path(values["checkpoints_dir"]) / run_name(values)
     text, record = folder / "train_opt.txt", folder / "train_opt.json"
     if not record.exists() and not text.exists():
@@ -210,7 +241,7 @@ def _architecture(flags: Mapping[str, Flag], values: Values) -> Values:
     result = {
         name: flag.convert(found[name], str(source))
         for name, flag in flags.items()
-        if flag.architecture and name in found
+        if (flag.architecture or name in further) and name in found
     }
     changed = [f"{name} {value}" for name, value in result.items() if value != values[name]]
     if changed:

@@ -36,6 +36,8 @@ COMMANDS = (
     "test.py --dataroot unpaired --name style --model style_transfer --num_test 2 --crop_size 64",
     f"train.py --dataroot unpaired --name unified --model unified {TRAIN} --vgg_weights random",
     "test.py --dataroot unpaired --name unified --model unified --num_test 2 --crop_size 64",
+    f"train.py --dataroot photos --name dcgan --model dcgan {TRAIN} --gan_mode hinge --spectral_norm D",
+    "test.py --name dcgan --model dcgan --num_samples 4",
     f"train.py --dataroot pairs --name template --model template {TRAIN}",
     f"train.py --dataroot pairs --name template --model template {TRAIN} --continue_train --n_epochs 2",
     "test.py --dataroot pairs --name template --model template --num_test 2 --crop_size 64",

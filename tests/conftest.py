@@ -28,6 +28,7 @@ needs_odd = pytest.mark.skipif(not ODD.exists(), reason="no odd picture files at
 NEEDED_FLAGS = {
     "memory_colorization": ["--resnet_weights", "random"],
     "style_transfer": ["--vgg_weights", "random", "--style_mode", "set"],
+    "dcgan": ["--netG", "resnet_9blocks"],
     "unified": ["--vgg_weights", "random", "--netG", "resnet_9blocks"],
 }
 """What a model cannot do without where there is no network."""
@@ -59,7 +60,7 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
             folder.mkdir()
             for path in sorted((pairs / phase).iterdir())[dropped:]:
                 Image.open(path).crop((left, 0, left + 32, 32)).save(folder / path.name)
-    one_folder = dict.fromkeys(("aligned", "template", "colorization"), pairs)
+    one_folder = dict.fromkeys(("aligned", "template", "colorization", "images", "latent"), pairs)
     return {**one_folder, "unaligned": unpaired, "style": unpaired, "single": unpaired / "testA"}
 
 

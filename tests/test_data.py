@@ -339,7 +339,7 @@ def test_a_single_folder(tmp_path: Path) -> None:
     assert (sample.A.shape, sample.B, sample.path_A) == ((1, 6, 9), None, paths[1])
 
 
-@pytest.mark.parametrize("mode", DATASETS.names())
+@pytest.mark.parametrize("mode", [mode for mode in DATASETS.names() if mode != "latent"])
 def test_every_data_set_hands_out_what_models_expect(mode: str, data: dict[str, Path]) -> None:
     argv = ["--dataset_mode", mode, "--dataroot", str(data[mode]), "--model", "pix2pix", "--input_nc", "1"]
     argv += ["--load_size", "28", "--crop_size", "24", "--num_threads", "0", "--batch_size", "2"]

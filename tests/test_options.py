@@ -237,6 +237,27 @@ def test_a_training_record_serves_as_config_for_testing(tmp_path: Path) -> None:
     assert (testing.data.phase, testing.data.load_size, testing.data.no_flip) == ("test", 128, True)
 
 
+def test_a_model_may_have_other_defaults_in_testing(tmp_path: Path) -> None:
+    argv = ["--model", "dcgan", "--checkpoints_dir", str(tmp_path), "--name", "run"]
+    training = parse(TrainOptions, [*argv, "--dataroot", "d", "--crop_size", "32"], MODELS, DATASETS)
+    assert (training.data.dataset_mode, training.data.load_size) == ("images", 32)
+    save(training)
+    record = str(tmp_path / "run" / "train_opt.json")
+    for config in ([], ["--config", record]):
+        testing = parse(TestOptions, [*argv, *config, "--num_samples", "5"], MODELS, DATASETS)
+        assert (testing.data.dataset_mode, testing.dataset.num_samples) == ("latent", 5)
+        # The size belongs to this model's architecture.
+        assert (testing.data.crop_size, testing.data.load_size) == (32, 32)
+    chosen = write(tmp_path / "c.json", {"dataset_mode": "images", "dataroot": "d"})
+    for given in (["--dataset_mode", "images", "--dataroot", "d"], ["--config", chosen]):
+        testing = parse(TestOptions, [*argv, *given], MODELS, DATASETS)
+        assert (testing.data.dataset_mode, testing.run.dataroot) == ("images", "d")
+    with pytest.raises(UserError, match="--dataroot is required"):
+        parse(TestOptions, [*argv, "--dataset_mode", "images"], MODELS, DATASETS)
+    with pytest.raises(UserError, match="--num_samples: there is no such flag"):
+        parse(TrainOptions, [*argv, "--dataroot", "d", "--num_samples", "5"], MODELS, DATASETS)
+
+
 def recorded_run(folder: Path, form: str) -> list[str]:
     """A run trained with unusual flags, recorded by us or in the peer's form."""
     flags = ["--netG", "unet_128", "--ngf", "8", "--no_dropout", "--input_nc", "1", "--direction", "BtoA"]

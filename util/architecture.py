@@ -22,7 +22,7 @@ def flags_of(weights: Mapping[str, Tensor]) -> dict[str, str]:
         found, bias = _unet(shapes), "model.model.1.model.1.bias"
     elif any(".conv_block." in name for name in shapes):
         found, bias = _resnet(shapes), "model.1.bias"
-    elif "model.0.weight" in shapes:
+    elif "model.2.weight" in shapes and "last.weight" not in shapes:
         found, bias = _patches(shapes), "model.2.bias"
     else:
         return {}

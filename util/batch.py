@@ -17,6 +17,7 @@ class Batch:
         A, B: (N, C, H, W), uint8 as decoded on the CPU; floating point in [-1, 1] after `to`.
         paths_A, paths_B: N file names each.
         index: (N,) int64, positions in the data set, for randomness that belongs to a sample.
+        label: (N,) int64, the numbers of their classes, from 0; None without classes.
         draws: the random decisions of this training step, by name.
     """
 
@@ -25,6 +26,7 @@ class Batch:
     paths_A: list[str]
     paths_B: list[str]
     index: Tensor
+    label: Tensor | None = None
     draws: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -48,11 +50,14 @@ class Batch:
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """Return the batch on `device`, its pictures as `dtype` in [-1, 1]."""
-        return self.map_pictures(lambda picture: normalise(picture.to(device, non_blocking=True), dtype))
+        batch = self.map_pictures(lambda picture: normalise(picture.to(device, non_blocking=True), dtype))
+        label = None if self.label is None else self.label.to(device, non_blocking=True)
+        return replace(batch, label=label)
 
     def pin_memory(self) -> "Batch":
         """Return the batch in memory that a GPU can fetch while it computes."""
-        return self.map_pictures(Tensor.pin_memory)
+        label = None if self.label is None else self.label.pin_memory()
+        return replace(self.map_pictures(Tensor.pin_memory), label=label)
 
 
 def normalise(picture: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far pictures are from the truth, and how colourful they are."""
+"""How far pictures are from the truth, how colourful they are, and how much alike two sets of them are."""
 
 from collections.abc import Mapping
 
@@ -34,3 +34,21 @@ def compare(visuals: Mapping[str, Tensor], paired: bool) -> dict[str, Tensor]:
         found["colourfulness of fake_B_rgb"] = colourfulness(fake)
         found["colourfulness of real_B_rgb"] = colourfulness(real)
     return found
+
+
+def frechet_distance(one: Tensor, other: Tensor) -> Tensor:
+    """Return the Fréchet distance of two sets of features, as of Gaussians (Heusel et al. 2017, eq. 6).
+
+    It is ‖μ₁ − μ₂‖² + tr(C₁ + C₂ − 2(C₁C₂)^½), 0-d, computed in float64.
+
+    Args:
+        one, other: (N, D) and (M, D), N and M at least 2.
+    """
+    one, other = one.double(), other.double()
+    covariances = [features.mT.cov().reshape(one.shape[1], -1) for features in (one, other)]
+    # C₁C₂ has the eigenvalues of the symmetric C₁^½ C₂ C₁^½, whose rounding errors stay real.
+    values, vectors = torch.linalg.eigh(covariances[0])
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
+    between = torch.linalg.eigvalsh(root @ covariances[1] @ root).clamp(min=0).sqrt().sum()
+    spread = sum(covariance.trace() for covariance in covariances)
+    return ((one.mean(0) - other.mean(0)).square().sum() + spread - 2 * between).clamp(min=0)

@@ -1,0 +1,142 @@
+"""Pictures of one kind, with or without classes: folders of files, or IDX files as MNIST comes."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.base_dataset import BaseDataset, Sample, check_channels
+from data.idx import read_idx
+from data.image_folder import find_images
+from data.transforms import Transform
+from options.base_options import CommandOptions
+from options.option import option
+from util.errors import UserError
+from util.image_io import read_image
+
+IDX_PICTURES = re.compile(r"images[-.]idx3-ubyte(\.gz)?$")
+IDX_PREFIX = {"train": "train", "test": "t10k"}
+"""How the names of MNIST's files begin, by ``--phase``."""
+
+
+@dataclass(frozen=True)
+class ImagesOptions:
+    """Flags of pictures with classes."""
+
+    num_classes: int = option(
+        0,
+        "classes of the pictures, to generate by class: the number of folders, or of labels; 0: classes are"
+        " left aside",
+        minimum=0,
+        architecture=True,
+    )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Where pictures are, and their classes.
+
+    Attributes:
+        paths: of IDX files, the file and the position in it.
+        pixels: what IDX files hold, (N, H, W); None where every path is a picture file.
+        labels: (N,), from 0; None without classes.
+        classes: how many there are.
+    """
+
+    paths: Sequence[str]
+    pixels: NDArray[np.uint8] | None
+    labels: Sequence[int] | None
+    classes: int
+
+    def open(self, position: int) -> Image.Image:
+        """Return a picture in RGB."""
+        if self.pixels is None:
+            return read_image(self.paths[position])
+        return Image.fromarray(self.pixels[position]).convert("RGB")
+
+
+class ImagesDataset(BaseDataset):
+    """The pictures of ``dataroot/<phase>``, or of ``dataroot`` if there is none; there is no B.
+
+    Args:
+        count: use only so many.
+    """
+
+    Options = ImagesOptions
+    defaults: ClassVar[Mapping[str, object]] = {}
+
+    def __init__(self, pictures: Pictures, transform: Transform, *, count: int | None, grey: bool, seed: int):
+        super().__init__(seed)
+        self.pictures, self.transform, self.grey = pictures, transform, grey
+        self.count = min(len(pictures.paths), count or len(pictures.paths))
+
+    @classmethod
+    def from_options(cls, options: CommandOptions) -> Self:
+        data, wanted = options.data, options.dataset.num_classes
+        if data.direction != "AtoB":
+            raise UserError("--direction BtoA: --dataset_mode images has pictures of one side alone")
+        folder = Path(options.run.dataroot) / data.phase
+        pictures = find_pictures(folder if folder.is_dir() else folder.parent, data.phase)
+        if wanted and wanted != pictures.classes:
+            raise UserError(
+                f"--num_classes {wanted}: the pictures in {options.run.dataroot} have {pictures.classes}"
+                " classes (a folder each, or a label); say that number, or 0 to leave classes aside"
+            )
+        return cls(
+            pictures,
+            Transform.from_options(data),
+            count=data.max_dataset_size,
+            grey=check_channels("input_nc", options.network.input_nc),
+            seed=options.run.seed,
+        )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        pictures = self.pictures
+        picture, position = self.first_good(lambda place: (pictures.open(place), place), index, len(self))
+        path = pictures.paths[position]
+        A = self.transform.apply(picture, self.transform.decide(picture.size, rng), self.grey, path)
+        label = None if pictures.labels is None else int(pictures.labels[position])
+        return Sample(index, A, None, path, path, label=label)
+
+
+def find_pictures(folder: Path, phase: str) -> Pictures:
+    """Return what is in a folder: IDX files before all else, folders of classes, or pictures without any.
+
+    Args:
+        phase: of several IDX files, those named after it are taken.
+
+    Raises:
+        UserError: there are no pictures, or the IDX files are damaged.
+    """
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    idx = [file for file in files if IDX_PICTURES.search(file.name)]
+    if idx:
+        prefix = IDX_PREFIX.get(phase, phase)
+        return _read_pictures(next((file for file in idx if file.name.startswith(prefix)), idx[0]))
+    paths = find_images(folder)
+    places = [Path(path).relative_to(folder).parts for path in paths]
+    if any(len(parts) == 1 for parts in places):
+        return Pictures(paths, None, None, 0)
+    names = sorted({parts[0] for parts in places})
+    return Pictures(paths, None, [names.index(parts[0]) for parts in places], len(names))
+
+
+def _read_pictures(file: Path) -> Pictures:
+    pixels = read_idx(file, dimensions=3)
+    paths = [f"{file}/{position:05d}" for position in range(len(pixels))]
+    name = file.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    found = next((place for end in ("", ".gz") if (place := file.with_name(name + end)).exists()), None)
+    if found is None:
+        return Pictures(paths, pixels, None, 0)
+    labels = read_idx(found, dimensions=1)
+    if len(labels) != len(pixels):
+        raise UserError(f"{found}: {len(labels)} labels for the {len(pixels)} pictures of {file.name}")
+    return Pictures(paths, pixels, labels.tolist(), int(labels.max()) + 1)

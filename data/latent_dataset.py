@@ -1,0 +1,52 @@
+"""Places for pictures that are generated from noise: nothing is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+
+from data.base_dataset import BaseDataset, Sample
+from options.base_options import CommandOptions
+from options.option import option
+from options.test_options import TestOptions
+from util.errors import UserError
+
+
+@dataclass(frozen=True)
+class LatentOptions:
+    """Flags of samples without pictures."""
+
+    num_samples: int = option(64, "how many pictures to generate", minimum=1)
+    num_classes: int = option(
+        0, "classes of the generated pictures, which take turns; 0: none", minimum=0, architecture=True
+    )
+
+
+class LatentDataset(BaseDataset):
+    """Samples sample_0001, sample_0002, ... for test.py, of all classes in turn; A is a black pixel."""
+
+    Options = LatentOptions
+    defaults: ClassVar[Mapping[str, object]] = {"dataroot": ""}
+
+    def __init__(self, num_samples: int, num_classes: int, seed: int):
+        super().__init__(seed)
+        self.num_samples, self.num_classes = num_samples, num_classes
+
+    @classmethod
+    def from_options(cls, options: CommandOptions) -> Self:
+        if not isinstance(options, TestOptions):
+            raise UserError(
+                "--dataset_mode latent: there are no pictures to learn from in it; it is for test.py"
+            )
+        own, limit = options.dataset, options.data.max_dataset_size
+        return cls(min(own.num_samples, limit or own.num_samples), own.num_classes, options.run.seed)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def read(self, index: int, rng: np.random.Generator) -> Sample:
+        name = f"sample_{index + 1:04d}"
+        label = index % self.num_classes if self.num_classes else None
+        return Sample(index, torch.zeros(1, 1, 1, dtype=torch.uint8), None, name, name, label=label)

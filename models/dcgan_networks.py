@@ -1,0 +1,119 @@
+"""DCGAN's networks: noise to pictures by transposed convolutions, pictures to a logit by convolutions."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.layers import norm_layer, upsampling_layer
+from util.errors import UserError
+
+SIDES = {
+    base << depth: (base, depth)
+    for base in range(4, 8)
+    for depth in range(2, 6)
+    if 28 <= base << depth <= 128
+}
+"""The sides of pictures, 28 to 128 pixels: those of the smallest feature map, and how often it is doubled."""
+
+
+class DcganGenerator(nn.Module):
+    """Noise to pictures (Radford et al. 2016): maps (N, nz) to (N, output_nc, size, size) in [-1, 1].
+
+    Args:
+        size: one of `SIDES`.
+        ngf: channels before the last layer; they double with every halving, up to 8 ngf.
+        classes: generate by class: noise is joined by the class, one-hot; 0: without classes.
+        upsample: see `upsampling_layer`.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        nz: int,
+        output_nc: int,
+        ngf: int,
+        norm: str,
+        classes: int = 0,
+        upsample: str = "deconv",
+    ):
+        super().__init__()
+        self.nz, self.classes = nz, classes
+        base, depth = SIDES[size]
+        widths = _widths(ngf, depth)
+        bias = norm == "none"
+        layers: list[nn.Module] = [nn.ConvTranspose2d(nz + classes, widths[-1], base, bias=bias)]
+        for level in reversed(range(depth)):
+            layers += [norm_layer(norm, widths[level]), nn.ReLU()]
+            below = widths[level - 1] if level else output_nc
+            enlarge = nn.ConvTranspose2d(widths[level], below, 4, 2, 1, bias=bias or level == 0)
+            layers.append(upsampling_layer(upsample, enlarge, "zero"))
+        self.model = nn.Sequential(*layers, nn.Tanh())
+
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return pictures; `label` is (N,) where there are classes."""
+        if label is not None:
+            z = torch.cat([z, F.one_hot(label, self.classes).to(z.dtype)], 1)
+        return self.model(z[..., None, None])
+
+
+class DcganDiscriminator(nn.Module):
+    """The generator mirrored: maps (N, input_nc, size, size) to (N, 1).
+
+    With classes it is a projection discriminator (Miyato & Koyama 2018, eq. 3): it adds the inner product of
+    the class's vector with the last features, all places of them, for these see parts of a picture alone.
+
+    Args:
+        size, classes: see `DcganGenerator`.
+        ndf: channels after the first layer; they double with every halving, up to 8 ndf.
+    """
+
+    def __init__(self, size: int, input_nc: int, ndf: int, norm: str, classes: int = 0):
+        super().__init__()
+        self.minimum = size
+        base, depth = SIDES[size]
+        widths = _widths(ndf, depth)
+        layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for level in range(1, depth):
+            layers.append(nn.Conv2d(widths[level - 1], widths[level], 4, 2, 1, bias=norm == "none"))
+            layers += [norm_layer(norm, widths[level]), nn.LeakyReLU(0.2)]
+        self.model = nn.Sequential(*layers)
+        self.last = nn.Conv2d(widths[-1], 1, base)
+        self.project = nn.Conv2d(widths[-1], classes, base, bias=False) if classes else None
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Return logits; `label` is (N,) where there are classes."""
+        features = self.model(x)
+        logits = self.last(features).flatten(1)
+        if self.project is None or label is None:
+            return logits
+        return logits + self.project(features).flatten(1).gather(1, label[:, None])
+
+
+class OfClasses(nn.Module):
+    """A discriminator that knows the classes of the pictures that it is shown.
+
+    Args:
+        label: (N,); several times N pictures are N of these classes each time.
+    """
+
+    def __init__(self, D: nn.Module, label: Tensor):
+        super().__init__()
+        self.D, self.label = D, label
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.D(x, self.label.repeat(len(x) // len(self.label)))
+
+
+def check_side(size: int) -> None:
+    """Raise a `UserError` unless the networks can be made for pictures of this side."""
+    if size not in SIDES:
+        sides = ", ".join(map(str, sorted(SIDES)))
+        nearest = min(sorted(SIDES), key=lambda side: abs(side - size))
+        raise UserError(
+            f"--crop_size {size}: dcgan makes pictures with sides of {sides} pixels;"
+            f" take --crop_size {nearest}"
+        )
+
+
+def _widths(outermost: int, depth: int) -> list[int]:
+    return [outermost * min(2**level, 8) for level in range(depth)]
