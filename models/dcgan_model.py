@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from models.base_model import BaseModel, MakeOptimizer, Step, adam
-from models.dcgan_networks import DcganDiscriminator, DcganGenerator, OfClasses, check_side
+from models.dcgan_networks import DcganDiscriminator, DcganGenerator, check_side
 from models.losses import total
 from models.networks import allow_only, finish
 from models.objective import Objective
@@ -101,17 +101,15 @@ class DcganModel(BaseModel):
 
     def train_step(self, batch: Batch) -> Step:
         real, D, classes = batch.A, self.nets["D"], self.classes(batch)
-        # Fakes are of the classes of the real pictures. These are no condition of the objective's: with one
-        # it shows both in one batch, and batch norm would see through them together.
+        # Fakes are of the classes of the real pictures.
         fake = self.G(batch.draws["z"].to(self.dtype), *classes)
-        D = OfClasses(D, *classes) if classes else D
 
         # D: tell real pictures from made ones
-        d = self.objective.discriminator(D, real, fake, batch.draws)
+        d = self.objective.discriminator(D, real, fake, batch.draws, *classes)
         self.minimize("D", total(d))
 
         # G: fool D
-        g = {"G_GAN": self.objective.generator(D, fake, batch.draws)}
+        g = {"G_GAN": self.objective.generator(D, fake, batch.draws, *classes)}
         self.minimize("G", total(g))
         losses = g | {f"D_{name}": loss for name, loss in d.items()}
         return Step(losses, visuals={"real": real, "fake": fake})

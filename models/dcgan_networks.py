@@ -89,21 +89,6 @@ class DcganDiscriminator(nn.Module):
         return logits + self.project(features).flatten(1).gather(1, label[:, None])
 
 
-class OfClasses(nn.Module):
-    """A discriminator that knows the classes of the pictures that it is shown.
-
-    Args:
-        label: (N,); several times N pictures are N of these classes each time.
-    """
-
-    def __init__(self, D: nn.Module, label: Tensor):
-        super().__init__()
-        self.D, self.label = D, label
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.D(x, self.label.repeat(len(x) // len(self.label)))
-
-
 def check_side(size: int) -> None:
     """Raise a `UserError` unless the networks can be made for pictures of this side."""
     if size not in SIDES:

@@ -194,12 +194,18 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     raise ValueError(f"norm {norm}")
 
 
-def apply_to_both(net: nn.Module, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``net(first), net(second)``, in one call where that changes nothing but the time."""
+def apply_to_both(
+    net: nn.Module, first: Tensor, second: Tensor, *conditions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what `net` makes of both, in one call where that changes nothing but the time.
+
+    Each is given the same `conditions`, (N, ...), besides.
+    """
     # Batch norm would mix them; pictures of unequal size do not fit into one batch.
     if first.shape[1:] != second.shape[1:] or any(isinstance(layer, BatchNorm2d) for layer in net.modules()):
-        return net(first), net(second)
-    one, two = net(torch.cat([first, second])).split([len(first), len(second)])
+        return net(first, *conditions), net(second, *conditions)
+    twice = (torch.cat([condition, condition]) for condition in conditions)
+    one, two = net(torch.cat([first, second]), *twice).split([len(first), len(second)])
     return one, two
 
 

@@ -114,11 +114,7 @@ class Objective:
         """
         fake, decisions = fake.detach(), draws.get(f"{name}_augment")
         shown_real, shown_fake = self.disguise(real, decisions, 0), self.disguise(fake, decisions, 1)
-        if conditions:
-            twice = (torch.cat([condition, condition]) for condition in conditions)
-            fake_logits, real_logits = D(torch.cat([shown_fake, shown_real]), *twice).chunk(2)
-        else:
-            fake_logits, real_logits = apply_to_both(D, shown_fake, shown_real)
+        fake_logits, real_logits = apply_to_both(D, shown_fake, shown_real, *conditions)
         fake_logits, real_logits = at_least_float32(fake_logits), at_least_float32(real_logits)
         losses = {
             "real": discriminator_loss(self.mode, real_logits, real=True, smoothing=self.label_smoothing),

@@ -144,7 +144,7 @@ def _meant_here(kind: type[CommandOptions], config: Values, model: type[Configur
     mine, others = (_flags(each, _groups(each, model, model)) for each in (kind, _other(kind)))
     if not config.keys() & (others.keys() - mine.keys()):
         return config
-    changed = TestOptions.DEFAULTS.keys() | model.test_defaults.keys()
+    changed = (TestOptions.DEFAULTS.keys() - {"model"}) | model.test_defaults.keys()
     return {name: value for name, value in config.items() if name not in changed}
 
 

@@ -165,7 +165,7 @@ MEANS = {
 
 @pytest.mark.parametrize("steps", [6, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("means", MEANS)
-@pytest.mark.parametrize("name", ["pix2pix", "cycle_gan"])
+@pytest.mark.parametrize("name", ["pix2pix", "cycle_gan", "dcgan"])
 def test_each_means_trains_and_resumes_to_the_bit(
     name: str, means: str, steps: int, data: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -232,6 +232,7 @@ def test_a_training_record_serves_as_config_for_testing(tmp_path: Path) -> None:
     options = train("--checkpoints_dir", str(tmp_path), "--name", "run", "--ngf", "8", "--crop_size", "128")
     save(options)
     record = str(tmp_path / "run" / "train_opt.json")
+    assert parse(TestOptions, ["--config", record], MODELS, DATASETS).run.model == "pix2pix"
     testing = parse(TestOptions, ["--config", record, "--model", "pix2pix"], MODELS, DATASETS)
     assert (testing.run.name, testing.network.ngf, testing.data.crop_size) == ("run", 8, 128)
     assert (testing.data.phase, testing.data.load_size, testing.data.no_flip) == ("test", 128, True)
