@@ -92,9 +92,8 @@ class BaseModel(ABC):
     ):
         self.nets = {name: net.to(device, dtype) for name, net in nets.items()}
         self.optimizers: dict[str, Optimizer] = {}
-        self.objective = objective or Objective("vanilla")
         self.health = Health()
-        self.objective.health = self.health
+        self.objective = replace(objective or Objective("vanilla"), health=self.health)
         self.state: dict[str, Stateful] = {"health": self.health}
         self.device, self.dtype, self.seed = device, dtype, seed
         self.guard = LossGuard()
