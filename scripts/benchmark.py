@@ -45,8 +45,10 @@ OWN_FLAGS = {
 """What models need that are to run on any pictures, without a network; speed does not depend on weights."""
 SIDE_BY_SIDE = ("aligned", "template")
 MEASURED = ("images_per_s", "items_per_s", "test_images_per_s", "memory_mib")
-COLUMNS = ("model", "variant", "step ms", "images/s", "data items/s", "test images/s", "memory MiB")
-COLUMNS += ("GFLOP/step", "of peak", "first losses")
+COLUMNS = (
+    *("model", "variant", "step ms", "images/s", "data items/s", "test images/s", "memory MiB"),
+    *("GFLOP/step", "of peak", "first losses"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +151,7 @@ def pictures(settings: argparse.Namespace, flags: list[str], folder: Path) -> st
 
 
 def draw(folder: Path, size: int, count: int) -> Path:
-    """Draw façades, once for every size: side by side in pairs/, photos and labels in apart/; return where."""
+    """Draw façades, once for every size, side by side in pairs/ and taken apart in apart/; return where."""
     side, root = max(32, size + size % 2), folder / f"{size}_{count}"
     for number in range(1, 1 if root.exists() else count + 1):
         pair = draw_pair(side, 0, "train", number)
@@ -274,7 +276,7 @@ def main(argv: list[str]) -> int:
             found = measure(settings, model, flags, folder)
             for run in (runs[0] for runs in found.values()):
                 if run["precision"] not in peaks:
-                    job = {"task": "peak", "calls": 20, **{key: run[key] for key in ("precision", "device")}}
+                    job = {"task": "peak", "calls": 10, **{key: run[key] for key in ("precision", "device")}}
                     peaks[run["precision"]] = work("the peak", job, settings.threads)["peak_gflops"]
             rows += summarise(model, found, peaks)
     report(settings, {"machine": on, "command": argv, "peak_gflops": peaks, "results": rows})
@@ -283,13 +285,13 @@ def main(argv: list[str]) -> int:
 
 def report(settings: argparse.Namespace, found: Mapping[str, Any]) -> None:
     """Print the table, and write the files that were asked for."""
-    on, peaks = found["machine"], found["peak_gflops"]
-    measured = ", ".join(f"{precision} {rate:.0f} GFLOP/s" for precision, rate in peaks.items())
-    threads = found["results"][0]["threads"]
-    where = f"{on['cpu']}, {on['cores']} cores, {threads} threads, GPU: {on['gpu'] or 'none'}, torch {on['torch']}"
+    on, rows = found["machine"], found["results"]
+    peaks = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in found["peak_gflops"].items())
     text = (
-        f"{where}; {on['when']}.\nMeasured peak: {measured}."
-        f" Memory: of the {'GPU' if found['results'][0]['device'] != 'cpu' else 'process'}.\n\n{table(found['results'])}"
+        f"{on['cpu']}, {on['cores']} cores, {rows[0]['threads']} threads, GPU: {on['gpu'] or 'none'},"
+        f" torch {on['torch']}; {on['when']}.\nMeasured peak: {peaks}. Memory: the peak of the"
+        f" {'process' if rows[0]['device'] == 'cpu' else 'GPU'} in training. First losses: their largest"
+        f" relative difference from the first variant's.\n\n{table(rows)}"
     )
     log.info("\n%s", text)
     if settings.json:

@@ -1,9 +1,10 @@
-"""One measurement of `benchmark.py`, in a process of its own: a job as JSON on stdin, numbers as JSON on stdout.
+"""One measurement of `benchmark.py`, in a process of its own: a job in, numbers out, both as JSON.
 
 Whose code is timed decides what is imported: the peer's packages have the names of the project's.
 """
 
 import contextlib
+import importlib
 import json
 import resource
 import statistics
@@ -87,13 +88,13 @@ class Peer:
     def __init__(self, job: dict[str, Any]):
         sys.path.insert(0, job["peer"])
         sys.argv = ["train.py", *job["flags"]]
-        from data import create_dataset
-        from models import create_model
-        from options.train_options import TrainOptions
+        create_dataset: Any = importlib.import_module("data").create_dataset
+        create_model: Any = importlib.import_module("models").create_model
+        options_class: Any = importlib.import_module("options.train_options").TrainOptions
 
-        self.options: Any = TrainOptions().parse()
-        self.dataset: Any = create_dataset(self.options)
-        self.model: Any = create_model(self.options)
+        self.options = options_class().parse()
+        self.dataset = create_dataset(self.options)
+        self.model = create_model(self.options)
         self.model.setup(self.options)
         self.device, self.record = self.model.device, Path(job["record"])
 
@@ -136,7 +137,8 @@ def seconds(device: torch.device, function: Callable[..., object], *arguments: o
 
 def read(side: Ours | Peer, items: int) -> tuple[list[Any], float]:
     """Return the first batches of an epoch, and the samples read in a second after the first batch."""
-    batches, count, began = [], 0, 0.0
+    batches: list[Any] = []
+    count, began = 0, 0.0
     for batch in side.epoch():
         if not began:  # the first batch also pays for imports
             began, count = time.perf_counter(), -side.count(batch)
@@ -191,7 +193,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def peak(job: dict[str, Any]) -> dict[str, Any]:
     """Return the GFLOP/s of the fastest of many large convolutions and matrix products."""
     device, dtype = torch.device(job["device"]), DTYPES[job["precision"]]
-    width, pictures = (8192, 64) if device.type == "cuda" else (2048, 1)
+    width, pictures = (8192, 64) if device.type == "cuda" else (1024, 1)
     matrix = torch.randn(width, width, device=device).to(dtype)
     maps = torch.randn(pictures, 256, 64, 64, device=device).to(dtype)
     kernel = torch.randn(256, 256, 3, 3, device=device).to(dtype)
