@@ -1,0 +1,306 @@
+"""Time training, data and testing of the models, of variants of their flags, and of the peer beside them.
+
+    python scripts/benchmark.py [--models pix2pix,cycle_gan] [--peer DIR] [-- FLAGS OF TRAIN.PY]
+    python scripts/benchmark.py --models pix2pix --variant "fp32=" --variant "fp64=--precision fp64"
+
+Every measurement is a process of its own, and the processes take turns. Printed are medians, and in brackets
+what they are relative to the first variant's: of rates, above 1 is faster; of memory, above 1 is more.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from data import DATASETS  # noqa: E402
+from datasets.make_demo_dataset import draw_pair  # noqa: E402
+from models import MODELS  # noqa: E402
+from options.parse import parse  # noqa: E402
+from options.train_options import TrainOptions  # noqa: E402
+from util.errors import UserError, run_command  # noqa: E402
+from util.files import write_text  # noqa: E402
+
+PEER = "peer"
+PEERS_MODELS = ("colorization", "cycle_gan", "pix2pix")
+OWN_FLAGS = {
+    "memory_colorization": ["--resnet_weights", "random"],
+    "style_transfer": ["--vgg_weights", "random", "--style_mode", "set"],
+    "unified": ["--vgg_weights", "random"],
+}
+"""What models need that are to run on any pictures, without a network; speed does not depend on weights."""
+SIDE_BY_SIDE = ("aligned", "template")
+MEASURED = ("images_per_s", "items_per_s", "test_images_per_s", "memory_mib")
+COLUMNS = (
+    *("model", "variant", "step ms", "images/s", "data items/s", "test images/s", "memory MiB"),
+    *("GFLOP/step", "of peak", "first losses"),
+)
+
+log = logging.getLogger(__name__)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Return the values of the flags, and in ``further`` what follows ``--``."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = _Parser(
+        description=(__doc__ or "").split("\n")[0],
+        epilog="What follows -- goes to all variants and to the peer.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--models", help="names with commas between (default: every model that trains)")
+    parser.add_argument(
+        "--variant",
+        action="append",
+        metavar="NAME=FLAGS",
+        help="flags of train.py to compare; again for more",
+    )
+    parser.add_argument("--peer", type=Path, help="a checkout of junyanz/pytorch-CycleGAN-and-pix2pix")
+    parser.add_argument("--dataroot", type=Path, help="the pictures (default: drawn for the occasion)")
+    for name, default, text in (
+        ("crop_size", 256, "side of the pictures"),
+        ("batch_size", None, "pictures in a batch (default: the model's own, mostly 1)"),
+        ("threads", None, "torch's threads (default: torch's own)"),
+        ("rounds", 3, "processes for each variant"),
+        ("warmup", 3, "steps before those that are timed"),
+        ("steps", 5, "timed steps in a process, and translated batches"),
+        ("items", 32, "data items that are read"),
+    ):
+        told = "" if default is None else f" (default: {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, help=text + told)
+    parser.add_argument("--json", type=Path, help="a file to write everything measured to")
+    parser.add_argument("--markdown", type=Path, help="a file to write the table to")
+    settings = parser.parse_args(argv[:cut])
+    settings.further = argv[cut + 1 :]
+    check(settings)
+    return settings
+
+
+def check(settings: argparse.Namespace) -> None:
+    """Raise a `UserError` for values that will not do."""
+    for name in ("crop_size", "batch_size", "threads", "rounds", "warmup", "steps", "items"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: expected 1 or more")
+    if settings.peer and not (settings.peer / "models" / "pix2pix_model.py").is_file():
+        raise UserError(
+            f"--peer {settings.peer}: there is no models/pix2pix_model.py; give the checkout's folder"
+        )
+    for name in ("json", "markdown"):
+        file = getattr(settings, name)
+        if file and not file.absolute().parent.is_dir():
+            raise UserError(f"--{name} {file}: there is no folder {file.parent}; make it first")
+
+
+def variants(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the flags of every variant ``NAME=FLAGS`` by its name."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, flags = text.partition("=")
+        if not (name and equals) or name.startswith("-"):
+            raise UserError(
+                f'--variant {text}: expected a name, =, and flags, such as "fp64=--precision fp64"'
+            )
+        if name in found or name == PEER:
+            raise UserError(f"--variant {text}: the name {name} is taken; choose another")
+        found[name] = shlex.split(flags)
+    return found
+
+
+def plan(settings: argparse.Namespace, model: str, folder: Path) -> dict[str, list[str]]:
+    """Return the flags of everything to time for one model, by the variant's name; its pictures are drawn."""
+    size = settings.crop_size
+    common = ["--model", model, "--crop_size", str(size), "--load_size", str(size * 286 // 256)]
+    common += ["--num_threads", "0", "--checkpoints_dir", str(folder)]
+    common += ["--batch_size", str(settings.batch_size)] if settings.batch_size else []
+    common += [] if torch.cuda.is_available() else ["--gpu_ids", "-1"]
+    common += [*OWN_FLAGS.get(model, []), *settings.further]
+    flags = {name: [*common, *own] for name, own in variants(settings.variant or ["ours="]).items()}
+    if model in OWN_FLAGS:
+        log.info("%s is given %s", model, shlex.join(OWN_FLAGS[model]))
+    if settings.peer and model in PEERS_MODELS:
+        flags[PEER] = common
+    return {name: ["--dataroot", pictures(settings, given, folder), *given] for name, given in flags.items()}
+
+
+def pictures(settings: argparse.Namespace, flags: list[str], folder: Path) -> str:
+    """Return the data root for a variant; this checks its flags."""
+    options = parse(TrainOptions, ["--dataroot", ".", *flags], MODELS, DATASETS)
+    if settings.dataroot:
+        return str(settings.dataroot)
+    root = draw(folder, options.data.crop_size, settings.items + options.data.batch_size)
+    return str(root / ("pairs" if options.data.dataset_mode in SIDE_BY_SIDE else "apart"))
+
+
+def draw(folder: Path, size: int, count: int) -> Path:
+    """Draw façades, once for every size, side by side in pairs/ and taken apart in apart/; return where."""
+    side, root = max(32, size + size % 2), folder / f"{size}_{count}"
+    for number in range(1, 1 if root.exists() else count + 1):
+        pair = draw_pair(side, 0, "train", number)
+        photo, labels = pair.crop((0, 0, side, side)), pair.crop((side, 0, 2 * side, side))
+        places = {"pairs/train": pair, "apart/train": photo, "apart/trainA": photo, "apart/trainB": labels}
+        for place, picture in places.items():
+            (root / place).mkdir(parents=True, exist_ok=True)
+            picture.save(root / place / f"{number:04d}.png")
+    return root
+
+
+def work(what: str, job: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
+    """Return what a worker process finds.
+
+    Raises:
+        UserError: it failed; the message is the last line of its own.
+    """
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_worker.py")]
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, env=environment)
+    if done.returncode:
+        lines, mark = done.stderr.strip().splitlines() or ["no message"], "util.errors.UserError: "
+        if mark not in lines[-1]:
+            log.info("%s", done.stderr)
+        raise UserError(f"{what}: {lines[-1].removeprefix(mark)}")
+    return json.loads(done.stdout)
+
+
+def measure(
+    settings: argparse.Namespace, model: str, flags: Mapping[str, list[str]], folder: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Return what the processes found, which take turns, by the variant's name."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in flags}
+    record, first = folder / f"record_{model}", next(iter(flags))
+    for turn in range(settings.rounds):
+        for name, given in flags.items():
+            writes = PEER in flags and name == first and turn == 0
+            job = {
+                "task": "measure",
+                "flags": given,
+                "peer": str(settings.peer.resolve()) if name == PEER else None,
+                "record": str(record) if writes or name == PEER else None,
+                "count_flops": turn == 0,
+                **{key: getattr(settings, key) for key in ("warmup", "steps", "items")},
+            }
+            log.info("%s, %s, process %d of %d", model, name, turn + 1, settings.rounds)
+            found[name].append(work(f"{model}, {name}", job, settings.threads))
+    return found
+
+
+def summarise(
+    model: str, found: Mapping[str, list[dict[str, Any]]], peaks: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Return a row of medians for every variant, with their ratios to the first variant's."""
+    rows: list[dict[str, Any]] = []
+    for name, runs in found.items():
+        times = [time for run in runs for time in run["step_ms"]]
+        step_ms, first = statistics.median(times), runs[0]
+        row = {"model": model, "variant": name, "step_ms": step_ms, "all_step_ms": times}
+        row["images_per_s"] = 1000 * first["batch_size"] / step_ms
+        row |= {key: statistics.median(run[key] for run in runs) for key in MEASURED[1:]}
+        row |= {key: first[key] for key in ("batch_size", "precision", "device", "threads", "flops")}
+        row["gflops"] = first["flops"] / step_ms / 1e6
+        row["of_peak"] = row["gflops"] / peaks[first["precision"]]
+        row["first_losses"] = first["first_losses"]
+        base = rows[0] if rows else row
+        row["ratios"] = {key: row[key] / base[key] for key in MEASURED}
+        row["losses_differ"] = difference(base["first_losses"], row["first_losses"])
+        rows.append(row)
+    return rows
+
+
+def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float | None:
+    """Return the largest relative difference of losses that both have; None if there are none."""
+    pairs = [(ours[name], theirs[name]) for name in ours.keys() & theirs.keys()]
+    return max((abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in pairs), default=None)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as a table in Markdown, which is aligned to be read as it is."""
+    lines = [COLUMNS]
+    for row in rows:
+        cells = [f"{row[key]:.4g} (x{row['ratios'][key]:.2f})" for key in MEASURED]
+        differ = "" if row["losses_differ"] is None else f"{row['losses_differ']:.1e}"
+        work_done = f"{row['flops'] / 1e9:.4g}", f"{row['of_peak']:.0%}"
+        lines.append((row["model"], row["variant"], f"{row['step_ms']:.4g}", *cells, *work_done, differ))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    ]
+    return "\n".join([text[0], "| " + " | ".join("-" * width for width in widths) + " |", *text[1:]])
+
+
+def machine() -> dict[str, Any]:
+    """Return what is measured on, and when."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return {
+        "cpu": names[0].strip() if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "when": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def main(argv: list[str]) -> int:
+    settings, on = parse_arguments(argv), machine()
+    trained = [name for name in MODELS.names() if MODELS.get(name).trains]
+    models = settings.models.split(",") if settings.models else trained
+    peaks: dict[str, float] = {}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        plans = {model: plan(settings, model, folder) for model in models}
+        for model, flags in plans.items():
+            found = measure(settings, model, flags, folder)
+            for run in (runs[0] for runs in found.values()):
+                if run["precision"] not in peaks:
+                    job = {"task": "peak", "calls": 10, **{key: run[key] for key in ("precision", "device")}}
+                    peaks[run["precision"]] = work("the peak", job, settings.threads)["peak_gflops"]
+            rows += summarise(model, found, peaks)
+    report(settings, {"machine": on, "command": argv, "peak_gflops": peaks, "results": rows})
+    return 0
+
+
+def report(settings: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    """Print the table, and write the files that were asked for."""
+    on, rows = found["machine"], found["results"]
+    peaks = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in found["peak_gflops"].items())
+    text = (
+        f"{on['cpu']}, {on['cores']} cores, {rows[0]['threads']} threads, GPU: {on['gpu'] or 'none'},"
+        f" torch {on['torch']}; {on['when']}.\nMeasured peak: {peaks}. Memory: the peak of the"
+        f" {'process' if rows[0]['device'] == 'cpu' else 'GPU'} in training. First losses: their largest"
+        f" relative difference from the first variant's.\n\n{table(rows)}"
+    )
+    log.info("\n%s", text)
+    if settings.json:
+        write_text(settings.json, json.dumps(found, indent=1) + "\n")
+    if settings.markdown:
+        write_text(
+            settings.markdown, f"    python scripts/benchmark.py {shlex.join(found['command'])}\n\n{text}\n"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

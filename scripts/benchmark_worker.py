@@ -1,0 +1,214 @@
+"""One measurement of `benchmark.py`, in a process of its own: a job in, numbers out, both as JSON.
+
+Whose code is timed decides what is imported: the peer's packages have the names of the project's.
+"""
+
+import contextlib
+import importlib
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parents[1]
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+KEPT = 8
+"""How many batches the steps go through in turn."""
+
+
+class Ours:
+    """The project, called as train.py and test.py do."""
+
+    def __init__(self, job: dict[str, Any]):
+        sys.path.insert(0, str(ROOT))
+        from data import DATASETS, create_loader
+        from models import MODELS, create_model
+        from options.parse import parse
+        from options.train_options import TrainOptions
+        from util.device import select_device
+
+        options = parse(TrainOptions, job["flags"], MODELS, DATASETS)
+        self.device = select_device(options.run.gpu_ids, explicit=True)
+        self.precision = options.run.precision
+        self.in_lab = options.data.dataset_mode == "colorization"
+        self.loader = create_loader(options, self.device)
+        self.model = create_model(options, self.device)
+        self.record = Path(job["record"]) if job["record"] else None
+
+    def epoch(self) -> Iterable[Any]:
+        return self.loader.epoch(1)
+
+    def start(self, batches: list[Any]) -> list[Any]:
+        if self.record:
+            self._write_record(self.record, batches)
+        return batches
+
+    def _write_record(self, record: Path, batches: list[Any]) -> None:
+        """Write what the peer needs to begin as we do: weights, pictures, the seed of the first step."""
+        from util.color import to_L_ab
+        from util.seeding import seed_for
+        from util.weights import exported, weights_path
+
+        record.mkdir(parents=True)
+        for name, net in self.model.nets.items():
+            torch.save(exported(net), weights_path(record, "latest", name))
+        floats = [batch.to(torch.device("cpu")) for batch in batches]
+        pictures = [to_L_ab(batch.A) if self.in_lab else batch.pair() for batch in floats]
+        torch.save(
+            {"pictures": pictures, "seed": seed_for("dropout", self.model.seed, 1)}, record / "inputs.pt"
+        )
+
+    def step(self, batch: Any) -> None:
+        self.latest, _ = self.model.step(batch.to(self.device, self.model.dtype))
+
+    def losses(self) -> dict[str, float]:
+        return {name: loss.item() for name, loss in self.latest.items()}
+
+    def translate(self, batch: Any) -> None:
+        self.model.translate(batch.to(self.device, self.model.dtype))
+
+    def count(self, batch: Any) -> int:
+        return len(batch)
+
+
+class Peer:
+    """A checkout of the peer, called as its train.py does, on the pictures and weights that ours recorded."""
+
+    precision = "fp32"
+
+    def __init__(self, job: dict[str, Any]):
+        sys.path.insert(0, job["peer"])
+        sys.argv = ["train.py", *job["flags"]]
+        create_dataset: Any = importlib.import_module("data").create_dataset
+        create_model: Any = importlib.import_module("models").create_model
+        options_class: Any = importlib.import_module("options.train_options").TrainOptions
+
+        self.options = options_class().parse()
+        self.dataset = create_dataset(self.options)
+        self.model = create_model(self.options)
+        self.model.setup(self.options)
+        self.device, self.record = self.model.device, Path(job["record"])
+
+    def epoch(self) -> Iterable[Any]:
+        return self.dataset
+
+    def start(self, batches: list[Any]) -> list[Any]:
+        self.model.save_dir = str(self.record)
+        self.model.load_networks("latest")
+        inputs = torch.load(self.record / "inputs.pt", weights_only=True)
+        torch.manual_seed(inputs["seed"])
+        sides = "AB" if self.options.direction == "AtoB" else "BA"
+        names = {f"{side}_paths": [""] * self.options.batch_size for side in "AB"}
+        return [dict(zip(sides, pair, strict=True)) | names for pair in inputs["pictures"]]
+
+    def step(self, batch: Any) -> None:
+        self.model.set_input(batch)
+        self.model.optimize_parameters()
+
+    def losses(self) -> dict[str, float]:
+        return dict(self.model.get_current_losses())
+
+    def translate(self, batch: Any) -> None:
+        self.model.set_input(batch)
+        self.model.test()
+
+    def count(self, batch: Any) -> int:
+        return len(batch["A_paths"])
+
+
+def seconds(device: torch.device, function: Callable[..., object], *arguments: object) -> float:
+    """Return how long a call takes until the device has done with it."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else int
+    wait()
+    began = time.perf_counter()
+    function(*arguments)
+    wait()
+    return time.perf_counter() - began
+
+
+def read(side: Ours | Peer, items: int) -> tuple[list[Any], float]:
+    """Return the first batches of an epoch, and the samples read in a second after the first batch."""
+    batches: list[Any] = []
+    count, began = 0, 0.0
+    for batch in side.epoch():
+        if not began:  # the first batch also pays for imports
+            began, count = time.perf_counter(), -side.count(batch)
+        count += side.count(batch)
+        batches = [*batches, batch][:KEPT]
+        if count >= items:
+            break
+    return batches, count / (time.perf_counter() - began)
+
+
+def memory(device: torch.device) -> float:
+    """Return the peak so far in MiB: of the GPU's memory, or else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Time one side: its data, `steps` training steps after `warmup` ones, and as many translations."""
+    side: Ours | Peer = Peer(job) if job["peer"] else Ours(job)
+    batches, items_per_s = read(side, job["items"])
+    batches = side.start(batches)
+    side.step(batches[0])
+    losses = side.losses()
+    turns, steps, device = cycle(batches), job["steps"], side.device
+    for batch in islice(turns, job["warmup"]):
+        side.step(batch)
+    step_s = [seconds(device, side.step, batch) for batch in islice(turns, steps)]
+    peak_memory = memory(device)
+    side.translate(batches[0])
+    test_s = [seconds(device, side.translate, batch) for batch in islice(turns, steps)]
+    flops = None
+    if job["count_flops"]:
+        with FlopCounterMode(display=False) as counter:
+            side.step(batches[0])
+        flops = counter.get_total_flops()
+    return {
+        "precision": side.precision,
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "batch_size": side.count(batches[0]),
+        "first_losses": losses,
+        "step_ms": [1000 * time for time in step_s],
+        "test_images_per_s": side.count(batches[0]) / statistics.median(test_s),
+        "items_per_s": items_per_s,
+        "memory_mib": peak_memory,
+        "flops": flops,
+    }
+
+
+def peak(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the GFLOP/s of the fastest of many large convolutions and matrix products."""
+    device, dtype = torch.device(job["device"]), DTYPES[job["precision"]]
+    width, pictures = (8192, 64) if device.type == "cuda" else (1024, 1)
+    matrix = torch.randn(width, width, device=device).to(dtype)
+    maps = torch.randn(pictures, 256, 64, 64, device=device).to(dtype)
+    kernel = torch.randn(256, 256, 3, 3, device=device).to(dtype)
+    product = min(seconds(device, torch.mm, matrix, matrix) for _ in range(job["calls"]))
+    convolution = min(seconds(device, F.conv2d, maps, kernel, None, 1, 1) for _ in range(job["calls"]))
+    rates = 2 * width**3 / product, 2 * maps.numel() * 256 * 9 / convolution
+    return {"peak_gflops": max(rates) / 1e9}
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    with contextlib.redirect_stdout(sys.stderr):  # the peer prints
+        found = {"measure": measure, "peak": peak}[job["task"]](job)
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
