@@ -86,7 +86,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     ):
         told = "" if default is None else f" (default: {default})"
         parser.add_argument(f"--{name}", type=int, default=default, help=text + told)
-    parser.add_argument("--json", type=Path, help="a file to write everything measured to")
+    parser.add_argument("--json", type=Path, help="a file to write the numbers to")
     parser.add_argument("--markdown", type=Path, help="a file to write the table to")
     settings = parser.parse_args(argv[:cut])
     settings.further = argv[cut + 1 :]
@@ -121,7 +121,10 @@ def variants(texts: Sequence[str]) -> dict[str, list[str]]:
             )
         if name in found or name == PEER:
             raise UserError(f"--variant {text}: the name {name} is taken; choose another")
-        found[name] = shlex.split(flags)
+        try:
+            found[name] = shlex.split(flags)
+        except ValueError as error:
+            raise UserError(f"--variant {text}: {error}; close the quotation") from None
     return found
 
 
@@ -138,6 +141,8 @@ def plan(settings: argparse.Namespace, model: str, folder: Path) -> dict[str, li
         log.info("%s is given %s", model, shlex.join(OWN_FLAGS[model]))
     if settings.peer and model in PEERS_MODELS:
         flags[PEER] = common
+    elif settings.peer:
+        log.info("%s is timed without the peer, which does not have it", model)
     return {name: ["--dataroot", pictures(settings, given, folder), *given] for name, given in flags.items()}
 
 
@@ -249,11 +254,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def machine() -> dict[str, Any]:
     """Return what is measured on, and when."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1] for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1] for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0].strip() if names else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

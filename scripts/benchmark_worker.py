@@ -140,12 +140,17 @@ def read(side: Ours | Peer, items: int) -> tuple[list[Any], float]:
     batches: list[Any] = []
     count, began = 0, 0.0
     for batch in side.epoch():
-        if not began:  # the first batch also pays for imports
-            began, count = time.perf_counter(), -side.count(batch)
-        count += side.count(batch)
-        batches = [*batches, batch][:KEPT]
+        if batches:
+            count += side.count(batch)
+        else:  # the first batch also pays for imports
+            began = time.perf_counter()
+        whole = not batches or side.count(batch) == side.count(batches[0])
+        if whole and len(batches) < KEPT:
+            batches.append(batch)
         if count >= items:
             break
+    if not count:
+        sys.exit("--dataroot: there is only one batch; give more pictures or a lower --batch_size")
     return batches, count / (time.perf_counter() - began)
 
 

@@ -94,7 +94,22 @@ def test_what_will_not_do_is_said_before_anything_is_timed(
         benchmark.main(["--models", "pix2pix", "--crop_size", "32", "--items", "1", *flags.split()])
 
 
-def test_a_worker_that_fails_is_one_line() -> None:
+def test_a_worker_that_fails_is_one_line(pairs: Path) -> None:
+    flags = [
+        "--model",
+        "pix2pix",
+        "--netG",
+        "unet_32",
+        "--crop_size",
+        "32",
+        "--gpu_ids",
+        "-1",
+        "--num_threads",
+        "0",
+    ]
+    job = {"task": "measure", "peer": None, "record": None, "items": 2}
     with pytest.raises(UserError, match=r"^pix2pix: --dataroot absent: there is no such folder"):
-        flags = ["--model", "pix2pix", "--dataroot", "absent", "--gpu_ids", "-1"]
-        benchmark.work("pix2pix", {"task": "measure", "peer": None, "flags": flags}, 1)
+        benchmark.work("pix2pix", job | {"flags": [*flags, "--dataroot", "absent"]}, 1)
+    one_batch = [*flags, "--dataroot", str(pairs), "--batch_size", "6"]
+    with pytest.raises(UserError, match=r"^pix2pix: --dataroot: there is only one batch"):
+        benchmark.work("pix2pix", job | {"flags": one_batch}, 1)
