@@ -10,11 +10,13 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from data import DATASETS, create_loader
+from data import DATASETS, Loader, create_loader
 from models import MODELS, create_model
 from models.backbones import untrained_backbones
+from models.base_model import BaseModel
 from models.ema import EMA_SUFFIX
 from options.parse import parse, save
 from options.test_options import TestOptions
@@ -50,7 +52,18 @@ def main(argv: list[str]) -> int:
     if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
         log.info("Translating all %d pictures; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
 
-    gallery = create_gallery(options)
+    with create_gallery(options) as gallery:
+        measured = translate(loader, model, device, gallery)
+    for what, numbers in measured.items():
+        log.info("Mean %s: %.4f", what, sum(numbers) / len(numbers))
+    log.info("%d pictures: %s", gallery.count, gallery.page.path)
+    return 0
+
+
+def translate(
+    loader: Loader, model: BaseModel, device: torch.device, gallery: Gallery
+) -> dict[str, list[float]]:
+    """Put every picture's translation into the gallery; return what was measured, a value a picture."""
     waiting: dict[int, tuple[str, Visuals, dict[str, str]]] = {}
     turn = 0
     measured: dict[str, list[float]] = {}
@@ -69,11 +82,7 @@ def main(argv: list[str]) -> int:
             turn += 1
     for index in sorted(waiting):
         gallery.add(*waiting[index])
-
-    for what, numbers in measured.items():
-        log.info("Mean %s: %.4f", what, sum(numbers) / len(numbers))
-    log.info("%d pictures: %s", gallery.count, gallery.page.path)
-    return 0
+    return measured
 
 
 def create_gallery(options: TestOptions) -> Gallery:
@@ -88,6 +97,8 @@ def create_gallery(options: TestOptions) -> Gallery:
         title,
         width=options.display.display_winsize,
         aspect_ratio=results.aspect_ratio,
+        file_format=results.format,
+        png_level=results.png_level,
         warning=untrained_backbones(options),
     )
 
