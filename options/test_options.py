@@ -36,8 +36,8 @@ class ResultOptions:
     )
     png_level: int = option(
         PNG_LEVEL,
-        "compression of PNG files, 0 (none) to 9; the pixels are the same, and 1 takes at most half the time of"
-        " the peer's 6 for 5 to 10 % more bytes",
+        "compression of PNG files, 0 (none) to 9; the pixels are the same, and 1 takes half the time of the"
+        " peer's 6 or less for 5 to 12 % more bytes",
         minimum=0,
         below=10,
         needs=("format", ("png",)),

@@ -145,8 +145,8 @@ class Gallery:
         most = MAX_SIDES.get(self.file_format)
         if most and max(height, width) > most:
             raise UserError(
-                f"--format {self.file_format}: {file_name} would have {width} x {height} pixels, but such files"
-                f" have at most {most} a side; use --format png"
+                f"--format {self.file_format}: {file_name} would have {width} x {height} pixels, and {most} a"
+                " side is the most that such a file can have; use --format png"
             )
 
     def _free_name(self, name: str, labels: list[str]) -> str:
