@@ -117,6 +117,8 @@ def test_the_same_file_prepared_in_another_way_is_another_picture(tmp_path: Path
     swapped = dataset[1, 0]
     assert (swapped.A.shape[0], swapped.B.shape[0]) == (3, 1)
     assert torch.equal(swapped.A, plain.B) and torch.equal(swapped.B, plain.A)
+    assert dataset.scaled(path, False).shape == dataset.scaled(path, False).shape == (3, 12, 12)
+    assert dataset.scaled(path, True).shape == (1, 12, 12)
     dataset.transform = Transform("resize_and_crop", 16, 8, flip=False)
     assert dataset.scaled(path, False).shape == (3, 16, 16)
 

@@ -231,15 +231,19 @@ def test_only_so_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert len(read(tmp_path).values("img", "src")) == 8
 
 
-def test_a_full_disk_is_the_error_of_the_gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("waiting", [2, 100])  # the error comes out while rows are added, or at the end
+def test_a_full_disk_is_the_error_of_the_gallery(
+    tmp_path: Path, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(pixels: NDArray[np.uint8], path: Path, png_level: int) -> None:
         if path.name.startswith("2"):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         save_image(pixels, path, png_level)
 
     monkeypatch.setattr("util.gallery.save_image", full)
+    monkeypatch.setattr("util.gallery.WAITING_BYTES", waiting * picture().nbytes)
     with pytest.raises(OSError, match=r"2_fake_B\.png") as caught, Gallery(tmp_path, "results") as gallery:
-        for number in range(4):
+        for number in range(6):
             gallery.add(str(number), {"fake_B": picture()})
     assert caught.value.errno == errno.ENOSPC
     assert read(tmp_path).values("img", "src") == ["images/0_fake_B.png", "images/1_fake_B.png"]
