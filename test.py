@@ -10,11 +10,13 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from data import DATASETS, create_loader
+from data import DATASETS, Loader, create_loader
 from models import MODELS, create_model
 from models.backbones import untrained_backbones
+from models.base_model import BaseModel
 from models.ema import EMA_SUFFIX
 from options.parse import parse, save
 from options.test_options import TestOptions
@@ -52,9 +54,20 @@ def main(argv: list[str]) -> int:
     if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
         log.info("Translating all %d pictures; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
 
-    gallery = create_gallery(options)
-    if overview := model.overview():
-        gallery.add("overview", {name: to_uint8(picture) for name, picture in overview.items()})
+    with create_gallery(options) as gallery:
+        if overview := model.overview():
+            gallery.add("overview", {name: to_uint8(picture) for name, picture in overview.items()})
+        measured = translate(loader, model, device, gallery)
+    for what, numbers in measured.items():
+        log.info("Mean %s: %.4f", what, sum(numbers) / len(numbers))
+    log.info("%d pictures: %s", len(loader) - len(loader.left_out), gallery.page.path)
+    return 0
+
+
+def translate(
+    loader: Loader, model: BaseModel, device: torch.device, gallery: Gallery
+) -> dict[str, list[float]]:
+    """Put every picture's translation into the gallery; return what was measured, a value a picture."""
     waiting: dict[int, tuple[str, Visuals, dict[str, str]]] = {}
     turn = 0
     measured: dict[str, list[float]] = {}
@@ -73,11 +86,7 @@ def main(argv: list[str]) -> int:
             turn += 1
     for index in sorted(waiting):
         gallery.add(*waiting[index])
-
-    for what, numbers in measured.items():
-        log.info("Mean %s: %.4f", what, sum(numbers) / len(numbers))
-    log.info("%d pictures: %s", len(loader) - len(loader.left_out), gallery.page.path)
-    return 0
+    return measured
 
 
 def create_gallery(options: TestOptions) -> Gallery:
@@ -92,6 +101,8 @@ def create_gallery(options: TestOptions) -> Gallery:
         title,
         width=options.display.display_winsize,
         aspect_ratio=results.aspect_ratio,
+        file_format=results.format,
+        png_level=results.png_level,
         warning=untrained_backbones(options),
     )
 

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.base_dataset import BaseDataset, Rejected, Sample
+from data.cache import PictureCache
 from data.sampler import EpochSampler
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
@@ -73,6 +74,8 @@ class Loader:
             worker_init_fn=leave_signals_to_the_parent,
             pin_memory=pin_memory,
             persistent_workers=num_threads > 0,
+            # Only processes that are forked share the memory of the cache.
+            multiprocessing_context="fork" if num_threads and dataset.cache is not None else None,
         )
 
     def __len__(self) -> int:
@@ -185,12 +188,17 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     dataset.replace_bad = skip and not testing
     # More workers than cores would only take turns, but whoever names a number knows why.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores)
+    if data.cache == "ram":
+        if num_threads and not hasattr(os, "fork"):
+            raise UserError("--cache ram: on this system processes cannot share it; add --num_threads 0")
+        dataset.cache = PictureCache(int(data.cache_limit * 1e9))
     return Loader(
         dataset,
         data.batch_size,
         shuffle=not data.serial_batches,
         seed=options.run.seed,
-        num_threads=data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores),
+        num_threads=num_threads,
         pin_memory=device.type == "cuda",
         limit=options.results.num_test if isinstance(options, TestOptions) else None,
         mixed_sizes=testing,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from PIL.Image import Image
+from torch import Tensor
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.image_folder import find_images
@@ -38,8 +38,8 @@ class AlignedDataset(BaseDataset):
         grey: tuple[bool, bool],
         seed: int,
     ):
-        super().__init__(seed)
-        self.pairs, self.transform, self.swap, self.grey = pairs, transform, swap, grey
+        super().__init__(transform, seed)
+        self.pairs, self.swap, self.grey = pairs, swap, grey
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
@@ -57,26 +57,36 @@ class AlignedDataset(BaseDataset):
         if self.swap:
             A, B, path_A, path_B = B, A, path_B, path_A
 
-        decision = self.transform.decide(A.size, rng)
-        prepared_A = self.transform.apply(A, decision, self.grey[0], path_A)
-        prepared_B = self.transform.apply(B, decision, self.grey[1], path_B)
+        decision = self.transform.decide(A, rng)
+        prepared_A = self.transform.apply(A, decision, path_A)
+        prepared_B = self.transform.apply(B, decision, path_B)
         if prepared_A.shape[1:] != prepared_B.shape[1:]:
             raise UserError(
-                f"{path_A} and {path_B} differ in size: {A.width} x {A.height} and {B.width} x {B.height}"
-                " pixels; use --preprocess resize_and_crop, or make them alike"
+                f"{path_A} and {path_B} differ in size: {_size(A)} and {_size(B)} pixels;"
+                " use --preprocess resize_and_crop, or make them alike"
             )
         return Sample(index, prepared_A, prepared_B, path_A, path_B)
 
-    def _open(self, position: int) -> tuple[tuple[str, str], Image, Image]:
+    def _open(self, position: int) -> tuple[tuple[str, str], Tensor, Tensor]:
         path_A, path_B = paths = self.pairs[position]
+        grey_A, grey_B = reversed(self.grey) if self.swap else self.grey
         if path_A != path_B:
-            return paths, read_image(path_A), read_image(path_B)
-        both = read_image(path_A)
+            return paths, self.scaled(path_A, grey_A), self.scaled(path_B, grey_B)
+        A, B = self.cached(path_A, f"{grey_A=} {grey_B=}", lambda: self._halves(path_A, grey_A, grey_B))
+        return paths, A, B
+
+    def _halves(self, path: str, grey_A: bool, grey_B: bool) -> tuple[Tensor, Tensor]:
+        both = read_image(path)
         half = both.width // 2
         if half == 0:
-            raise BadPicture(f"{path_A}: it is 1 pixel wide and cannot hold two pictures side by side")
+            raise BadPicture(f"{path}: it is 1 pixel wide and cannot hold two pictures side by side")
         A = both.crop((0, 0, half, both.height))
-        return paths, A, both.crop((both.width - half, 0, both.width, both.height))
+        B = both.crop((both.width - half, 0, both.width, both.height))
+        return self.transform.scale(A, grey_A), self.transform.scale(B, grey_B)
+
+
+def _size(picture: Tensor) -> str:
+    return f"{picture.shape[2]} x {picture.shape[1]}"
 
 
 def find_pairs(dataroot: Path, phase: str) -> list[tuple[str, str]]:

@@ -9,9 +9,11 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.cache import PictureCache, Pictures
+from data.transforms import Transform
 from options.base_options import CommandOptions
 from util.errors import UserError
-from util.image_io import BadPicture
+from util.image_io import BadPicture, read_image
 from util.seeding import numpy_rng
 
 T = TypeVar("T")
@@ -56,15 +58,17 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     Attributes:
         paired: whether B is the ground truth for A, so that results can be compared with it.
         replace_bad: whether the next good picture takes the place of one that cannot be read.
+        cache: keeps scaled pictures for later epochs.
     """
 
     Options: ClassVar[type] = NoOptions
     defaults: ClassVar[Mapping[str, object]] = {}
     paired: ClassVar[bool] = False
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, transform: Transform, seed: int):
+        self.transform, self.seed = transform, seed
         self.replace_bad = False
+        self.cache: PictureCache | None = None
         self._passed_over: list[BadPicture] = []
 
     @classmethod
@@ -79,6 +83,25 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     @abstractmethod
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         """Return sample `index` with its augmentation drawn from `rng`; open its files by `first_good`."""
+
+    def opener(self, paths: list[str], grey: bool) -> Callable[[int], tuple[Tensor, str]]:
+        """Return what gives the picture at a position of `paths`, scaled, with its path."""
+        return lambda position: (self.scaled(paths[position], grey), paths[position])
+
+    def scaled(self, path: str, grey: bool) -> Tensor:
+        """Return the scaled picture at `path`, (C, H, W), from the cache if it is there."""
+        (picture,) = self.cached(path, f"{grey=}", lambda: (self.transform.scale(read_image(path), grey),))
+        return picture
+
+    def cached(self, path: str, what: str, make: Callable[[], Pictures]) -> Pictures:
+        """Return the scaled pictures that `make` makes of a file, from the cache if they are there.
+
+        Args:
+            what: tells different pictures of one file apart.
+        """
+        if self.cache is None:
+            return make()
+        return self.cache.get(path, f"{self.transform} {what}", make)
 
     def first_good(self, open_at: Callable[[int], T], position: int, count: int) -> T:
         """Return what `open_at` finds at a position, or at the next one in path order whose picture is good.

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample
-from data.image_folder import find_images, opener
+from data.image_folder import find_images
 from data.transforms import Transform, drop_color
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
@@ -26,8 +26,8 @@ class ColorizationDataset(BaseDataset):
     paired = True
 
     def __init__(self, paths: list[str], transform: Transform, *, keep_grey: bool, seed: int):
-        super().__init__(seed)
-        self.paths, self.transform, self.keep_grey = paths, transform, keep_grey
+        super().__init__(transform, seed)
+        self.paths, self.keep_grey = paths, keep_grey
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
@@ -45,7 +45,6 @@ class ColorizationDataset(BaseDataset):
         return len(self.paths)
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
-        picture, path = self.first_good(opener(self.paths), index, len(self))
-        decision = self.transform.decide(picture.size, rng)
-        A = self.transform.apply(picture, decision, False, path)
+        picture, path = self.first_good(self.opener(self.paths, False), index, len(self))
+        A = self.transform.apply(picture, self.transform.decide(picture, rng), path)
         return Sample(index, drop_color(A) if self.keep_grey else A, None, path, path)

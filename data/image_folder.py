@@ -1,13 +1,10 @@
-"""Find the pictures in a folder, and open them."""
+"""Find the pictures in a folder."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
-from PIL.Image import Image
-
 from util.errors import UserError
-from util.image_io import EXTENSIONS, read_image
+from util.image_io import EXTENSIONS
 
 
 def find_images(folder: Path) -> list[str]:
@@ -34,8 +31,3 @@ def find_images(folder: Path) -> list[str]:
 def is_named_like_a_picture(name: str) -> bool:
     """Return whether a file of this name counts as a picture."""
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-def opener(paths: list[str]) -> Callable[[int], tuple[Image, str]]:
-    """Return what reads the picture at a position of `paths`, and gives it with its path."""
-    return lambda position: (read_image(paths[position]), paths[position])

@@ -9,6 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.idx import read_idx
@@ -71,8 +72,8 @@ class ImagesDataset(BaseDataset):
     defaults: ClassVar[Mapping[str, object]] = {}
 
     def __init__(self, pictures: Pictures, transform: Transform, *, count: int | None, grey: bool, seed: int):
-        super().__init__(seed)
-        self.pictures, self.transform, self.grey = pictures, transform, grey
+        super().__init__(transform, seed)
+        self.pictures, self.grey = pictures, grey
         self.count = min(len(pictures.paths), count or len(pictures.paths))
 
     @classmethod
@@ -100,11 +101,17 @@ class ImagesDataset(BaseDataset):
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         pictures = self.pictures
-        picture, position = self.first_good(lambda place: (pictures.open(place), place), index, len(self))
+        picture, position = self.first_good(lambda place: (self.open(place), place), index, len(self))
         path = pictures.paths[position]
-        A = self.transform.apply(picture, self.transform.decide(picture.size, rng), self.grey, path)
+        A = self.transform.apply(picture, self.transform.decide(picture, rng), path)
         label = None if pictures.labels is None else int(pictures.labels[position])
         return Sample(index, A, None, path, path, label=label)
+
+    def open(self, position: int) -> Tensor:
+        """Return the scaled picture at a position."""
+        if self.pictures.pixels is None:
+            return self.scaled(self.pictures.paths[position], self.grey)
+        return self.transform.scale(self.pictures.open(position), self.grey)
 
 
 def find_pictures(folder: Path, phase: str) -> Pictures:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from data.base_dataset import BaseDataset, Sample
+from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import option
 from options.test_options import TestOptions
@@ -31,7 +32,7 @@ class LatentDataset(BaseDataset):
     defaults: ClassVar[Mapping[str, object]] = {"dataroot": ""}
 
     def __init__(self, num_samples: int, num_classes: int, seed: int):
-        super().__init__(seed)
+        super().__init__(Transform("none", 0, 0, flip=False), seed)
         self.num_samples, self.num_classes = num_samples, num_classes
 
     @classmethod

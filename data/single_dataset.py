@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images, opener
+from data.image_folder import find_images
 from data.transforms import Transform
 from options.base_options import CommandOptions
 
@@ -15,8 +15,8 @@ class SingleDataset(BaseDataset):
     """The pictures in ``dataroot`` itself, whatever ``--phase`` is; there is no B."""
 
     def __init__(self, paths: list[str], transform: Transform, *, grey: bool, seed: int):
-        super().__init__(seed)
-        self.paths, self.transform, self.grey = paths, transform, grey
+        super().__init__(transform, seed)
+        self.paths, self.grey = paths, grey
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
@@ -28,6 +28,6 @@ class SingleDataset(BaseDataset):
         return len(self.paths)
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
-        picture, path = self.first_good(opener(self.paths), index, len(self))
-        A = self.transform.apply(picture, self.transform.decide(picture.size, rng), self.grey, path)
+        picture, path = self.first_good(self.opener(self.paths, self.grey), index, len(self))
+        A = self.transform.apply(picture, self.transform.decide(picture, rng), path)
         return Sample(index, A, None, path, path)

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample
-from data.image_folder import find_images, opener
+from data.image_folder import find_images
 from data.transforms import Transform, drop_color
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
@@ -38,8 +38,8 @@ class StyleDataset(BaseDataset):
         keep_grey: bool,
         seed: int,
     ):
-        super().__init__(seed)
-        self.paths_A, self.paths_B, self.transform = paths_A, paths_B, transform
+        super().__init__(transform, seed)
+        self.paths_A, self.paths_B = paths_A, paths_B
         self.random_style, self.keep_grey = random_style, keep_grey
 
     @classmethod
@@ -62,13 +62,13 @@ class StyleDataset(BaseDataset):
         return len(self.paths_A)
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
-        picture, path_A = self.first_good(opener(self.paths_A), index, len(self))
-        A = self.transform.apply(picture, self.transform.decide(picture.size, rng), False, path_A)
+        picture, path_A = self.first_good(self.opener(self.paths_A, False), index, len(self))
+        A = self.transform.apply(picture, self.transform.decide(picture, rng), path_A)
         A = drop_color(A) if self.keep_grey else A
         if not self.paths_B:
             return Sample(index, A, None, path_A, path_A)
         count = len(self.paths_B)
         partner = int(rng.integers(count)) if self.random_style else index % count
-        picture, path_B = self.first_good(opener(self.paths_B), partner, count)
-        B = self.transform.apply(picture, self.transform.decide(picture.size, rng), False, path_B)
+        picture, path_B = self.first_good(self.opener(self.paths_B, False), partner, count)
+        B = self.transform.apply(picture, self.transform.decide(picture, rng), path_B)
         return Sample(index, A, B, path_A, path_B)

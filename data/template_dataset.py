@@ -9,12 +9,14 @@ from typing import Self
 
 import numpy as np
 from PIL import ImageFilter
+from torch import Tensor
 
 from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images, opener
+from data.image_folder import find_images
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import option
+from util.image_io import read_image
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class TemplateDataset(BaseDataset):
         grey: tuple[bool, bool],
         seed: int,
     ):
-        super().__init__(seed)
-        self.paths, self.transform, self.blur_radius, self.grey = paths, transform, blur_radius, grey
+        super().__init__(transform, seed)
+        self.paths, self.blur_radius, self.grey = paths, blur_radius, grey
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
@@ -56,15 +58,20 @@ class TemplateDataset(BaseDataset):
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         """Read one sample; whatever is random in it comes from `rng`, so that it can be repeated."""
-        B, path = self.first_good(opener(self.paths), index, len(self))  # a bad picture gives way to the next
-        A = B.filter(ImageFilter.GaussianBlur(self.blur_radius))
-        decision = self.transform.decide(
-            B.size, rng
-        )  # one decision for both: they are cropped and flipped alike
-        return Sample(
-            index,
-            self.transform.apply(A, decision, self.grey[0], path),
-            self.transform.apply(B, decision, self.grey[1], path),
-            path,
-            path,
-        )
+        A, B, path = self.first_good(self._open, index, len(self))  # a bad picture gives way to the next
+        decision = self.transform.decide(B, rng)  # one decision for both: they are cropped and flipped alike
+        prepared_A, prepared_B = (self.transform.apply(picture, decision, path) for picture in (A, B))
+        return Sample(index, prepared_A, prepared_B, path, path)
+
+    def _open(self, position: int) -> tuple[Tensor, Tensor, str]:
+        path = self.paths[position]
+        A, B = self.cached(
+            path, "blurred", lambda: self._make_pair(path)
+        )  # --cache keeps them for later epochs
+        return A, B, path
+
+    def _make_pair(self, path: str) -> tuple[Tensor, Tensor]:
+        """Make both pictures, scaled: whatever takes time and is the same in every epoch."""
+        picture = read_image(path)
+        blurred = picture.filter(ImageFilter.GaussianBlur(self.blur_radius))
+        return self.transform.scale(blurred, self.grey[0]), self.transform.scale(picture, self.grey[1])

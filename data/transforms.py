@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from options.base_options import DataOptions
 from util.errors import UserError
@@ -30,47 +31,67 @@ class Transform:
     ``resize_and_crop`` scales to a square of `load_size`, ``scale_width`` to that width (at least `crop_size`
     high), ``crop`` and ``none`` do not scale; the modes with ``crop`` in their names then cut a square of
     `crop_size`.
+
+    Args:
+        exact: scale with Pillow. Torch is several times as fast on 8-bit integers; it always scales the width
+            first and then the height, and its weights have fewer digits.
     """
 
     preprocess: str
     load_size: int
     crop_size: int
     flip: bool
+    exact: bool = False
 
     @classmethod
     def from_options(cls, options: DataOptions) -> "Transform":
-        return cls(options.preprocess, options.load_size, options.crop_size, not options.no_flip)
+        return cls(
+            options.preprocess,
+            options.load_size,
+            options.crop_size,
+            flip=not options.no_flip,
+            exact=options.exact_resize,
+        )
 
-    def decide(self, size: Size, rng: np.random.Generator) -> Decision:
-        """Draw a decision for a picture of `size`."""
-        width, height = self._scaled(size)
+    def scale(self, picture: Image.Image, grey: bool) -> Tensor:
+        """Return the scaled picture: uint8, (3, H, W), or (1, H, W) if `grey`."""
+        if grey:
+            picture = picture.convert("L")
+        width, height = self._scaled(picture.size)
+        if self.exact and (width, height) != picture.size:
+            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(picture))
+        pixels = pixels[None] if grey else pixels.permute(2, 0, 1)
+        if pixels.shape[1:] != (height, width):
+            size = height, width
+            pixels = functional.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
+        return pixels
+
+    def decide(self, scaled: Tensor, rng: np.random.Generator) -> Decision:
+        """Draw a decision for a scaled picture, (C, H, W)."""
+        height, width = scaled.shape[1:]
         x = int(rng.integers(0, max(0, width - self.crop_size), endpoint=True))
         y = int(rng.integers(0, max(0, height - self.crop_size), endpoint=True))
         return Decision(x, y, self.flip and bool(rng.random() < 0.5))
 
-    def apply(self, picture: Image.Image, decision: Decision, grey: bool, path: str) -> Tensor:
-        """Return the prepared picture: uint8, (3, H, W), or (1, H, W) if `grey`.
+    def apply(self, scaled: Tensor, decision: Decision, path: str) -> Tensor:
+        """Return a scaled picture, (C, H, W), cropped and flipped, in memory of its own.
 
         Raises:
             UserError: the crop is larger than the picture at `path`.
         """
-        if grey:
-            picture = picture.convert("L")
-        scaled = self._scaled(picture.size)
-        if scaled != picture.size:
-            picture = picture.resize(scaled, Image.Resampling.BICUBIC)
         if "crop" in self.preprocess:
-            if min(picture.size) < self.crop_size:
+            height, width = scaled.shape[1:]
+            if min(width, height) < self.crop_size:
                 raise UserError(
-                    f"{path}: --crop_size {self.crop_size} is larger than this picture of {picture.width} x"
-                    f" {picture.height} pixels; lower it, or scale with --preprocess resize_and_crop"
+                    f"{path}: --crop_size {self.crop_size} is larger than this picture of {width} x"
+                    f" {height} pixels; lower it, or scale with --preprocess resize_and_crop"
                 )
-            right, bottom = decision.x + self.crop_size, decision.y + self.crop_size
-            picture = picture.crop((decision.x, decision.y, right, bottom))
+            rows = slice(decision.y, decision.y + self.crop_size)
+            scaled = scaled[:, rows, decision.x : decision.x + self.crop_size]
         if decision.flip:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        pixels = torch.from_numpy(np.array(picture))
-        return (pixels[None] if grey else pixels.permute(2, 0, 1)).contiguous()
+            scaled = scaled.flip(2)
+        return scaled.clone(memory_format=torch.contiguous_format)
 
     def _scaled(self, size: Size) -> Size:
         width, height = size

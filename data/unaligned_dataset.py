@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images, opener
+from data.image_folder import find_images
 from data.transforms import Transform
 from options.base_options import CommandOptions
 
@@ -34,8 +34,8 @@ class UnalignedDataset(BaseDataset):
         grey: tuple[bool, bool],
         seed: int,
     ):
-        super().__init__(seed)
-        self.paths_A, self.paths_B, self.transform = paths_A, paths_B, transform
+        super().__init__(transform, seed)
+        self.paths_A, self.paths_B = paths_A, paths_B
         self.random_partner, self.swap, self.grey = random_partner, swap, grey
 
     @classmethod
@@ -63,9 +63,7 @@ class UnalignedDataset(BaseDataset):
         sides = [(self.paths_A, index % len(self.paths_A)), (self.paths_B, partner)]
         prepared, paths = [], []
         for (side, position), grey in zip(reversed(sides) if self.swap else sides, self.grey, strict=True):
-            picture, path = self.first_good(opener(side), position, len(side))
-            prepared.append(
-                self.transform.apply(picture, self.transform.decide(picture.size, rng), grey, path)
-            )
+            picture, path = self.first_good(self.opener(side, grey), position, len(side))
+            prepared.append(self.transform.apply(picture, self.transform.decide(picture, rng), path))
             paths.append(path)
         return Sample(index, prepared[0], prepared[1], paths[0], paths[1])

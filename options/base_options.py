@@ -136,6 +136,22 @@ class DataOptions:
     load_size: int = option(286, "scale pictures to this size", minimum=1)
     crop_size: int = option(256, "then crop to this size", minimum=1)
     no_flip: bool = option(False, "do not flip pictures at random")
+    exact_resize: bool = option(
+        False, "scale with Pillow, to the bit as the peer does; takes longer than torch (see overview.md)"
+    )
+    cache: str = option(
+        "none",
+        "keep scaled pictures for later epochs: ram holds each once for all worker processes",
+        choices=("none", "ram"),
+        phase="train",
+    )
+    cache_limit: float = option(
+        4.0,
+        "memory that the cache may take, in GB; what does not fit in is read in every epoch",
+        above=0,
+        phase="train",
+        needs=("cache", ("ram",)),
+    )
     bad_images: str = option(
         "skip",
         "pictures that cannot be read: skip names each once and goes on, in training with the next good one"

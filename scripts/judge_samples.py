@@ -55,7 +55,7 @@ def prepare(pictures: Pictures, size: int, grey: bool) -> Tensor:
     transform, place = Transform("resize_and_crop", size, size, flip=False), Decision(0, 0, flip=False)
     return torch.stack(
         [
-            transform.apply(pictures.open(position), place, grey, pictures.paths[position])
+            transform.apply(transform.scale(pictures.open(position), grey), place, pictures.paths[position])
             for position in range(len(pictures.paths))
         ]
     )

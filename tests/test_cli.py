@@ -164,6 +164,31 @@ def test_a_limit_on_disk_space_ends_a_run_and_leaves_its_last_good_state(
     assert records(folder)[-1]["total_iters"] == 12
 
 
+def test_a_limit_on_disk_space_ends_testing_with_a_message(
+    command: Command, pairs: Path, tmp_path: Path
+) -> None:
+    command("train.py", "--dataroot", pairs, "--name", "run", *TRAINING, "--n_epochs", 1)
+    common = [
+        "--dataroot",
+        pairs,
+        "--name",
+        "run",
+        "--model",
+        "pix2pix",
+        "--png_level",
+        0,
+        "--num_threads",
+        0,
+    ]
+    places = ["--checkpoints_dir", tmp_path / "checkpoints", "--results_dir", tmp_path / "results"]
+    # The page and the options have less than 64 kB; a picture of 160 x 160 pixels has 75.
+    full = ["bash", "-c", 'ulimit -f 64; exec "$@"', "-", sys.executable, str(ROOT / "test.py")]
+    argv = [*full, *map(str, [*common, *places, "--crop_size", 160])]
+    result = subprocess.run(argv, capture_output=True, text=True, env=ONE_THREAD, timeout=120)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "File too large" in result.stderr and result.stderr.count("\n") == 1
+
+
 def test_checkpoints_that_are_damaged_or_run_code(command: Command, pairs: Path, tmp_path: Path) -> None:
     common = ["--dataroot", pairs, "--name", "run", *TRAINING, "--num_threads", 0, "--n_epochs", 1]
     command("train.py", *common)

@@ -1,5 +1,8 @@
 """The gallery of results: files on disk, safe names, a page that only grows."""
 
+import errno
+import re
+import time
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from util.errors import UserError
 from util.gallery import Gallery
+from util.image_io import save_image
 from util.page import STATIC
 
 ODD_NAME = "<b>&\"'#% ?ü;<script>alert(1)<h2>.png"
@@ -49,8 +54,8 @@ def saved(folder: Path) -> set[str]:
 
 
 def test_file_names_and_contents(tmp_path: Path) -> None:
-    gallery = Gallery(tmp_path / "results", "results")
-    gallery.add("12", {"real_A": picture(10), "fake_B": picture(200)[..., 0]})
+    with Gallery(tmp_path / "results", "results") as gallery:
+        gallery.add("12", {"real_A": picture(10), "fake_B": picture(200)[..., 0]})
     assert saved(tmp_path / "results") == {"12_real_A.png", "12_fake_B.png"}
     with Image.open(tmp_path / "results" / "images" / "12_real_A.png") as image:
         assert np.array_equal(np.asarray(image), picture(10))
@@ -59,9 +64,9 @@ def test_file_names_and_contents(tmp_path: Path) -> None:
 
 
 def test_page_shows_every_picture(tmp_path: Path) -> None:
-    gallery = Gallery(tmp_path, "Results & more", width=100)
-    gallery.add("one", {"real_A": picture(), "fake_B": picture()})
-    gallery.add("two", {"real_A": picture()})
+    with Gallery(tmp_path, "Results & more", width=100) as gallery:
+        gallery.add("one", {"real_A": picture(), "fake_B": picture()})
+        gallery.add("two", {"real_A": picture()})
     page = read(tmp_path)
     names = ["one_real_A.png", "one_fake_B.png", "two_real_A.png"]
     assert page.values("img", "src") == [f"images/{name}" for name in names]
@@ -77,9 +82,10 @@ def test_page_shows_every_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [ODD_NAME, "a b", "100%41", "ключ", "..", "-", "x&amp;y", "a\nb"])
 def test_odd_names_are_safe(tmp_path: Path, name: str) -> None:
     plain = tmp_path / "plain"
-    Gallery(plain, "results").add("plain", {"fake_B": picture()})
     odd = tmp_path / "odd"
-    Gallery(odd, name).add(name, {"fake_B": picture()})
+    with Gallery(plain, "results") as gallery, Gallery(odd, name) as odd_gallery:
+        gallery.add("plain", {"fake_B": picture()})
+        odd_gallery.add(name, {"fake_B": picture()})
     page = read(odd)
     # The name is text in every place: the elements are those of a page with a plain name.
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in read(plain).elements]
@@ -97,7 +103,8 @@ def test_name_that_is_no_unicode(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     except OSError:
         pytest.skip("this file system takes only Unicode names")
-    Gallery(tmp_path, "results").add(name, {"fake_B": picture()})
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add(name, {"fake_B": picture()})
     assert read(tmp_path).values("img", "src") == ["images/caf%E9_fake_B.png"]
 
 
@@ -110,9 +117,9 @@ def test_name_that_is_no_unicode(tmp_path: Path) -> None:
     ],
 )
 def test_same_names_do_not_overwrite(tmp_path: Path, names: list[str], expected: list[str]) -> None:
-    gallery = Gallery(tmp_path, "results")
-    for level, name in enumerate(names):
-        gallery.add(name, {"fake_B": picture(level)})
+    with Gallery(tmp_path, "results") as gallery:
+        for level, name in enumerate(names):
+            gallery.add(name, {"fake_B": picture(level)})
     assert read(tmp_path).values("img", "src") == [f"images/{name}_fake_B.png" for name in expected]
     for level, name in enumerate(expected):
         with Image.open(tmp_path / "images" / f"{name}_fake_B.png") as image:
@@ -120,31 +127,30 @@ def test_same_names_do_not_overwrite(tmp_path: Path, names: list[str], expected:
 
 
 def test_names_and_labels_that_meet_do_not_overwrite(tmp_path: Path) -> None:
-    gallery = Gallery(tmp_path, "results")
-    gallery.add("a", {"b_c": picture(1)})
-    gallery.add("a_b", {"c": picture(2)})
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add("a", {"b_c": picture(1)})
+        gallery.add("a_b", {"c": picture(2)})
     assert saved(tmp_path) == {"a_b_c.png", "a_b_2_c.png"}
 
 
 def test_same_names_with_other_labels_are_told_apart(tmp_path: Path) -> None:
-    gallery = Gallery(tmp_path, "results")
-    for label in ("x", "y", "z"):
-        gallery.add("a", {label: picture()})
+    with Gallery(tmp_path, "results") as gallery:
+        for label in ("x", "y", "z"):
+            gallery.add("a", {label: picture()})
     assert saved(tmp_path) == {"a_x.png", "a_2_y.png", "a_3_z.png"}
 
 
 @pytest.mark.parametrize("name, label", [("folder/a", "fake_B"), ("a", "fake/B"), ("../a", "fake_B")])
 def test_names_with_folders_are_refused(tmp_path: Path, name: str, label: str) -> None:
-    gallery = Gallery(tmp_path, "results")
-    with pytest.raises(ValueError, match="plain file name"):
+    with Gallery(tmp_path, "results") as gallery, pytest.raises(ValueError, match="plain file name"):
         gallery.add(name, {label: picture()})
     assert saved(tmp_path) == set()
 
 
 @pytest.mark.parametrize("ratio, size", [(1.0, (8, 6)), (1.5, (12, 6)), (0.4, (8, 15)), (1.3, (10, 6))])
 def test_aspect_ratio(tmp_path: Path, ratio: float, size: tuple[int, int]) -> None:
-    gallery = Gallery(tmp_path, "results", aspect_ratio=ratio)
-    gallery.add("a", {"color": picture(7), "grey": picture(7)[..., 0]})
+    with Gallery(tmp_path, "results", aspect_ratio=ratio) as gallery:
+        gallery.add("a", {"color": picture(7), "grey": picture(7)[..., 0]})
     for label in ("color", "grey"):
         with Image.open(tmp_path / "images" / f"a_{label}.png") as image:
             assert image.size == size
@@ -159,7 +165,8 @@ def test_impossible_options_are_refused(tmp_path: Path, options: dict[str, float
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
-    Gallery(tmp_path, "results").add("a", {"fake_B": picture()})
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add("a", {"fake_B": picture()})
     text = (tmp_path / "index.html").read_text("utf-8")
     assert "http://" not in text and "https://" not in text
     page = Reader(text)
@@ -177,6 +184,7 @@ def test_page_only_grows_and_by_the_same_amount(tmp_path: Path) -> None:
     stages = [gallery.page.path.read_bytes()]
     for number in range(1000, 1020):
         gallery.add(str(number), {"fake_B": picture()})
+        gallery.finish()
         stages.append(gallery.page.path.read_bytes())
     growth = set()
     for before, after in pairwise(stages):
@@ -186,9 +194,108 @@ def test_page_only_grows_and_by_the_same_amount(tmp_path: Path) -> None:
 
 
 def test_running_again_starts_the_page_anew(tmp_path: Path) -> None:
-    Gallery(tmp_path, "results").add("old", {"fake_B": picture(1)})
-    Gallery(tmp_path, "results").add("new", {"fake_B": picture(2)})
+    for level, name in ((1, "old"), (2, "new")):
+        with Gallery(tmp_path, "results") as gallery:
+            gallery.add(name, {"fake_B": picture(level)})
     assert read(tmp_path).values("img", "src") == ["images/new_fake_B.png"]
     # A name of the earlier run is not taken in this one.
-    Gallery(tmp_path, "results").add("old", {"fake_B": picture(3)})
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add("old", {"fake_B": picture(3)})
     assert saved(tmp_path) == {"old_fake_B.png", "new_fake_B.png"}
+
+
+def test_rows_keep_their_order_however_long_their_pictures_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(pixels: NDArray[np.uint8], path: Path, png_level: int) -> None:
+        time.sleep(0.02 * (path.name[0] in "03"))
+        save_image(pixels, path, png_level)
+
+    monkeypatch.setattr("util.gallery.save_image", slow)
+    with Gallery(tmp_path, "results") as gallery:
+        for number in range(6):
+            gallery.add(str(number), {"fake_B": picture(number)})
+    assert read(tmp_path).values("img", "src") == [f"images/{number}_fake_B.png" for number in range(6)]
+    assert len(saved(tmp_path)) == 6
+
+
+def test_only_so_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = picture().nbytes
+    monkeypatch.setattr("util.gallery.WAITING_BYTES", 3 * size)
+    with Gallery(tmp_path, "results") as gallery:
+        for number in range(8):
+            gallery.add(str(number), {"fake_B": picture()})
+            rows = len(read(tmp_path).values("img", "src"))
+            assert rows == max(0, number - 2)
+        gallery.add("large", {"fake_B": picture(height=60)})  # more than may wait: it waits alone
+        assert len(read(tmp_path).values("img", "src")) == 8
+
+
+@pytest.mark.parametrize("waiting", [2, 100])  # the error comes out while rows are added, or at the end
+def test_a_full_disk_is_the_error_of_the_gallery(
+    tmp_path: Path, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(pixels: NDArray[np.uint8], path: Path, png_level: int) -> None:
+        if path.name.startswith("2"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save_image(pixels, path, png_level)
+
+    monkeypatch.setattr("util.gallery.save_image", full)
+    monkeypatch.setattr("util.gallery.WAITING_BYTES", waiting * picture().nbytes)
+    with pytest.raises(OSError, match=r"2_fake_B\.png") as caught, Gallery(tmp_path, "results") as gallery:
+        for number in range(6):
+            gallery.add(str(number), {"fake_B": picture()})
+    assert caught.value.errno == errno.ENOSPC
+    assert read(tmp_path).values("img", "src") == ["images/0_fake_B.png", "images/1_fake_B.png"]
+
+
+def test_what_was_made_before_an_error_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(UserError), Gallery(tmp_path, "results") as gallery:
+        gallery.add("a", {"fake_B": picture()})
+        raise UserError("a bad picture")
+    assert read(tmp_path).values("img", "src") == ["images/a_fake_B.png"] and saved(tmp_path)
+
+
+@pytest.mark.parametrize("file_format, name", [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_formats(tmp_path: Path, file_format: str, name: str) -> None:
+    y, x = np.mgrid[:32, :48]
+    smooth = np.stack([4 * x, 6 * y, 2 * (x + y)], axis=-1).astype(np.uint8)
+    with Gallery(tmp_path, "results", file_format=file_format) as gallery:
+        gallery.add("a", {"color": smooth, "grey": smooth[..., 0]})
+    assert read(tmp_path).values("img", "src") == [
+        f"images/a_{label}.{file_format}" for label in ("color", "grey")
+    ]
+    for label, expected in (("color", smooth), ("grey", smooth[..., :1])):
+        with Image.open(tmp_path / "images" / f"a_{label}.{file_format}") as image:
+            assert image.format == name
+            difference = np.abs(np.asarray(image.convert("RGB")).astype(int) - expected)
+        assert difference.max() == 0 if file_format == "png" else difference.mean() < 3
+
+
+def test_levels_of_png_change_the_size_alone(tmp_path: Path) -> None:
+    y, x = np.mgrid[:64, :64]
+    pixels = np.stack([4 * x, 3 * y, (x * y) // 16], axis=-1).astype(np.uint8)
+    sizes = []
+    for level in (0, 1, 9):
+        with Gallery(tmp_path / str(level), "results", png_level=level) as gallery:
+            gallery.add("a", {"x": pixels})
+        path = tmp_path / str(level) / "images" / "a_x.png"
+        sizes.append(path.stat().st_size)
+        with Image.open(path) as image:
+            assert np.array_equal(np.asarray(image), pixels)
+    assert sizes[0] > 2 * sizes[1] > 2 * sizes[2]
+
+
+def test_a_picture_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
+    with Gallery(tmp_path, "results", file_format="webp") as gallery:
+        message = "--format webp: a_x.webp would have 17000 x 6 pixels"
+        with pytest.raises(UserError, match=re.escape(message)):
+            gallery.add("a", {"x": picture(width=17000)})
+    assert saved(tmp_path) == set()
+
+
+@pytest.mark.parametrize("ending", ["bmp", "tif", "gif", "jpeg", "png", "webp"])
+def test_other_endings_can_be_saved(tmp_path: Path, ending: str) -> None:
+    save_image(picture(9), tmp_path / f"x.{ending}")
+    with Image.open(tmp_path / f"x.{ending}") as image:
+        assert image.size == (8, 6)

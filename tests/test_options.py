@@ -89,6 +89,7 @@ PEER_TEST = PEER_BASE | {
 OWN = {
     "deterministic": False,
     "bad_images": "skip",
+    "exact_resize": False,
     "precision": "fp32",
     "seed": 0,
     "config": "",
@@ -115,8 +116,10 @@ OWN_TRAIN = OWN | {
     "ema_decay": 0.0,
     "diffaug": "none",
     "instance_noise": 0.0,
+    "cache": "none",
+    "cache_limit": 4.0,
 }
-OWN_TEST = OWN | {"tile": None, "ema": False}
+OWN_TEST = OWN | {"tile": None, "ema": False, "format": "png", "png_level": 1}
 
 
 def train(*argv: str) -> TrainOptions:

@@ -83,7 +83,8 @@ def test_results_take_on_the_style(styles: Path, mode: str) -> None:
         (styles / "trainB" / "blue.png").unlink()
     flags = f"--model style_transfer --style_mode {mode} --netG resnet_6blocks --ngf 8 --lr 0.002"
     if mode == "adain":
-        flags = flags.replace("resnet_6blocks", "resnet_9blocks")
+        # How far it gets in so few steps varies with the seed, and even with the rounding of the pictures.
+        flags = flags.replace("resnet_6blocks", "resnet_9blocks") + " --exact_resize"
     model, batches = train(styles, f"{flags} --batch_size 3 --lambda_style 1000 --lambda_adv 0")
     steps = 100 if mode == "adain" else 40
     losses = [model.step(next(batches)).losses["G_style"].item() for _ in range(steps)]

@@ -1,30 +1,65 @@
 """The gallery of results that a test run writes."""
 
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import numpy as np
+from dominate import tags
 from numpy.typing import NDArray
 from PIL import Image
 
-from util.image_io import save_image
+from util.errors import UserError
+from util.image_io import PNG_LEVEL, save_image
 from util.page import Page, picture_tag, sample_tag
+
+SAVERS = 2
+"""Threads that save pictures."""
+
+WAITING_BYTES = 1 << 26
+"""So much may wait to be saved, or one row if it has more."""
+
+MAX_SIDES = {"jpg": 65_500, "webp": 16_383}
+"""The most pixels that a side can have in some formats."""
+
+
+class Row(NamedTuple):
+    """A row that is being saved: its tag for the page, its pictures' size in bytes."""
+
+    tag: tags.article
+    size: int
+    saving: list[Future[None]]
 
 
 class Gallery:
     """A folder with index.html and images/: one row per sample, its pictures side by side.
+
+    Threads save the pictures while others are made; a row is on the page when its pictures are whole. All is
+    there after `finish`, which leaving the gallery's ``with`` block calls.
 
     Attributes:
         count: rows so far.
     """
 
     def __init__(
-        self, folder: Path, title: str, *, width: int = 256, aspect_ratio: float = 1.0, warning: str = ""
+        self,
+        folder: Path,
+        title: str,
+        *,
+        width: int = 256,
+        aspect_ratio: float = 1.0,
+        file_format: str = "png",
+        png_level: int = PNG_LEVEL,
+        warning: str = "",
     ) -> None:
         """Start the page anew; pictures of an earlier run are overwritten only where names agree.
 
         `width` is the largest width of a picture on the page in CSS pixels. `aspect_ratio` stretches the
-        saved pictures: above 1 they get wider by it, below 1 taller. `warning` stands at the page's top.
+        saved pictures: above 1 they get wider by it, below 1 taller. `file_format` is png, compressed with
+        zlib's `png_level`, jpg or webp. `warning` stands at the page's top.
 
         Raises:
             ValueError: the width is below 1 or the aspect ratio not positive.
@@ -35,36 +70,84 @@ class Gallery:
         self.images.mkdir(parents=True, exist_ok=True)
         self.width = width
         self.aspect_ratio = aspect_ratio
+        self.file_format, self.png_level = file_format, png_level
         self.page = Page(folder / "index.html", title, width=width, kind="gallery", warning=warning)
         self.count = 0
         self._names: set[str] = set()
         self._files: set[str] = set()
+        self._savers = ThreadPoolExecutor(SAVERS)
+        self._waiting: deque[Row] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._savers:
+            self.finish()
 
     def add(
         self, name: str, visuals: dict[str, NDArray[np.uint8]], captions: Mapping[str, str] | None = None
     ) -> None:
-        """Save images/{name}_{label}.png for every label and append a row with them.
+        """Save images/{name}_{label}.png, or another format, for every label and append a row with them.
 
         The pictures are (H, W, 3) or (H, W). A name that is taken becomes {name}_2, {name}_3 and so on.
         `captions` say more than the label of some pictures does.
 
         Raises:
             ValueError: the name or a label is no plain file name.
+            UserError: a picture is too large for the format.
+            OSError: this or an earlier picture cannot be saved.
         """
         name = self._free_name(name, list(visuals))
-        figures = []
-        for label, picture in visuals.items():
-            picture = stretch(picture, self.aspect_ratio)
-            file_name = _file_name(name, label)
-            save_image(picture, self.images / file_name)
+        stretched = {label: stretch(picture, self.aspect_ratio) for label, picture in visuals.items()}
+        size = sum(picture.nbytes for picture in stretched.values())
+        while self._waiting and size + sum(row.size for row in self._waiting) > WAITING_BYTES:
+            self._append_oldest()
+        for label, picture in stretched.items():
+            self._check_sides(picture, self._file_name(name, label))
+        figures, saving = [], []
+        for label, picture in stretched.items():
+            file_name = self._file_name(name, label)
+            path = self.images / file_name
+            saving.append(self._savers.submit(save_image, picture, path, self.png_level))
             caption = (captions or {}).get(label, label)
             figures.append(
                 picture_tag(
                     file_name, caption, f"{name} – {caption}", picture.shape[:2], self.width, key=label
                 )
             )
-        self.page.append(sample_tag(figures, heading=name))
+        self._waiting.append(Row(sample_tag(figures, heading=name), size, saving))
         self.count += 1
+
+    def finish(self) -> None:
+        """Wait until every picture is saved and every row on the page.
+
+        Raises:
+            OSError: a picture cannot be saved; the page ends with the row before it.
+        """
+        while self._waiting:
+            self._append_oldest()
+
+    def _append_oldest(self) -> None:
+        row = self._waiting.popleft()
+        try:
+            for saved in row.saving:
+                saved.result()
+        except BaseException:
+            self._waiting.clear()
+            raise
+        self.page.append(row.tag)
+
+    def _check_sides(self, picture: NDArray[np.uint8], file_name: str) -> None:
+        height, width = picture.shape[:2]
+        most = MAX_SIDES.get(self.file_format)
+        if most and max(height, width) > most:
+            raise UserError(
+                f"--format {self.file_format}: {file_name} would have {width} x {height} pixels, and {most} a"
+                " side is the most that such a file can have; use --format png"
+            )
 
     def _free_name(self, name: str, labels: list[str]) -> str:
         candidate = name
@@ -73,13 +156,19 @@ class Gallery:
             number += 1
             candidate = f"{name}_{number}"
         self._names.add(candidate)
-        self._files.update(_file_name(candidate, label) for label in labels)
+        self._files.update(self._file_name(candidate, label) for label in labels)
         return candidate
 
     def _is_free(self, name: str, labels: list[str]) -> bool:
         # Files count too: sample "a" with label "b_c" and sample "a_b" with label "c" share one file name.
-        files = {_file_name(name, label) for label in labels}
+        files = {self._file_name(name, label) for label in labels}
         return name not in self._names and self._files.isdisjoint(files)
+
+    def _file_name(self, name: str, label: str) -> str:
+        file_name = f"{name}_{label}.{self.file_format}"
+        if Path(file_name).name != file_name:
+            raise ValueError(f"A picture cannot be saved as {file_name!r}: it must be a plain file name.")
+        return file_name
 
 
 def stretch(picture: NDArray[np.uint8], aspect_ratio: float) -> NDArray[np.uint8]:
@@ -92,10 +181,3 @@ def stretch(picture: NDArray[np.uint8], aspect_ratio: float) -> NDArray[np.uint8
     else:
         return picture
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _file_name(name: str, label: str) -> str:
-    file_name = f"{name}_{label}.png"
-    if Path(file_name).name != file_name:
-        raise ValueError(f"A picture cannot be saved as {file_name!r}: it must be a plain file name.")
-    return file_name

@@ -30,6 +30,12 @@ FORMATS = tuple(
 MAX_PIXELS = 178_956_970
 """Pictures with more are refused by their header, before memory is taken for them."""
 
+PNG_LEVEL = 1
+"""How hard PNG files are compressed: the first of zlib's levels, 1 to 9, that compresses at all."""
+
+LOSSY_QUALITY = 95
+"""Quality of JPEG and WebP files, of 100."""
+
 # What Pillow has to say of a file, beyond errors, is not worth a line in a training log.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
@@ -62,9 +68,9 @@ def read_image(path: str | Path) -> Image.Image:
         raise BadPicture(f"{path}: cannot be read as a picture ({reason})") from error
 
 
-def save_image(picture: NDArray[np.uint8], path: Path) -> None:
+def save_image(picture: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL) -> None:
     """Write `picture`, (H, W, 3) or (H, W), in the format that the ending of `path` names."""
-    Image.fromarray(picture).save(path)
+    Image.fromarray(picture).save(path, compress_level=png_level, quality=LOSSY_QUALITY)
 
 
 def to_uint8(picture: Tensor) -> NDArray[np.uint8]:
