@@ -49,9 +49,7 @@ def load_vgg(name: str, source: str, flag: str = "vgg_weights") -> nn.Sequential
 
 def empty_vgg(name: str) -> nn.Sequential:
     """Return the frozen convolutional layers of ``vgg16`` or ``vgg19``, for weights that are loaded later."""
-    from torchvision import models  # here, because it takes a second
-
-    return models.get_model(name, weights=None).features.eval().requires_grad_(False)
+    return _random_network(name, "features").eval().requires_grad_(False)
 
 
 class Fingerprint(nn.Module):
@@ -128,24 +126,38 @@ def _load(name: str, source: str, flag: str, part: str | None = None) -> Any:
                 f" network and put it into {folder}, or give its path: --{flag} PATH"
             ) from error
         return getattr(net, part) if part else net
-    # Whatever the weights of the model in training are drawn from must not depend on this.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_SEED)
-        net = models.get_model(name, weights=None)
+    wanted = _random_network(name, part)
     if source == "random":
         log.warning("--%s random: UNTRAINED features, for tests only; results mean nothing", flag)
-        return getattr(net, part) if part else net
+        return wanted
     if not Path(source).is_file():
         raise UserError(
             f"--{flag} {source}: there is no such file; give imagenet, random, or the path of {weights.url}"
         )
     check_hash(Path(source), flag)
     found = read_weights(Path(source))
-    if part is None:
-        load_into(net, found, f"--{flag} {source}")
-        return net
-    wanted = getattr(net, part)
     prefix = f"{part}."
     own = {name.removeprefix(prefix): t for name, t in found.items() if name.startswith(prefix)}
     load_into(wanted, own or found, f"--{flag} {source}")
     return wanted
+
+
+def _random_network(name: str, part: str | None) -> Any:
+    """Return a network of torchvision's, or the convolutions of its `part`, drawn from a fixed seed."""
+    from torchvision import models  # here, because it takes a second
+
+    # Whatever the weights of the model in training are drawn from must not depend on this.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        if part is None:
+            return models.get_model(name, weights=None)
+        # The rest of a VGG has most of its weights: here they are never made.
+        with torch.device("meta"):
+            wanted = getattr(models.get_model(name, weights=None), part)
+        wanted = wanted.to_empty(device="cpu")
+        for layer in wanted:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        return wanted
