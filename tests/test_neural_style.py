@@ -30,7 +30,7 @@ from util.errors import UserError
 
 LAYERS = ("relu1_1", "relu2_1")
 SCRIPT = ROOT / "scripts" / "neural_style.py"
-NAMES = ("out.png", "out_000005.png", "out_000015.png", "out.png_losses.jsonl")
+NAMES = ("out.png", "out_000010.png", "out_000030.png", "out.png_losses.jsonl")
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,7 @@ def flags(pictures: list[Path], vgg: nn.Sequential, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(neural_style, "load_vgg", lambda n, s: vgg if s == "random" else load(n, s))
     content, *styles = map(str, pictures)
     given = ["--content", content, "--style", *styles, "--style_blend", "0.7", "0.3", "--init", "noise"]
-    given += ["--sizes", "24,36", "--steps", "10", "--save_every", "5", "--gpu_ids", "-1"]
+    given += ["--sizes", "24,36", "--steps", "20", "--save_every", "10", "--gpu_ids", "-1"]
     layers = ["--content_layers", "relu2_2", "--style_layers", ",".join(LAYERS)]
     return [*given, *layers, "--vgg_weights", "random"]
 
@@ -213,11 +213,11 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(
     whole, cut = tmp_path / "whole" / "out.png", tmp_path / "cut" / "out.png"
     assert neural_style.main([*flags, "--out", str(whole)]) == 0
     assert sorted(p.name for p in whole.parent.iterdir()) == sorted(
-        ["out.png", "out.png_losses.jsonl", *(f"out_{n:06}.png" for n in (5, 10, 15, 20))]
+        ["out.png", "out.png_losses.jsonl", *(f"out_{n:06}.png" for n in (10, 20, 30, 40))]
     )
     found = records(whole.parent / "out.png_losses.jsonl")
-    assert [(r["size"], r["step"]) for r in found] == [(s, n) for s in (24, 36) for n in range(1, 11)]
-    assert found[9]["total"] < 0.75 * found[0]["total"]
+    assert [(r["size"], r["step"]) for r in found] == [(s, n) for s in (24, 36) for n in range(1, 21)]
+    assert found[19]["total"] < found[0]["total"] / 2
     assert Image.open(whole).size == (36, 27)
 
     often = [*flags, "--out", str(cut), "--save_latest_minutes", "0"]
@@ -241,7 +241,7 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(
 
     monkeypatch.setattr(Painting, "step", step_and_signal)
     assert neural_style.main([*often, "--continue_train"]) == 75
-    assert not cut.exists() and len(records(log_file)) == 11
+    assert not cut.exists() and len(records(log_file)) == 21
     monkeypatch.setattr(Painting, "step", step)
     assert neural_style.main([*often, "--continue_train"]) == 0
     for name in NAMES:
@@ -279,7 +279,7 @@ def test_changed_flags_are_said_or_refused(
     with caplog.at_level(logging.INFO):
         assert neural_style.main([*again, "--lambda_style", "2e5", "--steps", "2"]) == 0
     assert "Flags that have changed: " in caplog.text
-    assert "--lambda_style 200000.0 (was 100000.0)" in caplog.text and "--steps 2 (was 10)" in caplog.text
+    assert "--lambda_style 200000.0 (was 100000.0)" in caplog.text and "--steps 2 (was 20)" in caplog.text
 
 
 def test_a_new_run_does_not_go_on_from_an_old_state(
