@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import Dropout, InstanceNorm2d
+from models.layers import Dropout, InstanceNorm2d, conv_before, deconv_before
 from models.networks import Generator
 
 HIDDEN = 256
@@ -31,14 +31,16 @@ class ColorUnet(Generator):
         self.multiple = self.smallest = 2**num_downs
         widths = [ngf * min(2**level, 8) for level in range(num_downs)]
         self.down = nn.ModuleList(
-            nn.Conv2d(before, after, 4, 2, 1)
-            for before, after in zip([input_nc, *widths], widths, strict=False)
+            conv_before("instance", before, after, 4, 2, 1)
+            if 0 < level < num_downs - 1
+            else nn.Conv2d(before, after, 4, 2, 1)
+            for level, (before, after) in enumerate(pairwise([input_nc, *widths]))
         )
         ups = [
             (widths[-1], widths[-2]),
             *((2 * widths[k], widths[k - 1]) for k in range(num_downs - 2, 0, -1)),
         ]
-        self.up = nn.ModuleList(nn.ConvTranspose2d(before, after, 4, 2, 1) for before, after in ups)
+        self.up = nn.ModuleList(deconv_before("instance", before, after, 4, 2, 1) for before, after in ups)
         self.out = nn.ConvTranspose2d(2 * widths[0], output_nc, 4, 2, 1)
         self.dropout = Dropout(0.5) if dropout else nn.Identity()
         # A scale and a shift for every normalised feature map, on the way down and on the way up.

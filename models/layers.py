@@ -34,10 +34,20 @@ class PictureStatistics(nn.Module):
 
 
 class InstanceNorm2d(nn.InstanceNorm2d, PictureStatistics):
-    """Instance norm without parameters that can also use the statistics of another run."""
+    """Instance norm without parameters that can also use the statistics of another run.
+
+    Attributes:
+        reference: compute as torch's own instance norm, see `use_reference_path`.
+    """
+
+    reference = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if self.kept is None else normalise(x, *self.moments(x), self.eps)
+        if self.kept is not None:
+            return normalise(x, *self.moments(x), self.eps)
+        if self.reference or x.shape[2:].numel() == 1:  # of a single pixel torch's own says what is wrong
+            return super().forward(x)
+        return normalise_each(x, self.eps)
 
 
 class BatchNorm2d(nn.BatchNorm2d, PictureStatistics):
@@ -50,7 +60,55 @@ class BatchNorm2d(nn.BatchNorm2d, PictureStatistics):
             return super().forward(x)
         if self.kept is not None:
             return normalise(x, *self.moments(x), self.eps, self.weight, self.bias)
-        return F.instance_norm(x, weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps)
+        return normalise_each(x, self.eps, self.weight, self.bias)
+
+
+class ConvBeforeNorm2d(nn.Conv2d):
+    """A convolution whose bias is left out, because the instance norm after it would take it away again.
+
+    The bias stays among the parameters, for checkpoints.
+    """
+
+    reference = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight, self.bias if self.reference else None)
+
+
+class ConvTransposeBeforeNorm2d(nn.ConvTranspose2d):
+    """The same for a transposed convolution."""
+
+    reference = False
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if self.reference:
+            return super().forward(x, output_size)
+        shape = self.stride, self.padding, self.output_padding
+        return F.conv_transpose2d(x, self.weight, None, *shape)  # type: ignore[arg-type]
+
+
+def use_reference_path(nets: Iterable[nn.Module]) -> None:
+    """Let networks compute plainly, as torch's own layers do: slower, and the same to float tolerance."""
+    for net in nets:
+        for layer in net.modules():
+            if isinstance(layer, InstanceNorm2d | ConvBeforeNorm2d | ConvTransposeBeforeNorm2d):
+                layer.reference = True
+
+
+def normalise_each(x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return x, (N, C, H, W), each map of each picture normalised by itself, in the memory format that x has.
+
+    Args:
+        weight, bias: (C,), what channels are scaled by and shifted by then.
+    """
+    # F.instance_norm takes longer than either, does not keep channels_last, and gives wrong gradients for
+    # single pictures whose gradient is channels_last (seen with torch 2.15 on a CPU).
+    if x.is_contiguous():
+        return F.group_norm(x, x.shape[1], weight, bias, eps)
+    found = [
+        F.batch_norm(picture, None, None, weight, bias, training=True, eps=eps) for picture in x.split(1)
+    ]
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
 def normalise(
@@ -194,6 +252,27 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     raise ValueError(f"norm {norm}")
 
 
+def conv_before(
+    norm: str, before: int, after: int, kernel: int, stride: int = 1, padding: int = 0
+) -> nn.Conv2d:
+    """Return a convolution from `before` to `after` channels that a norm follows.
+
+    It has a bias before instance norm alone, where the peer's checkpoints have one.
+    """
+    if norm == "instance":
+        return ConvBeforeNorm2d(before, after, kernel, stride, padding)
+    return nn.Conv2d(before, after, kernel, stride, padding, bias=False)
+
+
+def deconv_before(
+    norm: str, before: int, after: int, kernel: int, stride: int, padding: int, output_padding: int = 0
+) -> nn.ConvTranspose2d:
+    """Return a transposed convolution that a norm follows, see `conv_before`."""
+    if norm == "instance":
+        return ConvTransposeBeforeNorm2d(before, after, kernel, stride, padding, output_padding)
+    return nn.ConvTranspose2d(before, after, kernel, stride, padding, output_padding, bias=False)
+
+
 def apply_to_both(
     net: nn.Module, first: Tensor, second: Tensor, *conditions: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -228,7 +307,8 @@ def upsampling_layer(upsample: str, deconvolution: nn.ConvTranspose2d, padding: 
     channels, bias = (deconvolution.in_channels, deconvolution.out_channels), deconvolution.bias is not None
     smooth = None if upsample == "nearest" else False
     enlarge = nn.Upsample(scale_factor=2, mode=upsample, align_corners=smooth)
-    return nn.Sequential(enlarge, padding_layer(padding, 1), nn.Conv2d(*channels, 3, bias=bias))
+    kind = ConvBeforeNorm2d if isinstance(deconvolution, ConvTransposeBeforeNorm2d) else nn.Conv2d
+    return nn.Sequential(enlarge, padding_layer(padding, 1), kind(*channels, 3, bias=bias))
 
 
 def normalise_spectrum(net: nn.Module) -> None:

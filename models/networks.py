@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from models.layers import (
     Dropout,
     attention_after,
+    conv_before,
+    deconv_before,
     initialise,
     norm_layer,
     normalise_spectrum,
@@ -58,20 +60,21 @@ class UnetBlock(nn.Module):
     ):
         super().__init__()
         self.outermost = outermost
-        # A norm with a shift of its own makes the convolution's bias superfluous.
-        bias = norm == "instance"
-        down: list[nn.Module] = [nn.Conv2d(input_nc or outer_nc, inner_nc, 4, 2, 1, bias=bias)]
-        from_below = inner_nc if below is None else inner_nc * 2
-        enlarge = nn.ConvTranspose2d(from_below, outer_nc, 4, 2, 1, bias=bias or outermost)
-        up: list[nn.Module] = [nn.ReLU(), upsampling_layer(upsample, enlarge, "zero")]
-        if outermost:
-            up.append(nn.Tanh())
+        inward, outward = (input_nc or outer_nc, inner_nc, 4, 2, 1), (outer_nc, 4, 2, 1)
+        down: list[nn.Module] = [] if outermost else [nn.LeakyReLU(0.2)]
+        if outermost or below is None:
+            # The innermost level has no norm on its way down: its feature map may be a single pixel.
+            down.append(nn.Conv2d(*inward, bias=norm == "instance"))
         else:
-            down.insert(0, nn.LeakyReLU(0.2))
-            up.append(norm_layer(norm, outer_nc))
-            if below is not None:
-                # The innermost level has none: its feature map may be a single pixel.
-                down.append(norm_layer(norm, inner_nc))
+            down += [conv_before(norm, *inward), norm_layer(norm, inner_nc)]
+        from_below = inner_nc if below is None else inner_nc * 2
+        up: list[nn.Module] = [nn.ReLU()]
+        if outermost:
+            enlarge = nn.ConvTranspose2d(from_below, *outward)
+            up += [upsampling_layer(upsample, enlarge, "zero"), nn.Tanh()]
+        else:
+            enlarge = deconv_before(norm, from_below, *outward)
+            up += [upsampling_layer(upsample, enlarge, "zero"), norm_layer(norm, outer_nc)]
         layers = [*down, *([] if below is None else [below]), *up]
         attention = {len(down) - 1: inner_nc} if attend_down else {}
         self.attention = attention_after(attention | ({len(layers) - 1: outer_nc} if attend_up else {}))
@@ -172,12 +175,12 @@ class ResnetBlock(nn.Module):
         super().__init__()
         self.conv_block = nn.Sequential(
             padding_layer(padding, 1),
-            nn.Conv2d(channels, channels, 3, bias=norm == "instance"),
+            conv_before(norm, channels, channels, 3),
             norm_layer(norm, channels),
             nn.ReLU(),
             *([Dropout(0.5)] if dropout else []),
             padding_layer(padding, 1),
-            nn.Conv2d(channels, channels, 3, bias=norm == "instance"),
+            conv_before(norm, channels, channels, 3),
             norm_layer(norm, channels),
         )
 
@@ -212,17 +215,16 @@ class ResnetGenerator(Generator):
     ):
         super().__init__()
         check_attention(attention, 2, "--netG", "G")
-        bias = norm == "instance"
         channels: dict[int, int] = {}
-        layers: list[nn.Module] = [padding_layer(padding, 3), nn.Conv2d(input_nc, ngf, 7, bias=bias)]
+        layers: list[nn.Module] = [padding_layer(padding, 3), conv_before(norm, input_nc, ngf, 7)]
         layers += [norm_layer(norm, ngf), nn.ReLU()]
         for depth, width in ((1, ngf * 2), (2, ngf * 4)):
-            layers += [nn.Conv2d(width // 2, width, 3, 2, 1, bias=bias), norm_layer(norm, width), nn.ReLU()]
+            layers += [conv_before(norm, width // 2, width, 3, 2, 1), norm_layer(norm, width), nn.ReLU()]
             channels |= {len(layers) - 1: width} if depth in attention else {}
         layers += [ResnetBlock(ngf * 4, norm, dropout, padding) for _ in range(n_blocks)]
         channels |= {len(layers) - 1: ngf * 4} if 2 in attention else {}
         for depth, width in ((1, ngf * 2), (0, ngf)):
-            enlarge = nn.ConvTranspose2d(width * 2, width, 3, 2, 1, output_padding=1, bias=bias)
+            enlarge = deconv_before(norm, width * 2, width, 3, 2, 1, output_padding=1)
             layers += [upsampling_layer(upsample, enlarge, padding), norm_layer(norm, width), nn.ReLU()]
             channels |= {len(layers) - 1: width} if depth in attention else {}
         layers += [padding_layer(padding, 3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
@@ -251,7 +253,7 @@ class PatchDiscriminator(nn.Module):
         layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
         for n in range(1, n_layers + 1):
             stride = 2 if n < n_layers else 1
-            layers += [nn.Conv2d(widths[n - 1], widths[n], 4, stride, 1, bias=norm == "instance")]
+            layers += [conv_before(norm, widths[n - 1], widths[n], 4, stride, 1)]
             layers += [norm_layer(norm, widths[n]), nn.LeakyReLU(0.2)]
         layers.append(nn.Conv2d(widths[-1], 1, 4, 1, 1))
         self.model = nn.Sequential(*layers)
@@ -271,7 +273,7 @@ class PixelDiscriminator(nn.Module):
         self.net = nn.Sequential(
             nn.Conv2d(input_nc, ndf, 1),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(ndf, ndf * 2, 1, bias=norm == "instance"),
+            conv_before(norm, ndf, ndf * 2, 1),
             norm_layer(norm, ndf * 2),
             nn.LeakyReLU(0.2),
             nn.Conv2d(ndf * 2, 1, 1, bias=norm == "instance"),
