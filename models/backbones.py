@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from options.base_options import CommandOptions
+from util.device import constant
 from util.errors import UserError
 from util.weights import load_into, read_weights
 
 log = logging.getLogger(__name__)
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
 RANDOM_SEED = 0
 
 
@@ -107,7 +108,7 @@ def untrained_backbones(options: CommandOptions) -> str:
 
 def normalise_for_imagenet(rgb: Tensor) -> Tensor:
     """Return pictures (N, 3, H, W) in [0, 1] as networks trained on ImageNet expect them."""
-    mean, std = (torch.tensor(values).to(rgb).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (constant(values, rgb.device, rgb.dtype) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (rgb - mean) / std
 
 

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,33 +13,23 @@ from torch.optim import Adam, Optimizer
 
 from models.ema import EMA_SUFFIX, Ema
 from models.health import Health
-from models.layers import SelfAttention, separate_pictures
+from models.layers import SelfAttention, separate_pictures, use_reference_path
 from models.loss_guard import LossGuard
 from models.networks import Generator
 from models.objective import Objective
 from models.precision import Precision, at_least_float32
+from models.speed import compile_networks, memory_format
+from models.step_graph import CudaRecorder, Recorder, StepGraphs
 from models.tiling import fitting_tile
-from options.base_options import CommandOptions
+from options.base_options import CommandOptions, SpeedOptions
 from options.train_options import OptimizationOptions, TrainOptions
-from util.batch import Batch
+from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
 from util.weights import load_into
 
 MakeOptimizer = Callable[[str, Iterable[nn.Parameter]], Optimizer]
 """Makes the optimizer of a name; its step honours ``found_inf``, as those of torch's fused ones do."""
-
-
-class Step(NamedTuple):
-    """What one training step hands back.
-
-    Attributes:
-        losses: 0-d, still on the device.
-        visuals: (N, 3 or 1, H, W) in [-1, 1] under the names that galleries show: real_A, fake_B, ...
-    """
-
-    losses: dict[str, Tensor]
-    visuals: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,12 +86,17 @@ class BaseModel(ABC):
         self.objective = replace(objective or Objective("vanilla"), health=self.health)
         self.state: dict[str, Stateful] = {"health": self.health}
         self.device, self.dtype, self.seed = device, dtype, seed
-        self.guard = LossGuard()
+        self.guard = LossGuard(device=device)
         self.precision = Precision("fp32", device)
         self.n_critic = 1
         self.clip_grad: float | None = None
         self.ema: Ema | None = None
         self.iteration = 0
+        self._number = torch.zeros(
+            (), device=device, dtype=torch.float64
+        )  # the iteration, for captured steps
+        self._memory_format = torch.contiguous_format
+        self._graphs: StepGraphs | None = None
 
     @classmethod
     @abstractmethod
@@ -123,7 +118,7 @@ class BaseModel(ABC):
     def prepare_training(self, options: TrainOptions) -> None:
         """Follow the flags that mean the same for every model."""
         optimization = options.optimization
-        self.guard = LossGuard(optimization.on_nan)
+        self.guard = LossGuard(optimization.on_nan, self.device)
         self.n_critic, self.clip_grad = options.adversarial.n_critic, optimization.clip_grad
         if optimization.ema_decay:
             generators = {name: net for name, net in self.nets.items() if name.startswith("G")}
@@ -135,6 +130,33 @@ class BaseModel(ABC):
         if self.precision.scales:
             self.state["loss_scale"] = self.precision
 
+    def set_speed(self, options: SpeedOptions, training: bool) -> None:
+        """Choose the fastest way to compute, or with ``--speed off`` the plainest; call it last."""
+        nets = self.nets.values()
+        if options.speed == "off":
+            use_reference_path(nets)
+            return
+        self._memory_format = memory_format(nets, self.device, self.precision.name)
+        for net in nets:
+            net.to(memory_format=self._memory_format)
+        if options.compile:
+            compile_networks(self.compilable().values(), self.device, training)
+        if training and options.cuda_graph == "auto" and self.device.type == "cuda":
+            self.capture_steps(CudaRecorder())
+
+    def compilable(self) -> dict[str, nn.Module]:
+        """Return the networks that ``--compile`` is for."""
+        # What torch compiles cannot be differentiated twice, as gradient penalties do with discriminators.
+        penalised = self.objective.lambda_gp or self.objective.lambda_r1
+        return {name: net for name, net in self.nets.items() if not (penalised and name.startswith("D"))}
+
+    def capture_steps(self, recorder: Recorder) -> None:
+        """Compute training steps from recordings, see `StepGraphs`."""
+        self._graphs = StepGraphs(self._compute, recorder)
+        for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
+            group["capturable"] = self.device.type == "cuda"
+            group["lr"] = torch.tensor(group["lr"], device=self.device)  # a number would be captured with it
+
     def exports(self) -> dict[str, nn.Module]:
         """Return the networks whose weights are exported, by name."""
         averages = self.ema.nets if self.ema else {}
@@ -142,26 +164,39 @@ class BaseModel(ABC):
 
     def step(self, batch: Batch, watching: bool = False) -> Step:
         """Make one training step on a batch that is on the model's device; `health` looks if `watching`."""
-        self._check_size(batch)
+        self.check_batch(batch)
         self.iteration += 1
+        self._number.fill_(self.iteration)
         self.health.start_step(watching)
         # Dropout draws from torch's own generator: seeded here, a step is the same whatever came before it.
         torch.manual_seed(seed_for("dropout", self.seed, self.iteration))
         draws = self.draws(batch, torch_rng("draws", self.seed, self.iteration))
         on_device = {name: draw.to(self.device, non_blocking=True) for name, draw in draws.items()}
+        batch = replace(self._formatted(batch), draws=on_device)
+        if self._graphs and not watching:
+            step = self._graphs.run(batch, variant=self.updates("G"))
+        else:
+            step = self._compute(batch)
+        if self.ema and self.updates("G"):
+            self.ema.update(self.nets)
+        return step
+
+    def _compute(self, batch: Batch) -> Step:
+        """Make a training step: all of it that is the device's work, see `StepGraphs`."""
         skips = self.guard.policy == "skip"
         statistics = [buffer for net in self.nets.values() for buffer in net.buffers()] if skips else []
         before = [buffer.clone() for buffer in statistics]
         with self.precision.autocast():
-            losses, visuals = self.train_step(replace(batch, draws=on_device))
-        bad = self.guard.end_step(self.iteration, losses)
+            losses, visuals = self.train_step(batch)
+        bad = self.guard.end_step(self._number, losses)
         for buffer, earlier in zip(statistics, before, strict=True):
             buffer.copy_(torch.where(bad, earlier, buffer))
-        if self.ema and self.updates("G"):
-            self.ema.update(self.nets)
         return Step(_detached(losses), _detached(visuals))
 
-    @torch.no_grad()
+    def _formatted(self, batch: Batch) -> Batch:
+        return batch.map_pictures(lambda picture: picture.contiguous(memory_format=self._memory_format))
+
+    @torch.inference_mode()
     def translate(self, batch: Batch) -> dict[str, Tensor]:
         """Return the visuals of `batch`; each picture's are what they would be in a batch of its own.
 
@@ -169,7 +204,7 @@ class BaseModel(ABC):
         """
         generators = [torch_rng("test dropout", self.seed, index) for index in batch.index.tolist()]
         with separate_pictures(self.nets.values(), generators), self.precision.autocast():
-            return _detached(self.test_step(batch))
+            return _detached(self.test_step(self._formatted(batch)))
 
     def captions(self, batch: Batch) -> list[dict[str, str]]:
         """Return what a gallery says under the pictures of each sample, by label, beyond the label."""
@@ -214,7 +249,11 @@ class BaseModel(ABC):
         """Set every learning rate to `factor` times its initial value."""
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * factor
+                lr = group["initial_lr"] * factor
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(lr)
+                else:
+                    group["lr"] = lr
 
     def eval(self) -> None:
         """Switch to evaluation: no dropout, batch norm with the statistics of training."""
@@ -278,13 +317,16 @@ class BaseModel(ABC):
         for name, optimizer in self.optimizers.items():
             own = optimizer.param_groups
             optimizer.load_state_dict(state["optimizers"][name])
-            for group, saved in zip(own, optimizer.param_groups, strict=True):
-                group["lr"] = saved["lr"]
             optimizer.param_groups = own
+            for parameter, entries in optimizer.state.items():
+                for key, value in entries.items():
+                    if value.shape == parameter.shape:  # in its memory format, which fused updates rely on
+                        entries[key] = torch.empty_like(parameter).copy_(value)
         for name, part in self.state.items():
             part.load_state_dict(state["state"][name])
 
-    def _check_size(self, batch: Batch) -> None:
+    def check_batch(self, batch: Batch) -> None:
+        """Raise a `UserError` for a batch that this model cannot be trained on."""
         minimum = max(getattr(net, "minimum", 1) for net in self.nets.values())
         for path, picture in ((batch.paths_A, batch.A), (batch.paths_B, batch.B)):
             if picture is not None and min(picture.shape[-2:]) < minimum:

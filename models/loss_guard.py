@@ -41,15 +41,15 @@ class LossGuard:
         policy: ``stop``: after the first loss that is not finite no update is made any more, so that the
             weights stay what they were; ``skip``: only the updates whose loss or gradient is not finite are
             left out.
+        device: where the losses are.
     """
 
-    def __init__(self, policy: str = "stop"):
+    def __init__(self, policy: str = "stop", device: torch.device | str = "cpu"):
         self.policy = policy
-        self._blocking: Tensor | float = 0.0
         self._updates: dict[str, Tensor] = {}
+        # All that outlasts a step is changed in place, so that a captured step finds it where it was.
+        self._blocking, self._steps, self._in_a_row = torch.zeros(3, device=device).unbind()
         self._first: dict[tuple[str, ...], Tensor] = {}
-        self._steps: Tensor | int = 0
-        self._in_a_row: Tensor | int = 0
 
     def blocks(self, name: str, loss: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
         """Return 1 if the update of optimizer `name` must not be made, else 0: 0-d float32 on the device."""
@@ -60,22 +60,26 @@ class LossGuard:
         self._updates[name] = torch.where(bad, torch.nan, 0.0)
         blocking = torch.clamp(bad + self._blocking, max=1.0)
         if self.policy == "stop":
-            self._blocking = blocking
+            self._blocking.copy_(blocking)
         return blocking
 
-    def end_step(self, iteration: int, losses: Mapping[str, Tensor]) -> Tensor:
-        """Take the losses of a training step, from 1, after its updates; return whether one is not finite."""
+    def end_step(self, iteration: Tensor, losses: Mapping[str, Tensor]) -> Tensor:
+        """Take the losses of a training step after its updates; return whether one is not finite.
+
+        Args:
+            iteration: the step's number, from 1, 0-d float64 on the device.
+        """
         names = (*losses, *(UPDATE + name for name in self._updates))
         values = torch.stack([loss.detach().double() for loss in (*losses.values(), *self._updates.values())])
         self._updates = {}
         bad = ~values.isfinite().all()
-        self._steps = self._steps + bad
-        self._in_a_row = (self._in_a_row + 1) * bad
+        self._steps += bad
+        self._in_a_row.add_(1).mul_(bad)
         # The iteration and the values of the first bad step; 0 until there is one. Steps may differ in the
         # losses that they have: each set of names has its own record.
-        record = nn.functional.pad(values, (1, 0), value=iteration)
-        before = self._first.get(names, torch.zeros_like(record))
-        self._first[names] = torch.where(bad & (before[0] == 0), record, before)
+        record = torch.cat([iteration.view(1), values])
+        first = self._first.setdefault(names, torch.zeros_like(record))
+        first.copy_(torch.where(bad & (first[0] == 0), record, first))
         return bad
 
     def look(self) -> Sickness | None:
@@ -86,7 +90,8 @@ class LossGuard:
         records = [(names, record.tolist()) for names, record in self._first.items()]
         names, (iteration, *values) = min((r for r in records if r[1][0]), key=lambda r: r[1][0])
         found = {name: value for name, value in zip(names, values, strict=True) if not isfinite(value)}
-        self._first, self._steps = {}, 0
+        for record in (*self._first.values(), self._steps):
+            record.zero_()
         return Sickness(
             iteration=int(iteration),
             losses={name: value for name, value in found.items() if not name.startswith(UPDATE)},

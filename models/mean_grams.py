@@ -21,15 +21,19 @@ class MeanGrams:
     def add(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take in the Gram matrices of some pictures, (N, C, C) a layer, and return the means, (1, C, C)."""
         number = len(next(iter(grams.values())))
-        self.count = self.count + number
+        self.count += number
         for layer, found in grams.items():
             mean = found.mean(0, keepdim=True)
-            self.means[layer] = self.means.get(layer, mean).lerp(mean, (number / self.count).to(mean))
-        return dict(self.means)
+            kept = self.means.setdefault(layer, mean.clone())
+            kept.lerp_(mean, (number / self.count).to(mean))  # in place, for captured steps
+        return {layer: mean.clone() for layer, mean in self.means.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the means and how many pictures they are of."""
-        return {"count": self.count, "means": dict(self.means)}
+        return {
+            "count": self.count.clone(),
+            "means": {layer: mean.clone() for layer, mean in self.means.items()},
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""

@@ -182,6 +182,7 @@ class MemoryColorizationModel(BaseModel):
         noise = torch.rand(len(batch), len(self.memory.ages), generator=generator, dtype=torch.float64)
         return {
             "age_noise": (2 * noise - 1) * AGE_NOISE,
+            "index": batch.index,
             "names": encode_names([Path(path).name for path in batch.paths_A]),
             **self.objective.draws(("D",), len(batch), generator, self.iteration),
         }
@@ -197,7 +198,7 @@ class MemoryColorizationModel(BaseModel):
         self.minimize("M", m["M_triplet"])
         with torch.no_grad():
             queries = M(features)
-        M.update(queries, colors, batch.index.to(L.device), draws["names"], draws["age_noise"].to(L.dtype))
+        M.update(queries, colors, draws["index"], draws["names"], draws["age_noise"].to(L.dtype))
 
         fake = G(L, colors)
         d, g = {}, {}

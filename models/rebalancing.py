@@ -34,14 +34,14 @@ class ColourFrequencies:
         bins = self._nearest[a * self._side + b]
         share = torch.full_like(bins, 1, dtype=ab.dtype).flatten() / bins.numel()
         seen = torch.zeros_like(self.frequencies).index_add(0, bins.flatten(), share)
-        self.frequencies = MEMORY * self.frequencies + (1 - MEMORY) * seen
+        self.frequencies.mul_(MEMORY).add_((1 - MEMORY) * seen)  # in place, for captured steps
         weights = 1 / ((1 - MIX) * self.frequencies + MIX / len(AB_BINS))
         return (weights / (self.frequencies * weights).sum())[bins][:, None]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the frequencies."""
-        return {"frequencies": self.frequencies}
+        return {"frequencies": self.frequencies.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.frequencies = state["frequencies"].to(self.frequencies)
+        self.frequencies.copy_(state["frequencies"])

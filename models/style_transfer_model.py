@@ -193,7 +193,6 @@ class StyleTransferModel(BaseModel):
     def train_step(self, batch: Batch) -> Step:
         content, style = batch.pair()
         G, D, weights = self.nets["G"], self.nets.get("D"), self.weights
-        self._check_style(batch)
         assert self.features is not None
         adain = self.mode == "adain"
         with torch.no_grad():
@@ -250,8 +249,8 @@ class StyleTransferModel(BaseModel):
             return [{"fake_B": f"fake_B: {self.given.name}"} for _ in range(len(batch))]
         return [{"style": f"style: {Path(path).name}"} for path in batch.paths_B]
 
-    def _check_style(self, batch: Batch) -> None:
-        """Raise a `UserError` if ``fixed`` is shown a second style."""
+    def check_batch(self, batch: Batch) -> None:
+        super().check_batch(batch)
         if self.mode != "fixed":
             return
         for path in batch.paths_B:

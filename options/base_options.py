@@ -58,6 +58,30 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class SpeedOptions:
+    """How networks are computed; results are the same to float tolerance."""
+
+    speed: str = option(
+        "auto",
+        "auto: the memory formats and kernels that are fastest here; off: the plain ones, to compare with",
+        choices=("auto", "off"),
+    )
+    compile: bool = option(
+        False, "compile networks with torch.compile: the first pictures take a minute longer, the others less"
+    )
+    cuda_graph: str = option(
+        "auto",
+        "auto: on a GPU, launch whole training steps as one CUDA graph where that is possible; off: never",
+        choices=("auto", "off"),
+        phase="train",
+    )
+
+    def __post_init__(self) -> None:
+        if self.compile and self.speed == "off":
+            raise UserError("--compile: --speed off is the plain path; leave one of them out")
+
+
+@dataclass(frozen=True)
 class NetworkOptions:
     """The architecture; test.py reads it from the checkpoint's options."""
 
@@ -193,6 +217,7 @@ class CommandOptions:
     DEFAULTS: ClassVar[Mapping[str, object]]
 
     run: RunOptions
+    speed: SpeedOptions
     network: NetworkOptions
     data: DataOptions
     display: DisplayOptions

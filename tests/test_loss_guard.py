@@ -50,6 +50,10 @@ def batch(for_D: float, for_G: float) -> Batch:
     return Batch(A, B * for_G, ["a.png"], ["b.png"], torch.tensor([0]))
 
 
+def number(iteration: int) -> Tensor:
+    return torch.tensor(float(iteration), dtype=torch.float64)
+
+
 def snapshot(model: Toy) -> list[Tensor]:
     steps = [entry["step"] for optimizer in model.optimizers.values() for entry in optimizer.state.values()]
     return [tensor.clone() for net in model.nets.values() for tensor in (*net.state_dict().values(), *steps)]
@@ -95,7 +99,7 @@ def test_skip_sees_a_gradient_that_is_not_finite() -> None:
     loss = weight.sqrt().sum()  # 0, with an infinite slope
     loss.backward()
     assert guard.blocks("G", loss, [weight]).item() == 1
-    guard.end_step(1, {"G_L1": loss})
+    guard.end_step(number(1), {"G_L1": loss})
     sickness = guard.look()
     assert sickness is not None and (sickness.losses, sickness.networks) == ({}, ["G"])
 
@@ -113,9 +117,9 @@ def test_skip_gives_up_when_nothing_else_comes() -> None:
 
 def test_a_step_with_other_losses_keeps_its_own_record() -> None:
     guard = LossGuard("skip")
-    guard.end_step(1, {"a": torch.tensor(1.0)})
-    guard.end_step(2, {"a": torch.tensor(1.0), "b": torch.tensor(nan)})
-    guard.end_step(3, {"a": torch.tensor(inf)})
+    guard.end_step(number(1), {"a": torch.tensor(1.0)})
+    guard.end_step(number(2), {"a": torch.tensor(1.0), "b": torch.tensor(nan)})
+    guard.end_step(number(3), {"a": torch.tensor(inf)})
     found = guard.look()
     assert found is not None and (found.iteration, list(found.losses), found.steps) == (2, ["b"], 2)
 

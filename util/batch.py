@@ -1,7 +1,8 @@
-"""The one value that data sets hand to models."""
+"""What data sets hand to models, and what models hand back of a training step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +45,22 @@ class Batch:
             )
         return self.A, self.B
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a training step reads, by name: pictures, labels and draws."""
+        pictures = {"A": self.A, "B": self.B, "label": self.label}
+        draws = {f"draws.{name}": draw for name, draw in self.draws.items()}
+        return {name: each for name, each in pictures.items() if each is not None} | draws
+
+    def copy(self) -> "Batch":
+        """Return the batch with copies of `tensors`, and without the names of files."""
+        return replace(
+            self.map_pictures(Tensor.clone),
+            label=None if self.label is None else self.label.clone(),
+            draws={name: draw.clone() for name, draw in self.draws.items()},
+            paths_A=[],
+            paths_B=[],
+        )
+
     def map_pictures(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """Return the batch with `change` applied to its pictures."""
         return replace(self, A=change(self.A), B=None if self.B is None else change(self.B))
@@ -58,6 +75,18 @@ class Batch:
         """Return the batch in memory that a GPU can fetch while it computes."""
         label = None if self.label is None else self.label.pin_memory()
         return replace(self.map_pictures(Tensor.pin_memory), label=label)
+
+
+class Step(NamedTuple):
+    """What one training step hands back.
+
+    Attributes:
+        losses: 0-d, still on the device.
+        visuals: (N, 3 or 1, H, W) in [-1, 1] under the names that galleries show: real_A, fake_B, ...
+    """
+
+    losses: dict[str, Tensor]
+    visuals: dict[str, Tensor]
 
 
 def normalise(picture: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from util.device import constant
+
 RGB_TO_XYZ = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
@@ -23,8 +25,8 @@ GAMMA_SCALE = 1.055**2.4
 _RGB_TO_WHITE_XYZ = (
     torch.tensor(RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(WHITE, dtype=torch.float64)[:, None]
 )
-RGB_TO_WHITE_XYZ = F.pad(_RGB_TO_WHITE_XYZ, (0, 1))
-WHITE_XYZ_TO_RGB = F.pad(torch.linalg.inv(_RGB_TO_WHITE_XYZ), (0, 1))
+LINEAR_TO_WHITE_XYZ = F.pad(_RGB_TO_WHITE_XYZ, (0, 1)) / GAMMA_SCALE
+WHITE_XYZ_TO_LINEAR = F.pad(torch.linalg.inv(_RGB_TO_WHITE_XYZ), (0, 1)) * GAMMA_SCALE
 ROOT_TO_LAB = torch.tensor([[0, 116, 0, -16], [500, -500, 0, 0], [0, 200, -200, 0]], dtype=torch.float64)
 LAB_TO_ROOT = torch.tensor(
     [[1 / 116, 1 / 500, 0, 16 / 116], [1 / 116, 0, 0, 16 / 116], [1 / 116, 0, -1 / 200, 16 / 116]],
@@ -45,12 +47,13 @@ AB_ROWS = {
 """The 313 bins of the ab plane that sRGB can reach (Zhang et al. 2016): for each a the first and last b."""
 
 AB_BINS = tuple((a, b) for a, (first, last) in AB_ROWS.items() for b in range(first, last + 1, AB_STEP))
+AB_BIN_CENTRES = torch.tensor(AB_BINS, dtype=torch.float64)
 NEIGHBOURS, SIGMA = 10, 5.0
 
 
 def rgb_to_lab(rgb: Tensor) -> Tensor:
     """Convert sRGB in [0, 1], (N, 3, H, W), to Lab: L in 0..100, a and b about -110..110; differentiable."""
-    relative = _affine(RGB_TO_WHITE_XYZ / GAMMA_SCALE, _to_linear(rgb))
+    relative = _affine(LINEAR_TO_WHITE_XYZ, _to_linear(rgb))
     return _affine(ROOT_TO_LAB, _to_root(relative))
 
 
@@ -58,7 +61,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     """Convert Lab, (N, 3, H, W), to sRGB clipped to [0, 1]; differentiable where nothing is clipped."""
     root = _affine(LAB_TO_ROOT, lab)
     root[:, 2].clamp_(min=0)
-    linear = _affine(WHITE_XYZ_TO_RGB * GAMMA_SCALE, _from_root(root))
+    linear = _affine(WHITE_XYZ_TO_LINEAR, _from_root(root))
     return _from_linear(linear).clamp(0, 1)
 
 
@@ -132,7 +135,7 @@ def match_colours(picture: Tensor, like: Tensor) -> Tensor:
 
 def ab_bins(like: Tensor) -> Tensor:
     """Return the centres of the 313 bins, (313, 2), with the device and type of `like`."""
-    return torch.tensor(AB_BINS, device=like.device, dtype=like.dtype)
+    return constant(AB_BIN_CENTRES, like.device, like.dtype)
 
 
 def soft_encode(ab: Tensor) -> Tensor:
@@ -201,6 +204,6 @@ def _power(x: Tensor, exponent: float) -> Tensor:
 
 def _affine(matrix: Tensor, pictures: Tensor) -> Tensor:
     """Return a (3, 4) matrix's product with every pixel, which is (3,) with a 1 below it."""
-    matrix = matrix.to(pictures).expand(len(pictures), -1, -1)
+    matrix = constant(matrix, pictures.device, pictures.dtype).expand(len(pictures), -1, -1)
     with torch.autocast(pictures.device.type, enabled=False):
         return torch.baddbmm(matrix[..., 3:], matrix[..., :3], pictures.flatten(2)).view_as(pictures)

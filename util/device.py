@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import sys
+from functools import lru_cache
 
 import torch
 
@@ -59,6 +60,13 @@ def select_device(gpu_ids: str, explicit: bool) -> torch.device:
         )
     torch.cuda.set_device(numbers[0])
     return torch.device("cuda", numbers[0])
+
+
+@lru_cache
+def constant(values: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return fixed numbers on a device, which are sent there once: a step would wait for them each time."""
+    with torch.inference_mode(False):
+        return values.to(device, dtype)
 
 
 def keep_freed_memory() -> None:
