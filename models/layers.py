@@ -131,16 +131,40 @@ def normalise(
 
 
 class Dropout(nn.Dropout):
-    """Dropout that can also draw each picture's mask from a generator of its own."""
+    """Dropout that can also draw each picture's mask from a seed of its own.
 
-    generators: list[torch.Generator] | None = None
+    Attributes:
+        separate: whether it does so.
+        seeds: (N,) int64 on the CPU; always the same tensor, for compiled networks.
+    """
+
+    separate = False
+
+    def __init__(self, p: float):
+        super().__init__(p)
+        self.seeds = torch.zeros(0, dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.generators is None:
+        if not (self.training and self.separate):
             return super().forward(x)
-        # Drawn on the CPU in float32, so that a picture's mask is the same on every device.
-        draws = torch.stack([torch.rand(x.shape[1:], generator=generator) for generator in self.generators])
-        return x * (draws >= self.p).to(x) / (1 - self.p)
+        return drop_each(x, self.seeds, self.p)
+
+
+@torch.library.custom_op("atelier::drop_each", mutates_args=())
+def drop_each(x: Tensor, seeds: Tensor, share: float) -> Tensor:
+    """Return x, (N, C, H, W), with a `share` of each picture's values dropped, as its seed wills.
+
+    It is an operator of its own because compiled networks cannot have generators in them.
+    """
+    # Drawn on the CPU in float32, so that a picture's mask is the same on every device.
+    rngs = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+    draws = torch.stack([torch.rand(x.shape[1:], generator=rng) for rng in rngs])
+    return x * (draws >= share).to(x) / (1 - share)
+
+
+@drop_each.register_fake
+def _(x: Tensor, seeds: Tensor, share: float) -> Tensor:
+    return torch.empty_like(x)
 
 
 class ReflectionPad2d(nn.ReflectionPad2d):
@@ -198,11 +222,11 @@ def run_layers(layers: nn.Sequential, attention: nn.ModuleDict, x: Tensor) -> Te
 
 
 @contextmanager
-def separate_pictures(nets: Iterable[nn.Module], generators: list[torch.Generator]) -> Iterator[None]:
+def separate_pictures(nets: Iterable[nn.Module], seeds: Tensor) -> Iterator[None]:
     """Within it, a network in training mode computes for each picture of a batch what it would for it alone.
 
     Batch norm uses each picture's own statistics and leaves the running ones as they are; dropout takes the
-    mask of picture i from ``generators[i]``.
+    mask of picture i from ``seeds[i]``, (N,) int64 on the CPU.
     """
     layers = [layer for net in nets for layer in net.modules()]
     norms = [layer for layer in layers if isinstance(layer, BatchNorm2d)]
@@ -211,8 +235,9 @@ def separate_pictures(nets: Iterable[nn.Module], generators: list[torch.Generato
     try:
         for norm in norms:
             norm.separate = True
-        for dropout in dropouts:
-            dropout.generators = generators
+        for number, dropout in enumerate(dropouts):
+            dropout.seeds.resize_(len(seeds)).copy_(seeds + number)
+            dropout.separate = True
         for estimate in estimates:
             estimate.eval()
         yield
@@ -220,7 +245,7 @@ def separate_pictures(nets: Iterable[nn.Module], generators: list[torch.Generato
         for norm in norms:
             norm.separate = False
         for dropout in dropouts:
-            dropout.generators = None
+            dropout.separate = False
         for estimate in estimates:
             estimate.train()
 
