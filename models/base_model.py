@@ -68,6 +68,8 @@ class BaseModel(ABC):
         objective, health: how discriminators and generators are judged, and whether they are well.
         n_critic: generators are updated in every so manieth step only.
         clip_grad: the largest norm of an update's gradient.
+        part_size: compute batches in parts of so many samples, and update after the last; None: in one.
+        share: how much of its batch `train_step` is given.
         ema: averages of the generators.
         iteration: training steps made so far.
     """
@@ -100,8 +102,11 @@ class BaseModel(ABC):
         self.precision = Precision("fp32", device)
         self.n_critic = 1
         self.clip_grad: float | None = None
+        self.part_size: int | None = None
+        self.share = 1.0
         self.ema: Ema | None = None
         self.iteration = 0
+        self._minimized: dict[str, Tensor] = {}
 
     @classmethod
     @abstractmethod
@@ -125,6 +130,8 @@ class BaseModel(ABC):
         optimization = options.optimization
         self.guard = LossGuard(optimization.on_nan)
         self.n_critic, self.clip_grad = options.adversarial.n_critic, optimization.clip_grad
+        if optimization.accumulate > 1:
+            self.part_size = options.data.batch_size // optimization.accumulate
         if optimization.ema_decay:
             generators = {name: net for name, net in self.nets.items() if name.startswith("G")}
             self.ema = self.state["ema"] = Ema(generators, optimization.ema_decay)
@@ -152,14 +159,37 @@ class BaseModel(ABC):
         skips = self.guard.policy == "skip"
         statistics = [buffer for net in self.nets.values() for buffer in net.buffers()] if skips else []
         before = [buffer.clone() for buffer in statistics]
-        with self.precision.autocast():
-            losses, visuals = self.train_step(replace(batch, draws=on_device))
+        losses, visuals = self._train(replace(batch, draws=on_device))
         bad = self.guard.end_step(self.iteration, losses)
         for buffer, earlier in zip(statistics, before, strict=True):
             buffer.copy_(torch.where(bad, earlier, buffer))
         if self.ema and self.updates("G"):
             self.ema.update(self.nets)
         return Step(_detached(losses), _detached(visuals))
+
+    def _train(self, batch: Batch) -> Step:
+        """Return what `train_step` makes of a batch: in one, or part by part."""
+        if self.part_size is None:
+            with self.precision.autocast():
+                return self.train_step(batch)
+        self._minimized = {}
+        found: list[tuple[float, Step]] = []
+        for part in batch.parts(self.part_size):
+            self.share = self.health.share = len(part) / len(batch)
+            with self.precision.autocast():
+                # Detached at once: nothing of a part's graph may stay in memory.
+                found.append((self.share, Step(*map(_detached, self.train_step(part)))))
+        self.share = self.health.share = 1.0
+        for name in list(self._minimized):
+            self._update(name)
+        first = found[0][1]
+        return Step(
+            {
+                name: torch.stack([share * step.losses[name] for share, step in found]).sum()
+                for name in first.losses
+            },
+            {name: torch.cat([step.visuals[name] for _, step in found]) for name in first.visuals},
+        )
 
     @torch.no_grad()
     def translate(self, batch: Batch) -> dict[str, Tensor]:
@@ -184,13 +214,30 @@ class BaseModel(ABC):
         return name != "G" or self.iteration % self.n_critic == 0
 
     def minimize(self, name: str, loss: Tensor) -> None:
-        """Make one step of optimizer `name` on `loss`, if it is finite; no other network gets gradients."""
+        """Make one step of optimizer `name` on `loss`, if it is finite; no other network gets gradients.
+
+        Of a batch in parts the gradients are added up, and the step is made after the last part.
+        """
         if not self.updates(name):
             return
-        optimizer = self.optimizers[name]
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        optimizer.zero_grad()
-        overflow = self.precision.backward(loss, parameters)
+        if self.share < 1:
+            loss = loss * self.share
+        before = self._minimized.get(name)
+        if before is None:
+            self.optimizers[name].zero_grad()
+        self.precision.backward(loss, self._parameters(name))
+        self._minimized[name] = loss.detach() if before is None else before + loss.detach()
+        if self.part_size is None:
+            self._update(name)
+
+    def _parameters(self, name: str) -> list[nn.Parameter]:
+        groups = self.optimizers[name].param_groups
+        return [parameter for group in groups for parameter in group["params"]]
+
+    def _update(self, name: str) -> None:
+        """Make the step of optimizer `name` with the gradients that are there, if all is finite."""
+        optimizer, parameters, loss = self.optimizers[name], self._parameters(name), self._minimized.pop(name)
+        overflow = self.precision.unscale(parameters)
         self.health.see_gradients(name, parameters)
         if self.clip_grad:
             nn.utils.clip_grad_norm_(parameters, self.clip_grad)
