@@ -18,6 +18,7 @@ from models.loss_guard import LossGuard
 from models.networks import Generator
 from models.objective import Objective
 from models.precision import Precision, at_least_float32
+from models.recomputation import recompute_generators
 from models.tiling import fitting_tile
 from options.base_options import CommandOptions
 from options.train_options import OptimizationOptions, TrainOptions
@@ -132,6 +133,8 @@ class BaseModel(ABC):
         self.n_critic, self.clip_grad = options.adversarial.n_critic, optimization.clip_grad
         if optimization.accumulate > 1:
             self.part_size = options.data.batch_size // optimization.accumulate
+        if optimization.checkpointing:
+            recompute_generators(self.nets)
         if optimization.ema_decay:
             generators = {name: net for name, net in self.nets.items() if name.startswith("G")}
             self.ema = self.state["ema"] = Ema(generators, optimization.ema_decay)

@@ -11,6 +11,7 @@ from test_models import TRAINED, assert_equal_states, model_and_batches
 from torch.profiler import ProfilerActivity, profile
 
 from models.base_model import BaseModel
+from models.recomputation import recompute_generators
 from util.batch import Batch
 from util.errors import UserError
 
@@ -25,6 +26,20 @@ def peak_bytes(act: Callable[[], object]) -> int:
         taken += event.nbytes()
         peak = max(peak, taken)
     return peak
+
+
+def kept_bytes(model: BaseModel, batch: Batch) -> int:
+    """Return how much a training step keeps for its backward passes, weights aside."""
+    kept = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.step(batch)
+    return sum(kept)
 
 
 def four(batch: Batch) -> Batch:
@@ -171,3 +186,54 @@ def test_a_batch_that_cannot_be_divided_is_refused(data: dict[str, Path]) -> Non
         in_parts("pix2pix", data, 3)
     with pytest.raises(UserError, match="--batch_size 4 --accumulate 4: with batch norm"):
         in_parts("unified", data, 4)
+
+
+CHECKPOINTED = [
+    *((name, "") for name in TRAINED),
+    ("pix2pix", "--netG resnet_6blocks --attention 1/2"),
+    ("pix2pix", "--no_dropout --attention 1/2 --upsample bilinear"),
+    ("cycle_gan", "--netG resnet_6blocks --norm batch --no_dropout false"),
+    ("style_transfer", "--netG resnet_9blocks --style_mode adain"),
+    ("pix2pix", "--precision bf16"),
+    ("cycle_gan", "--netG resnet_6blocks --precision bf16"),
+    ("pix2pix", "--accumulate 2"),
+]
+
+
+@pytest.mark.parametrize(("name", "flags"), CHECKPOINTED)
+def test_recomputed_activations_change_no_bit(name: str, flags: str, data: dict[str, Path]) -> None:
+    plain, batches = model_and_batches(name, data, *flags.split())
+    other, _ = model_and_batches(name, data, *flags.split(), "--checkpointing")
+    for batch in batches[:2]:
+        kept = [kept_bytes(model, batch) for model in (plain, other)]
+        assert kept[1] < kept[0]
+    assert_equal_states(plain, other)
+    visuals = [model.translate(batches[0]) for model in (plain, other)]
+    assert all(torch.equal(visuals[1][label], picture) for label, picture in visuals[0].items())
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_cannot_be_recomputed_is_refused(name: str, data: dict[str, Path]) -> None:
+    flags = ["--checkpointing", "--spectral_norm"]
+    with pytest.raises(UserError, match=r"--checkpointing: spectral norm .* --spectral_norm D"):
+        model_and_batches(name, data, *flags, "GD")
+    model, batches = model_and_batches(name, data, *flags, "D")
+    model.step(batches[0])
+    with pytest.raises(UserError, match="--checkpointing: this model has no generator"):
+        recompute_generators({"D": torch.nn.Identity(), "G": torch.nn.Identity()})
+
+
+@pytest.mark.parametrize(
+    ("name", "netG", "most"), [("pix2pix", "unet_32", 0.6), ("cycle_gan", "resnet_6blocks", 0.4)]
+)
+def test_generators_keep_little_of_what_they_recompute(
+    name: str, netG: str, most: float, data: dict[str, Path]
+) -> None:
+    kept = []
+    for flags in ([], ["--checkpointing"]):
+        # A discriminator of single pixels keeps next to nothing beside these generators.
+        model, (batch, *_) = model_and_batches(
+            name, data, "--netG", netG, "--ngf", "32", "--netD", "pixel", "--ndf", "1", *flags
+        )
+        kept.append(kept_bytes(model, batch))
+    assert kept[1] < most * kept[0], kept
