@@ -107,7 +107,7 @@ class BaseModel(ABC):
         self.share = 1.0
         self.ema: Ema | None = None
         self.iteration = 0
-        self._minimized: dict[str, Tensor] = {}
+        self._minimized: dict[str, Tensor] = {}  # losses whose gradients wait for the update, by optimizer
 
     @classmethod
     @abstractmethod

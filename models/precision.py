@@ -25,7 +25,7 @@ class Precision:
     def __init__(self, name: str, device: torch.device):
         self.device, self.low = device, AUTOCAST.get(name)
         self.scale = torch.full((), FIRST_SCALE if name == "fp16" else 1.0, device=device)
-        self._applied = self.scale
+        self._applied = self.scale  # to the losses whose gradients have not been unscaled yet
         self._good = torch.zeros((), device=device)
         self.scales = name == "fp16"
         if name == "tf32" and device.type != "cuda":

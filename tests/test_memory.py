@@ -11,6 +11,7 @@ from test_models import TRAINED, assert_equal_states, model_and_batches
 from torch.profiler import ProfilerActivity, profile
 
 from models.base_model import BaseModel
+from models.rebalancing import ColourFrequencies
 from models.recomputation import recompute_generators
 from util.batch import Batch
 from util.errors import UserError
@@ -157,6 +158,18 @@ def test_what_is_not_finite_in_one_part_blocks_the_whole_update(
         not torch.equal(v, before["G"][k]) for k, v in model.nets["G"].state_dict().items() if "weight" in k
     )
     assert changed == (policy == "skip")
+
+
+def test_the_frequencies_of_colours_forget_by_steps_rather_than_parts() -> None:
+    ab = torch.rand(4, 2, 8, 8, dtype=torch.float64)
+    whole, parts, careless = (ColourFrequencies(torch.device("cpu"), torch.float64) for _ in range(3))
+    for _ in range(20):
+        whole.weights(ab)
+        for part in ab.split(1):
+            parts.weights(part, 0.25)
+            careless.weights(part)
+    near, far = ((each.frequencies - whole.frequencies).abs().sum() for each in (parts, careless))
+    assert near < 0.01 < 0.1 < far
 
 
 def test_float16_scales_the_parts_of_an_update_alike(data: dict[str, Path]) -> None:
