@@ -58,7 +58,8 @@ class OptimizationOptions:
     clip_grad: float | None = option(None, "the largest norm that a network's gradient may have", above=0)
     accumulate: int = option(
         1,
-        "compute each batch in N parts whose gradients are added up: needs about an N-th of the memory",
+        "compute each batch in N parts whose gradients are added up: needs about an N-th of the memory for"
+        " activations",
         minimum=1,
     )
     checkpointing: bool = option(
