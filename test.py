@@ -32,6 +32,11 @@ PEERS_NUM_TEST = 50
 
 log = logging.getLogger(__name__)
 
+TO_SAVE_MEMORY = (
+    "Try --tile 512 (with --preprocess none), --batch_size 1 or --precision bf16, on a CPU also"
+    " --num_threads 0"
+)
+
 
 def main(argv: list[str]) -> int:
     options = parse(TestOptions, argv, MODELS, DATASETS)
@@ -108,4 +113,4 @@ def create_gallery(options: TestOptions) -> Gallery:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, TO_SAVE_MEMORY))

@@ -29,17 +29,23 @@ from options.parse import parse, save
 from options.train_options import TrainOptions
 from util.batch import Batch
 from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside
-from util.device import keep_freed_memory, select_device, use_deterministic_algorithms
+from util.device import keep_freed_memory, peak_memory, select_device, use_deterministic_algorithms
 from util.errors import UserError, run_command
 from util.image_io import to_uint8
 from util.loggers import Console, JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
-from util.progress import Progress, Stopwatch
+from util.progress import FirstSteps, Progress, Stopwatch
 from util.run_lock import RunLock
 from util.stopping import STOPPED_STATUS, StopSignals
 from util.training_page import TrainingPage
 from util.weights import initialise_from, load_weights, weights_path
 
 log = logging.getLogger(__name__)
+
+TO_SAVE_MEMORY = (
+    "Try --accumulate N, which computes a batch in N parts, --checkpointing, --precision bf16, a lower"
+    " --batch_size or a lower --crop_size; on a CPU also --num_threads 0 or a lower --cache_limit. What was"
+    " saved before is whole: with --continue_train such a command goes on from there"
+)
 
 
 @dataclass
@@ -220,7 +226,7 @@ def train(run: Run, stop: StopSignals) -> bool:
     loader, progress, rate = run.loader, run.progress, run.learning_rate
     logs, saving, last = run.options.logging, run.options.saving, run.options.optimization.last_epoch
     left = max(0, last - progress.epoch + 1) * len(loader) - progress.position
-    watch = Stopwatch(progress.pictures)
+    watch, first_steps = Stopwatch(progress.pictures), FirstSteps()
 
     with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=None) as bar:
         while progress.epoch <= last:
@@ -232,6 +238,9 @@ def train(run: Run, stop: StopSignals) -> bool:
                 losses = run.step(batch)
                 stopping = bool(stop.received)
                 bar.update(len(batch))
+                if first_steps.done(len(batch), watch.waited_in_all):
+                    memory = peak_memory(run.model.device)  # waits for the device
+                    log.info("%s; peak memory %s", first_steps.report(bar.total - bar.n), memory)
                 if progress.crossed(logs.print_freq):
                     bar.set_postfix(run.log_losses(losses, watch))
                     run.check()
@@ -352,4 +361,4 @@ def create_logger(options: TrainOptions) -> Logger:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, TO_SAVE_MEMORY))

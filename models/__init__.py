@@ -29,7 +29,7 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
     torch.manual_seed(seed_for("initial weights", options.run.seed))
     model = chosen.from_options(options, device)
     model.set_precision(options.run.precision)
-    model.set_speed(options.speed, isinstance(options, TrainOptions))
+    model.set_speed(options)
     if isinstance(options, TrainOptions):
         model.prepare_training(options)
     if "crop" in options.data.preprocess:

@@ -1,5 +1,6 @@
 """What every model shares: its networks and optimizers, one training step, one translation, and its state."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,15 +19,18 @@ from models.loss_guard import LossGuard
 from models.networks import Generator
 from models.objective import Objective
 from models.precision import Precision, at_least_float32
+from models.recomputation import recompute_generators
 from models.speed import compile_networks, memory_format
 from models.step_graph import CudaRecorder, Recorder, StepGraphs
 from models.tiling import fitting_tile
-from options.base_options import CommandOptions, SpeedOptions
+from options.base_options import CommandOptions
 from options.train_options import OptimizationOptions, TrainOptions
 from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
 from util.weights import load_into
+
+log = logging.getLogger(__name__)
 
 MakeOptimizer = Callable[[str, Iterable[nn.Parameter]], Optimizer]
 """Makes the optimizer of a name; its step honours ``found_inf``, as those of torch's fused ones do."""
@@ -58,6 +62,8 @@ class BaseModel(ABC):
         objective, health: how discriminators and generators are judged, and whether they are well.
         n_critic: generators are updated in every so manieth step only.
         clip_grad: the largest norm of an update's gradient.
+        part_size: compute batches in parts of so many samples, and update after the last; None: in one.
+        share: how much of its batch `train_step` is given.
         ema: averages of the generators.
         iteration: training steps made so far.
     """
@@ -90,11 +96,13 @@ class BaseModel(ABC):
         self.precision = Precision("fp32", device)
         self.n_critic = 1
         self.clip_grad: float | None = None
+        self.part_size: int | None = None
+        self.share = 1.0
         self.ema: Ema | None = None
         self.iteration = 0
-        self._number = torch.zeros(
-            (), device=device, dtype=torch.float64
-        )  # the iteration, for captured steps
+        self._minimized: dict[str, Tensor] = {}  # losses whose gradients wait for the update, by optimizer
+        # The iteration, as captured steps have to find it.
+        self._number = torch.zeros((), device=device, dtype=torch.float64)
         self._memory_format = torch.contiguous_format
         self._graphs: StepGraphs | None = None
 
@@ -120,6 +128,12 @@ class BaseModel(ABC):
         optimization = options.optimization
         self.guard = LossGuard(optimization.on_nan, self.device)
         self.n_critic, self.clip_grad = options.adversarial.n_critic, optimization.clip_grad
+        if optimization.accumulate > 1:
+            self.part_size = options.data.batch_size // optimization.accumulate
+        if optimization.checkpointing:
+            if options.speed.compile:
+                raise UserError("--checkpointing does not go together with --compile; leave one of them out")
+            recompute_generators(self.nets)
         if optimization.ema_decay:
             generators = {name: net for name, net in self.nets.items() if name.startswith("G")}
             self.ema = self.state["ema"] = Ema(generators, optimization.ema_decay)
@@ -130,19 +144,22 @@ class BaseModel(ABC):
         if self.precision.scales:
             self.state["loss_scale"] = self.precision
 
-    def set_speed(self, options: SpeedOptions, training: bool) -> None:
-        """Choose the fastest way to compute, or with ``--speed off`` the plainest; call it last."""
-        nets = self.nets.values()
-        if options.speed == "off":
+    def set_speed(self, options: CommandOptions) -> None:
+        """Choose the fastest way to compute, or with ``--speed off`` the plainest."""
+        nets, speed = self.nets.values(), options.speed
+        if speed.speed == "off":
             use_reference_path(nets)
             return
         self._memory_format = memory_format(nets, self.device, self.precision.name)
         for net in nets:
             net.to(memory_format=self._memory_format)
-        if options.compile:
-            compile_networks(self.compilable().values(), self.device, training)
-        if training and options.cuda_graph == "auto" and self.device.type == "cuda":
-            self.capture_steps(CudaRecorder())
+        if speed.compile:
+            compile_networks(self.compilable().values(), self.device, isinstance(options, TrainOptions))
+        if isinstance(options, TrainOptions) and speed.cuda_graph == "auto" and self.device.type == "cuda":
+            if options.optimization.checkpointing:
+                log.info("--cuda_graph: steps with --checkpointing cannot be captured; they are launched plainly")
+            else:
+                self.capture_steps(CudaRecorder())
 
     def compilable(self) -> dict[str, nn.Module]:
         """Return the networks that ``--compile`` is for."""
@@ -186,8 +203,7 @@ class BaseModel(ABC):
         skips = self.guard.policy == "skip"
         statistics = [buffer for net in self.nets.values() for buffer in net.buffers()] if skips else []
         before = [buffer.clone() for buffer in statistics]
-        with self.precision.autocast():
-            losses, visuals = self.train_step(batch)
+        losses, visuals = self._train(batch)
         bad = self.guard.end_step(self._number, losses)
         for buffer, earlier in zip(statistics, before, strict=True):
             buffer.copy_(torch.where(bad, earlier, buffer))
@@ -195,6 +211,30 @@ class BaseModel(ABC):
 
     def _formatted(self, batch: Batch) -> Batch:
         return batch.map_pictures(lambda picture: picture.contiguous(memory_format=self._memory_format))
+
+    def _train(self, batch: Batch) -> Step:
+        """Return what `train_step` makes of a batch: in one, or part by part."""
+        if self.part_size is None:
+            with self.precision.autocast():
+                return self.train_step(batch)
+        self._minimized = {}
+        found: list[tuple[float, Step]] = []
+        for part in batch.parts(self.part_size):
+            self.share = self.health.share = len(part) / len(batch)
+            with self.precision.autocast():
+                # Detached at once: nothing of a part's graph may stay in memory.
+                found.append((self.share, Step(*map(_detached, self.train_step(part)))))
+        self.share = self.health.share = 1.0
+        for name in list(self._minimized):
+            self._update(name)
+        first = found[0][1]
+        return Step(
+            {
+                name: torch.stack([share * step.losses[name] for share, step in found]).sum()
+                for name in first.losses
+            },
+            {name: torch.cat([step.visuals[name] for _, step in found]) for name in first.visuals},
+        )
 
     @torch.inference_mode()
     def translate(self, batch: Batch) -> dict[str, Tensor]:
@@ -219,13 +259,30 @@ class BaseModel(ABC):
         return name != "G" or self.iteration % self.n_critic == 0
 
     def minimize(self, name: str, loss: Tensor) -> None:
-        """Make one step of optimizer `name` on `loss`, if it is finite; no other network gets gradients."""
+        """Make one step of optimizer `name` on `loss`, if it is finite; no other network gets gradients.
+
+        Of a batch in parts the gradients are added up, and the step is made after the last part.
+        """
         if not self.updates(name):
             return
-        optimizer = self.optimizers[name]
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        optimizer.zero_grad()
-        overflow = self.precision.backward(loss, parameters)
+        if self.share < 1:
+            loss = loss * self.share
+        before = self._minimized.get(name)
+        if before is None:
+            self.optimizers[name].zero_grad()
+        self.precision.backward(loss, self._parameters(name))
+        self._minimized[name] = loss.detach() if before is None else before + loss.detach()
+        if self.part_size is None:
+            self._update(name)
+
+    def _parameters(self, name: str) -> list[nn.Parameter]:
+        groups = self.optimizers[name].param_groups
+        return [parameter for group in groups for parameter in group["params"]]
+
+    def _update(self, name: str) -> None:
+        """Make the step of optimizer `name` with the gradients that are there, if all is finite."""
+        optimizer, parameters, loss = self.optimizers[name], self._parameters(name), self._minimized.pop(name)
+        overflow = self.precision.unscale(parameters)
         self.health.see_gradients(name, parameters)
         if self.clip_grad:
             nn.utils.clip_grad_norm_(parameters, self.clip_grad)

@@ -1,5 +1,6 @@
 """The generator and the discriminator of colorization by a colour feature (Yoo et al. 2019, section 3.2)."""
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -57,20 +58,26 @@ class ColorUnet(Generator):
     def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
         (feature,) = conditions
         styles = self.mlp(feature)[..., None, None].split([2 * width for width in self.styled], 1)
-        styled = zip(self.norms, styles, strict=True)
+        inner = len(self.down) - 2
         skips: list[Tensor] = []
-        for level, convolution in enumerate(self.down):
-            x = convolution(F.leaky_relu(x, 0.2) if level else x)
-            if 0 < level < len(self.down) - 1:
-                norm, style = next(styled)
-                x = norm(x, style)
+        for level in range(len(self.down)):
+            style = styles[level - 1 : level] if 0 < level <= inner else ()
+            x = self.segment(self.down, partial(self._fall, level), x, *style)
             skips.append(x)
-        skips.pop()
-        for step, deconvolution in enumerate(self.up):
-            norm, style = next(styled)
-            x = norm(deconvolution(F.relu(x)), style)
-            x = torch.cat([skips.pop(), self.dropout(x) if step < 3 else x], 1)
-        return self.out(F.relu(x)).tanh()
+        parts: tuple[Tensor, ...] = (skips.pop(),)
+        for step in range(len(self.up)):
+            y = self.segment(self.dropout, partial(self._rise, step), styles[inner + step], *parts)
+            parts = skips.pop(), y
+        return self.out(F.relu(torch.cat(parts, 1))).tanh()
+
+    def _fall(self, level: int, x: Tensor, *style: Tensor) -> Tensor:
+        x = self.down[level](F.leaky_relu(x, 0.2) if level else x)
+        return self.norms[level - 1](x, *style) if style else x
+
+    def _rise(self, step: int, style: Tensor, *parts: Tensor) -> Tensor:
+        x = self.up[step](F.relu(torch.cat(parts, 1)))
+        x = self.norms[len(self.down) - 2 + step](x, style)
+        return self.dropout(x) if step < 3 else x
 
 
 class AdaptiveInstanceNorm2d(nn.Module):

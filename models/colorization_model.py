@@ -135,7 +135,7 @@ class ColorizationModel(Pix2PixModel):
             g["G_GAN"] = self.lambda_GAN * self.objective.generator(D, fake_pair, batch.draws)
 
         # G: fool D, stay near the photo's colours and, if asked for, its features
-        weights = self.frequencies.weights(ab) if self.frequencies else 1
+        weights = self.frequencies.weights(ab, self.share) if self.frequencies else 1
         g["G_L1"] = self.lambda_L1 * (weights * (fake - ab).abs()).mean()
         if self.perceptual:
             with torch.no_grad():

@@ -1,10 +1,13 @@
 """DCGAN's networks: noise to pictures by transposed convolutions, pictures to a logit by convolutions."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers import norm_layer, upsampling_layer
+from models.recomputation import Recomputing
 from util.errors import UserError
 
 SIDES = {
@@ -16,7 +19,7 @@ SIDES = {
 """The sides of pictures, 28 to 128 pixels: those of the smallest feature map, and how often it is doubled."""
 
 
-class DcganGenerator(nn.Module):
+class DcganGenerator(Recomputing):
     """Noise to pictures (Radford et al. 2016): maps (N, nz) to (N, output_nc, size, size) in [-1, 1].
 
     Args:
@@ -42,18 +45,25 @@ class DcganGenerator(nn.Module):
         widths = _widths(ngf, depth)
         bias = norm == "none"
         layers: list[nn.Module] = [nn.ConvTranspose2d(nz + classes, widths[-1], base, bias=bias)]
+        starts = [0]
         for level in reversed(range(depth)):
+            starts.append(len(layers))
             layers += [norm_layer(norm, widths[level]), nn.ReLU()]
             below = widths[level - 1] if level else output_nc
             enlarge = nn.ConvTranspose2d(widths[level], below, 4, 2, 1, bias=bias or level == 0)
             layers.append(upsampling_layer(upsample, enlarge, "zero"))
         self.model = nn.Sequential(*layers, nn.Tanh())
+        self.segments = list(pairwise([*starts, len(self.model)]))
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Return pictures; `label` is (N,) where there are classes."""
         if label is not None:
             z = torch.cat([z, F.one_hot(label, self.classes).to(z.dtype)], 1)
-        return self.model(z[..., None, None])
+        x = z[..., None, None]
+        for first, end in self.segments:
+            layers = self.model[first:end]
+            x = self.segment(layers, layers, x)
+        return x
 
 
 class DcganDiscriminator(nn.Module):

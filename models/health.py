@@ -35,10 +35,11 @@ class Health:
 
     Attributes:
         watching: whether the present step is looked at; the others cost nothing.
+        share: how much of the batch is being computed; measures are means over its parts.
     """
 
     def __init__(self) -> None:
-        self.watching = False
+        self.watching, self.share = False, 1.0
         self._values: dict[str, Tensor] = {}
         self._adversarial: dict[str, Tensor] = {}
         self._pictures: dict[str, deque[Tensor]] = {}
@@ -65,16 +66,11 @@ class Health:
         real, fake = logits
         if mode in UNDECIDED:
             middle, worst = UNDECIDED[mode]
-            self._values[f"{name}_acc_real"] = (real > middle).double().mean()
-            self._values[f"{name}_acc_fake"] = (fake < middle).double().mean()
-            self._values[f"{name}_doubt"] = loss.detach() / worst
-        small = [F.adaptive_avg_pool2d(picture[:1].detach().float(), THUMBNAIL) for picture in pictures]
-        seen = self._pictures.setdefault(name, deque(maxlen=LOOKS))
-        seen.append(torch.cat(small))
-        if len(seen) > 1:
-            real_spread, fake_spread = torch.stack(tuple(seen), 1).unbind(0)
-            ratio = mean_distance(fake_spread) / mean_distance(real_spread).clamp(min=1e-8)
-            self._values[f"diversity{name.removeprefix('D')}"] = ratio
+            self._add(f"{name}_acc_real", (real > middle).double().mean())
+            self._add(f"{name}_acc_fake", (fake < middle).double().mean())
+            self._add(f"{name}_doubt", loss.detach() / worst)
+        if name + "D" not in self._adversarial:  # the first part of a batch
+            self._see_diversity(name, pictures)
         self._compare(name, "D", loss)
 
     @torch.no_grad()
@@ -95,7 +91,7 @@ class Health:
         """Take pictures, (N, C, H, W), and what generator `name` made of them; light should stay light."""
         if self.watching:
             light = [picture.detach().float().mean(1).flatten() for picture in (before, after)]
-            self._values[f"{name}_light"] = torch.corrcoef(torch.stack(light))[0, 1]
+            self._add(f"{name}_light", torch.corrcoef(torch.stack(light))[0, 1])
 
     def values(self) -> dict[str, Tensor]:
         """Return the measures of the watched step by the names that logs show, 0-d on the device."""
@@ -119,8 +115,21 @@ class Health:
         self._pictures = {name: deque(seen, LOOKS) for name, seen in state["pictures"].items()}
         self._past, self._told = deque(state["past"], LOOKS), set(state["told"])
 
+    def _add(self, name: str, value: Tensor) -> None:
+        self._values[name] = self._values.get(name, 0) + self.share * value
+
+    def _see_diversity(self, name: str, pictures: tuple[Tensor, Tensor]) -> None:
+        small = [F.adaptive_avg_pool2d(picture[:1].detach().float(), THUMBNAIL) for picture in pictures]
+        seen = self._pictures.setdefault(name, deque(maxlen=LOOKS))
+        seen.append(torch.cat(small))
+        if len(seen) > 1:
+            real_spread, fake_spread = torch.stack(tuple(seen), 1).unbind(0)
+            ratio = mean_distance(fake_spread) / mean_distance(real_spread).clamp(min=1e-8)
+            self._values[f"diversity{name.removeprefix('D')}"] = ratio
+
     def _compare(self, name: str, side: str, loss: Tensor) -> None:
-        self._adversarial[name + side] = loss.detach()
+        before = self._adversarial.get(name + side, 0)
+        self._adversarial[name + side] = before + self.share * loss.detach()
         if {name + "D", name + "G"} <= self._adversarial.keys():
             ratio = self._adversarial[name + "G"] / self._adversarial[name + "D"]
             self._values[f"G_over_{name}"] = ratio

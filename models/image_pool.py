@@ -32,20 +32,20 @@ class ImagePool:
         """Return what to do with the next `count` fakes, decided on the host.
 
         Returns:
-            (count, 3) int64 on the CPU: a slot, whether to hand out what it holds, whether to store the fake
-            there.
+            (count, 4) int64 on the CPU: the position in the batch, a slot, whether to hand out what it holds,
+            whether to store the fake there.
         """
         if not self.share:
-            return torch.zeros(count, 3, dtype=torch.int64)
+            return torch.zeros(count, 4, dtype=torch.int64)
         decisions = []
         for position in range(count):
             slot = int(torch.randint(self.share, (), generator=generator))
             swap = bool(torch.rand((), generator=generator) > 0.5)
             if self.filled[position] < self.share:
-                decisions.append((self.filled[position], False, True))
+                decisions.append((position, self.filled[position], False, True))
                 self.filled[position] += 1
             else:
-                decisions.append((slot, swap, swap))
+                decisions.append((position, slot, swap, swap))
         return torch.tensor(decisions, dtype=torch.int64)
 
     def query(self, fakes: Tensor, decisions: Tensor) -> Tensor:
@@ -53,7 +53,8 @@ class ImagePool:
 
         Args:
             fakes: (N, C, H, W).
-            decisions: what `draw` returned, on the device of `fakes`.
+            decisions: what `draw` returned for them, on their device; the rows of some positions if the fakes
+                are a part of a batch.
         """
         fakes = fakes.detach()
         if not self.share:
@@ -66,8 +67,8 @@ class ImagePool:
                 "--pool_size keeps earlier fakes, which must all have one size: use --pool_size 0, or a"
                 " --preprocess that crops"
             )
-        position, slot = torch.arange(len(fakes), device=fakes.device), decisions[:, 0]
-        hand_out, store = (decisions[:, k].bool().view(-1, 1, 1, 1) for k in (1, 2))
+        position, slot = decisions[:, 0], decisions[:, 1]
+        hand_out, store = (decisions[:, k].bool().view(-1, 1, 1, 1) for k in (2, 3))
         store &= fakes.isfinite().flatten(1).all(1).view(-1, 1, 1, 1)  # --on_nan skip shall not meet it again
         held = self.images[position, slot]
         self.images[position, slot] = torch.where(store, fakes, held)

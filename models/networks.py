@@ -5,6 +5,8 @@ exchanged with it in both directions. No activation works in place: the skip con
 as there, because each is followed by a ReLU, for which LeakyReLU(x) and x are the same.
 """
 
+from functools import partial
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -25,6 +27,7 @@ from models.layers import (
     upsampling_layer,
 )
 from models.precision import at_least_float32
+from models.recomputation import Recomputing
 from models.tiling import blend_tiles, thumbnail
 from options.base_options import NetworkOptions
 from util.errors import UserError
@@ -32,7 +35,7 @@ from util.errors import UserError
 Net = TypeVar("Net", bound=nn.Module)
 
 
-class UnetBlock(nn.Module):
+class UnetBlock(Recomputing):
     """One level of a U-Net: down, everything below it, up, and the skip connection around all that.
 
     Args:
@@ -76,16 +79,33 @@ class UnetBlock(nn.Module):
             enlarge = deconv_before(norm, from_below, *outward)
             up += [upsampling_layer(upsample, enlarge, "zero"), norm_layer(norm, outer_nc)]
         layers = [*down, *([] if below is None else [below]), *up]
+        self.turn = len(down)
         attention = {len(down) - 1: inner_nc} if attend_down else {}
         self.attention = attention_after(attention | ({len(layers) - 1: outer_nc} if attend_up else {}))
         self.model = nn.Sequential(*layers, *([Dropout(0.5)] if dropout else []))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = run_layers(self.model, self.attention, x)
+        y = self.come_back(x) if self.recomputes else run_layers(self.model, self.attention, x)
         return y if self.outermost else torch.cat([x, y], 1)
 
+    def come_back(self, x: Tensor) -> Tensor:
+        """Return what comes up again, computed in segments: the way down, what is below, the way up."""
+        below = self.model[self.turn]
+        down = self.model[: self.turn]
+        deep = self.segment(down, partial(run_layers, down, self.attention), x)
+        if not isinstance(below, UnetBlock):
+            up = self.model[self.turn :]
+            return self.segment(up, partial(run_layers, up, self.attention), deep)
+        up = self.model[self.turn + 1 :]
 
-class Generator(nn.Module):
+        def join_and_rise(skip: Tensor, y: Tensor) -> Tensor:
+            # The skip connection's copy is made again too.
+            return run_layers(up, self.attention, torch.cat([skip, y], 1))
+
+        return self.segment(up, join_and_rise, deep, below.come_back(deep))
+
+
+class Generator(Recomputing):
     """What generators share: they map (N, input_nc, H, W) to (N, output_nc, H, W) in [-1, 1], any H and W.
 
     Some take conditions beside the picture, such as (N, K) colour features.
@@ -221,7 +241,8 @@ class ResnetGenerator(Generator):
         for depth, width in ((1, ngf * 2), (2, ngf * 4)):
             layers += [conv_before(norm, width // 2, width, 3, 2, 1), norm_layer(norm, width), nn.ReLU()]
             channels |= {len(layers) - 1: width} if depth in attention else {}
-        layers += [ResnetBlock(ngf * 4, norm, dropout, padding) for _ in range(n_blocks)]
+        blocks = range(len(layers), len(layers) + n_blocks)
+        layers += [ResnetBlock(ngf * 4, norm, dropout, padding) for _ in blocks]
         channels |= {len(layers) - 1: ngf * 4} if 2 in attention else {}
         for depth, width in ((1, ngf * 2), (0, ngf)):
             enlarge = deconv_before(norm, width * 2, width, 3, 2, 1, output_padding=1)
@@ -230,9 +251,16 @@ class ResnetGenerator(Generator):
         layers += [padding_layer(padding, 3), nn.Conv2d(ngf, output_nc, 7), nn.Tanh()]
         self.model = nn.Sequential(*layers)
         self.attention = attention_after(channels)
+        # The way down, three blocks at a time, the way up: none takes much more memory than another.
+        self.segments = list(pairwise([0, *blocks[::3], blocks.stop, len(layers)]))
 
     def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        return run_layers(self.model, self.attention, x)
+        if not self.recomputes:
+            return run_layers(self.model, self.attention, x)
+        for first, end in self.segments:
+            layers = self.model[first:end]
+            x = self.segment(layers, partial(run_layers, layers, self.attention), x)
+        return x
 
 
 class PatchDiscriminator(nn.Module):

@@ -73,7 +73,7 @@ class Objective:
 
         They are: where between real and fake `count` pictures' penalties are taken; how the real pictures,
         the discriminator's fakes and the generator's fakes are augmented; and, in steps that have one, the
-        weight of the penalty on real pictures.
+        weight of the penalty on real pictures, 0-d. The others are (count, ...).
         """
         found: dict[str, Tensor] = {}
         for name in names:
@@ -81,7 +81,8 @@ class Objective:
                 shape = (count, 1, 1, 1)
                 found[f"{name}_alpha"] = torch.rand(shape, generator=generator, dtype=torch.float64)
             if self.diffaug:
-                found[f"{name}_augment"] = torch.rand(3, count, AUGMENTATION_DRAWS, generator=generator)
+                decisions = torch.rand(3, count, AUGMENTATION_DRAWS, generator=generator)
+                found[f"{name}_augment"] = decisions.transpose(0, 1)
             if self.lambda_r1 and iteration % self.r1_every == 0:
                 found[f"{name}_r1"] = torch.tensor(self.lambda_r1 * self.r1_every)
         return found
@@ -133,7 +134,7 @@ class Objective:
     def disguise(self, pictures: Tensor, decisions: Tensor | None, role: int) -> Tensor:
         """Return what a discriminator sees of pictures, (N, C, H, W)."""
         if decisions is not None:
-            pictures = augment(pictures, self.diffaug, decisions[role].to(pictures.dtype))
+            pictures = augment(pictures, self.diffaug, decisions[:, role].to(pictures.dtype))
         if self.instance_noise:
             pictures = pictures + self.instance_noise * torch.randn_like(pictures)
         return pictures

@@ -29,6 +29,7 @@ class Precision:
     def __init__(self, name: str, device: torch.device):
         self.name, self.device, self.low = name, device, AUTOCAST.get(name)
         self.scale = torch.full((), FIRST_SCALE if name == "fp16" else 1.0, device=device)
+        self._applied = self.scale  # to the losses whose gradients have not been unscaled yet
         self._good = torch.zeros((), device=device)
         self.scales = name == "fp16"
         if name == "tf32" and device.type != "cuda":
@@ -42,21 +43,25 @@ class Precision:
         """Return what to compute forward passes in."""
         return torch.autocast(self.device.type, self.low, enabled=self.low is not None)
 
-    def backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-        """Give `parameters` the gradients of a loss; return whether float16 was not enough for them, 0-d."""
+    def backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
+        """Add the gradients of a loss, scaled, to those of `parameters`."""
+        if self.scales:
+            self._applied = self.scale.clone()
         with torch.autocast(self.device.type, enabled=False):
-            if not self.scales:
-                loss.backward(inputs=parameters)
-                return torch.zeros((), device=self.device)
-            (loss * self.scale).backward(inputs=parameters)
+            (loss * self.scale if self.scales else loss).backward(inputs=parameters)
+
+    def unscale(self, parameters: list[nn.Parameter]) -> Tensor:
+        """Take the scale out of added up gradients; return whether float16 was not enough for them, 0-d."""
+        if not self.scales:
+            return torch.zeros((), device=self.device)
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        torch._foreach_mul_(gradients, 1 / self.scale)
+        torch._foreach_mul_(gradients, 1 / self._applied)
         bad = ~get_total_norm(gradients, torch.inf).isfinite()
         # In place, so that a captured step finds them where they were.
         self._good.copy_(torch.where(bad, 0.0, self._good + 1))
         grown = torch.where(self._good % GROWTH_STEPS == GROWTH_STEPS - 1, 2.0, 1.0)
         self.scale *= torch.where(bad, 0.5, grown)
-        return bad.to(loss.dtype)
+        return bad.float()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scale of losses and how long it has been good."""

@@ -25,16 +25,18 @@ class ColourFrequencies:
         self._nearest = torch.cdist(places, bins).argmin(1).to(device)
         self._side = len(grid)
 
-    def weights(self, ab: Tensor) -> Tensor:
+    def weights(self, ab: Tensor, share: float = 1.0) -> Tensor:
         """Return the weight of every pixel, a mean of 1 over the colours seen: (N, 2, H, W) to (N, 1, H, W).
 
-        This counts the pixels as seen. `ab` is in the networks' scale, see `to_L_ab`.
+        This counts the pixels as seen. `ab` is in the networks' scale, see `to_L_ab`; it is of a `share` of
+        a batch.
         """
         a, b = ((ab.detach() + 1) * (AB_SCALE / AB_STEP)).round().long().clamp(0, self._side - 1).unbind(1)
         bins = self._nearest[a * self._side + b]
-        share = torch.full_like(bins, 1, dtype=ab.dtype).flatten() / bins.numel()
-        seen = torch.zeros_like(self.frequencies).index_add(0, bins.flatten(), share)
-        self.frequencies.mul_(MEMORY).add_((1 - MEMORY) * seen)  # in place, for captured steps
+        each = torch.full_like(bins, 1, dtype=ab.dtype).flatten() / bins.numel()
+        seen = torch.zeros_like(self.frequencies).index_add(0, bins.flatten(), each)
+        memory: float = MEMORY**share
+        self.frequencies.mul_(memory).add_((1 - memory) * seen)  # in place, for captured steps
         weights = 1 / ((1 - MIX) * self.frequencies + MIX / len(AB_BINS))
         return (weights / (self.frequencies * weights).sum())[bins][:, None]
 

@@ -1,5 +1,6 @@
 """Generators that are told a style: by its features' moments, or by a code."""
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -25,7 +26,7 @@ class AdainGenerator(Generator):
     multiple = 8
     smallest = 16
 
-    def __init__(self, encoder: Features, decoder: nn.Module):
+    def __init__(self, encoder: Features, decoder: nn.Sequential):
         super().__init__()
         self.encoder, self.restyle, self.decoder = encoder, Restyle(), decoder
 
@@ -37,7 +38,15 @@ class AdainGenerator(Generator):
                 far to go to them from the photo's own, 0-d.
         """
         mean, deviation, alpha = conditions
-        return self.decoder(self.restyle(self.encoder(x, (DEEPEST,))[DEEPEST], mean, deviation, alpha))
+        return self.decode(self.restyle(self.encoder(x, (DEEPEST,))[DEEPEST], mean, deviation, alpha))
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Return the pictures of features of relu4_1."""
+        enlarging = (at for at, layer in enumerate(self.decoder) if isinstance(layer, nn.Upsample))
+        for first, end in pairwise([0, *enlarging, len(self.decoder)]):
+            layers = self.decoder[first:end]
+            features = self.segment(layers, layers, features)
+        return features
 
     def moments_of(self, styles: Tensor) -> tuple[Tensor, Tensor]:
         """Return the moments of the deepest features of pictures, (N, 3, H, W): (N, 512, 1, 1) each."""
@@ -125,17 +134,22 @@ class UnifiedGenerator(Generator):
         """Return the features of pictures, (N, 1 or 3, H, W): at half their size first, then ever smaller."""
         x, features = pictures.expand(-1, 3, -1, -1), []
         for layer in self.down:
-            x = layer(x)
+            x = self.segment(layer, layer, x)
             features.append(x)
         return features
 
     def decode(self, features: list[Tensor], code: Tensor) -> Tensor:
         """Return the pictures, (N, 3, H, W), of features with one code each, (N, C, 1, 1)."""
         *skips, x = features
-        x = torch.cat([x, code.expand_as(x)], 1)
+        parts = x, code.expand_as(x)
         for layer, skip in zip(self.up, reversed(skips), strict=True):
-            x = torch.cat([layer(x), skip], 1)
-        return self.out(x).tanh()
+            parts = self.segment(layer, partial(of_joined, layer), *parts), skip
+        return of_joined(self.out, *parts).tanh()
+
+
+def of_joined(layer: nn.Module, *parts: Tensor) -> Tensor:
+    """Return what `layer` makes of feature maps of one size together."""
+    return layer(torch.cat(parts, 1))
 
 
 def style_code(features: list[Tensor]) -> Tensor:

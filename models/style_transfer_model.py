@@ -201,7 +201,7 @@ class StyleTransferModel(BaseModel):
         if adain:
             assert isinstance(G, AdainGenerator)
             wanted = {DEEPEST: G.restyle(wanted[DEEPEST], *moments(styles[DEEPEST]))}
-            fake = G.decoder(wanted[DEEPEST])
+            fake = G.decode(wanted[DEEPEST])
         else:
             fake = G(with_noise(content, batch.draws["z"]))
         d, g = {}, {}

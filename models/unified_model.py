@@ -253,8 +253,13 @@ def check_flags(options: CommandOptions) -> None:
 def check_training_flags(options: TrainOptions, reason: str) -> None:
     """Raise a `UserError` for flags with which this model cannot train."""
     data, pool_size = options.data, options.adversarial.pool_size
-    if options.network.norm == "batch" and data.batch_size == 1:
-        raise UserError(f"--batch_size 1: with batch norm {reason}; raise it, or say --norm none")
+    accumulate = options.optimization.accumulate
+    if options.network.norm == "batch" and data.batch_size == accumulate:
+        parts = f" --accumulate {accumulate}" if accumulate > 1 else ""
+        raise UserError(
+            f"--batch_size {data.batch_size}{parts}: with batch norm {reason}; have more pictures computed"
+            " together, or say --norm none"
+        )
     if "crop" not in data.preprocess:
         raise UserError(f"--preprocess {data.preprocess}: unified trains on crops of one size")
     if pool_size:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from options.base_options import CommandOptions
 from options.option import option
+from util.errors import UserError
 
 GAN_MODES = ("vanilla", "lsgan", "hinge", "wgangp")
 
@@ -55,6 +56,17 @@ class OptimizationOptions:
     lr_G: float = option(0.0, "initial learning rate of generators; 0: --lr", minimum=0)
     lr_D: float = option(0.0, "initial learning rate of discriminators; 0: --lr", minimum=0)
     clip_grad: float | None = option(None, "the largest norm that a network's gradient may have", above=0)
+    accumulate: int = option(
+        1,
+        "compute each batch in N parts whose gradients are added up: needs about an N-th of the memory for"
+        " activations",
+        minimum=1,
+    )
+    checkpointing: bool = option(
+        False,
+        "generators compute their activations again in the backward pass instead of keeping them: less"
+        " memory, more time, the same result",
+    )
     ema_decay: float = option(
         0.0,
         "keep averages of generators' weights, with this decay a step, for test.py --ema; 0: none",
@@ -127,3 +139,11 @@ class TrainOptions(CommandOptions):
     optimization: OptimizationOptions
     logging: LoggingOptions
     saving: SavingOptions
+
+    def __post_init__(self) -> None:
+        batch_size, parts = self.data.batch_size, self.optimization.accumulate
+        if batch_size % parts:
+            raise UserError(
+                f"--accumulate {parts}: --batch_size {batch_size} is not a multiple of it; take"
+                f" --batch_size {-(-batch_size // parts) * parts}, or an --accumulate that divides it"
+            )

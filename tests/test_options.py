@@ -113,6 +113,8 @@ OWN_TRAIN = OWN | {
     "lr_G": 0.0,
     "lr_D": 0.0,
     "clip_grad": None,
+    "accumulate": 1,
+    "checkpointing": False,
     "ema_decay": 0.0,
     "diffaug": "none",
     "instance_noise": 0.0,

@@ -1,7 +1,8 @@
 """What data sets hand to models, and what models hand back of a training step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ class Batch:
         paths_A, paths_B: N file names each.
         index: (N,) int64, positions in the data set, for randomness that belongs to a sample.
         label: (N,) int64, the numbers of their classes, from 0; None without classes.
-        draws: the random decisions of this training step, by name.
+        draws: the random decisions of this training step, by name: (N, ...) a sample each, or 0-d.
     """
 
     A: Tensor
@@ -59,6 +60,25 @@ class Batch:
             draws={name: draw.clone() for name, draw in self.draws.items()},
             paths_A=[],
             paths_B=[],
+        )
+
+    def parts(self, size: int) -> Iterator["Batch"]:
+        """Yield the samples in as few parts of at most `size` as there can be, of nearly equal size."""
+        count = -(-len(self) // size)
+        bounds = [len(self) * part // count for part in range(count + 1)]
+        for first, end in pairwise(bounds):
+            yield self.samples(slice(first, end))
+
+    def samples(self, chosen: slice) -> "Batch":
+        """Return the batch of some samples, with their share of the random decisions."""
+        return Batch(
+            A=self.A[chosen],
+            B=None if self.B is None else self.B[chosen],
+            paths_A=self.paths_A[chosen],
+            paths_B=self.paths_B[chosen],
+            index=self.index[chosen],
+            label=None if self.label is None else self.label[chosen],
+            draws={name: draw[chosen] if draw.dim() else draw for name, draw in self.draws.items()},
         )
 
     def map_pictures(self, change: Callable[[Tensor], Tensor]) -> "Batch":

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import resource
 import sys
 from functools import lru_cache
 
@@ -81,6 +82,15 @@ def keep_freed_memory() -> None:
     if hasattr(library, "gnu_get_libc_version"):
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def peak_memory(device: torch.device) -> str:
+    """Return the most memory that was in use so far; this waits for the GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU's"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.2f} GiB"
 
 
 def use_deterministic_algorithms() -> None:

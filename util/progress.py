@@ -3,11 +3,15 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 T = TypeVar("T")
+
+WARM_UP, MEASURED = 10, 40
+"""The first steps, which are slower than others, and how many are measured after them."""
 
 
 @dataclass
@@ -57,10 +61,14 @@ class Stopwatch:
 
     Args:
         pictures: pictures seen before it starts.
+
+    Attributes:
+        waited_in_all: seconds of waiting for data since it started.
     """
 
     def __init__(self, pictures: int):
         self.began, self.waited, self.pictures = time.monotonic(), 0.0, pictures
+        self.waited_in_all = 0.0
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield from `batches`, counting the time that each takes to come."""
@@ -71,7 +79,9 @@ class Stopwatch:
                 batch = next(iterator)
             except StopIteration:
                 return
-            self.waited += time.monotonic() - asked
+            waited = time.monotonic() - asked
+            self.waited += waited
+            self.waited_in_all += waited
             yield batch
 
     def per_picture(self, pictures: int) -> tuple[float, float]:
@@ -84,3 +94,45 @@ class Stopwatch:
         seconds, waited = now - self.began - self.waited, self.waited
         self.began, self.waited, self.pictures = now, 0.0, pictures
         return seconds / count, waited / count
+
+
+class FirstSteps:
+    """Measures the first steps of a process, and tells from them how long the run will take."""
+
+    def __init__(self) -> None:
+        self.steps, self.pictures = 0, 0
+        self.began = self.waited = self.latest = 0.0
+
+    def done(self, pictures: int, waited: float) -> bool:
+        """Count a step; return whether it was the last one that is measured.
+
+        Args:
+            waited: seconds of waiting for data since the start.
+        """
+        self.steps += 1
+        if WARM_UP < self.steps <= WARM_UP + MEASURED:
+            self.pictures += pictures
+        if self.steps == WARM_UP:
+            self.began, self.waited = time.monotonic(), waited
+        self.latest = waited
+        return self.steps == WARM_UP + MEASURED
+
+    def report(self, left: int) -> str:
+        """Return what was measured, with what it means for so many pictures that are `left`."""
+        seconds = time.monotonic() - self.began
+        share = (self.latest - self.waited) / seconds
+        to_go = timedelta(seconds=seconds / self.pictures * left)
+        end = datetime.now() + to_go
+        return (
+            f"{1000 * seconds / MEASURED:.0f} ms a step, {self.pictures / seconds:.1f} images/s, {share:.0%}"
+            f" of the time waiting for data; about {in_words(to_go)} to go, until {end:%Y-%m-%d %H:%M}"
+        )
+
+
+def in_words(duration: timedelta) -> str:
+    """Return a duration in days, hours and minutes, such as ``2 d 3 h 5 min``."""
+    minutes = round(duration.total_seconds() / 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{days} d"] * (days > 0) + [f"{hours} h"] * (days + hours > 0) + [f"{minutes} min"]
+    return " ".join(parts)
