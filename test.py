@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from data import DATASETS, Loader, create_loader
+from data.prefetch import on_device
 from models import MODELS, create_model
 from models.backbones import untrained_backbones
 from models.base_model import BaseModel
@@ -76,9 +77,8 @@ def translate(
     waiting: dict[int, tuple[str, Visuals, dict[str, str]]] = {}
     turn = 0
     measured: dict[str, list[float]] = {}
-    for batch in tqdm(loader.epoch(0), disable=None):
-        on_device = batch.to(device, model.dtype)
-        visuals, captions = model.translate(on_device), model.captions(on_device)
+    for batch in tqdm(on_device(loader.epoch(0), device, model.dtype), disable=None):
+        visuals, captions = model.translate(batch), model.captions(batch)
         for what, values in compare(visuals, loader.dataset.paired).items():
             measured.setdefault(what, []).extend(values.tolist())
         for i, index in enumerate(batch.index.tolist()):

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data import DATASETS, Loader, create_loader
+from data.prefetch import on_device
 from models import MODELS, create_model
 from models.backbones import untrained_backbones
 from models.base_model import BaseModel
@@ -70,19 +71,20 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
 
     def batches(self) -> Iterator[Batch]:
-        """Yield what is left of the epoch; if reading ends with an error, what was learnt is saved first."""
+        """Yield what is left of the epoch, on the device; if reading ends with an error, save first."""
         try:
-            yield from self.loader.epoch(self.progress.epoch, self.progress.position)
+            left = self.loader.epoch(self.progress.epoch, self.progress.position)
+            yield from on_device(left, self.model.device, self.model.dtype)
         except UserError:
             if self.model.iteration:
                 self.save("latest")
             raise
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Make one training step and return its losses, still on the device."""
+        """Make one training step on a batch that is on the device; its losses stay there."""
         model, progress = self.model, self.progress
         watching = progress.will_cross(self.options.logging.print_freq, len(batch))
-        losses, _ = model.step(batch.to(model.device, model.dtype), watching)
+        losses, _ = model.step(batch, watching)
         self.recent[model.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
         progress.advance(len(batch))
         if self.learning_rate.watches:

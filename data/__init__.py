@@ -5,15 +5,16 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
 
 from data.base_dataset import BaseDataset, Rejected, Sample
-from data.cache import PictureCache
+from data.cache import PictureCache, RamCache
 from data.sampler import EpochSampler
-from options.base_options import CommandOptions
+from options.base_options import CommandOptions, DataOptions
 from options.test_options import TestOptions
 from util.batch import Batch
 from util.errors import UserError
@@ -74,7 +75,7 @@ class Loader:
             worker_init_fn=leave_signals_to_the_parent,
             pin_memory=pin_memory,
             persistent_workers=num_threads > 0,
-            # Only processes that are forked share the memory of the cache.
+            # Only processes that are forked share the cache.
             multiprocessing_context="fork" if num_threads and dataset.cache is not None else None,
         )
 
@@ -180,6 +181,24 @@ def _stack(samples: list[Sample]) -> Batch:
     )
 
 
+def create_cache(data: DataOptions, num_threads: int) -> PictureCache | None:
+    """Return what ``--cache`` asks for."""
+    limit = int(data.cache_limit * 1e9)
+    if data.cache == "none":
+        return None
+    if num_threads and not hasattr(os, "fork"):
+        raise UserError(
+            f"--cache {data.cache}: on this system processes cannot share it; add --num_threads 0"
+        )
+    if data.cache == "ram":
+        return RamCache(limit)
+    try:
+        from data.disk_cache import DiskCache
+    except ImportError as error:
+        raise UserError("--cache disk: this system has no locks for it; take --cache ram") from error
+    return DiskCache(Path(data.cache_dir), limit)
+
+
 def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     """Return the loader of the data set that the options describe."""
     data, testing = options.data, isinstance(options, TestOptions)
@@ -189,10 +208,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     # More workers than cores would only take turns, but whoever names a number knows why.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores)
-    if data.cache == "ram":
-        if num_threads and not hasattr(os, "fork"):
-            raise UserError("--cache ram: on this system processes cannot share it; add --num_threads 0")
-        dataset.cache = PictureCache(int(data.cache_limit * 1e9))
+    dataset.cache = create_cache(data, num_threads)
     return Loader(
         dataset,
         data.batch_size,

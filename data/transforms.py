@@ -54,18 +54,19 @@ class Transform:
         )
 
     def scale(self, picture: Image.Image, grey: bool) -> Tensor:
-        """Return the scaled picture: uint8, (3, H, W), or (1, H, W) if `grey`."""
+        """Return the scaled picture: uint8, (3, H, W) or (1, H, W) if `grey`, its channels last in memory."""
         if grey:
             picture = picture.convert("L")
         width, height = self._scaled(picture.size)
         if self.exact and (width, height) != picture.size:
             picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(picture))
-        pixels = pixels[None] if grey else pixels.permute(2, 0, 1)
-        if pixels.shape[1:] != (height, width):
-            size = height, width
-            pixels = functional.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
-        return pixels
+        # The strides of a batch of one, not only of a picture, tell torch that the channels come last: then
+        # it leaves them together, in half the time.
+        batch = pixels.view(1, *picture.size[::-1], -1).permute(0, 3, 1, 2)
+        if batch.shape[2:] != (height, width):
+            batch = functional.interpolate(batch, (height, width), mode="bicubic", antialias=True)
+        return batch[0]
 
     def decide(self, scaled: Tensor, rng: np.random.Generator) -> Decision:
         """Draw a decision for a scaled picture, (C, H, W)."""
@@ -75,7 +76,7 @@ class Transform:
         return Decision(x, y, self.flip and bool(rng.random() < 0.5))
 
     def apply(self, scaled: Tensor, decision: Decision, path: str) -> Tensor:
-        """Return a scaled picture, (C, H, W), cropped and flipped, in memory of its own.
+        """Return a scaled picture, (C, H, W), cropped and flipped, in contiguous memory of its own.
 
         Raises:
             UserError: the crop is larger than the picture at `path`.
@@ -89,9 +90,9 @@ class Transform:
                 )
             rows = slice(decision.y, decision.y + self.crop_size)
             scaled = scaled[:, rows, decision.x : decision.x + self.crop_size]
-        if decision.flip:
-            scaled = scaled.flip(2)
-        return scaled.clone(memory_format=torch.contiguous_format)
+        # Numpy takes channels that come last apart faster than torch, and flips them more slowly.
+        own = torch.from_numpy(np.array(scaled.numpy(), order="C"))
+        return own.flip(2) if decision.flip else own
 
     def _scaled(self, size: Size) -> Size:
         width, height = size

@@ -157,7 +157,9 @@ class BaseModel(ABC):
             compile_networks(self.compilable().values(), self.device, isinstance(options, TrainOptions))
         if isinstance(options, TrainOptions) and speed.cuda_graph == "auto" and self.device.type == "cuda":
             if options.optimization.checkpointing:
-                log.info("--cuda_graph: steps with --checkpointing cannot be captured; they are launched plainly")
+                log.info(
+                    "--cuda_graph: steps with --checkpointing cannot be captured; they are launched plainly"
+                )
             else:
                 self.capture_steps(CudaRecorder())
 

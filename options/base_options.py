@@ -165,16 +165,24 @@ class DataOptions:
     )
     cache: str = option(
         "none",
-        "keep scaled pictures for later epochs: ram holds each once for all worker processes",
-        choices=("none", "ram"),
+        "keep scaled pictures for later epochs, each once for all processes: ram in memory, disk in a file"
+        " that later runs and others on this machine use too",
+        choices=("none", "ram", "disk"),
         phase="train",
     )
     cache_limit: float = option(
         4.0,
-        "memory that the cache may take, in GB; what does not fit in is read in every epoch",
+        "memory, or room on the disk, that the cache may take, in GB; what does not fit in is read in every"
+        " epoch",
         above=0,
         phase="train",
-        needs=("cache", ("ram",)),
+        needs=("cache", ("ram", "disk")),
+    )
+    cache_dir: str = option(
+        "./cache/",
+        "the folder of the cache's file, on a disk of this machine",
+        phase="train",
+        needs=("cache", ("disk",)),
     )
     bad_images: str = option(
         "skip",

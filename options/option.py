@@ -25,8 +25,29 @@ class SameAs:
 
     flag: str
 
+    def value(self, values: Mapping[str, Any]) -> Any:
+        """Return the default, given all flags' values."""
+        return values[self.flag]
+
     def __str__(self) -> str:
         return f"the value of --{self.flag}"
+
+
+@dataclass(frozen=True)
+class Unless:
+    """A default that is another one where a flag has one of some values."""
+
+    default: Any
+    flag: str
+    special: tuple[str, ...]
+    then: Any
+
+    def value(self, values: Mapping[str, Any]) -> Any:
+        """Return the default, given all flags' values."""
+        return self.then if values[self.flag] in self.special else self.default
+
+    def __str__(self) -> str:
+        return f"{self.default}, with --{self.flag} {' or '.join(self.special)} {self.then}"
 
 
 @dataclass(frozen=True)

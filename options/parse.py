@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar, get_type_hints
 
 from options.base_options import CommandOptions, attention_fractions, run_name
-from options.option import Flag, Group, SameAs, build, flags_of
+from options.option import Flag, Group, SameAs, Unless, build, flags_of
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.errors import UserError, did_you_mean
@@ -250,8 +250,8 @@ def _architecture(flags: Mapping[str, Flag], further: Sequence[str], values: Val
 
 
 def _resolve(values: Values) -> Values:
-    """Return `values` with every `SameAs` replaced by the value that it stands for."""
-    return {name: values[v.flag] if isinstance(v, SameAs) else v for name, v in values.items()}
+    """Return `values` with every default that depends on other flags replaced by its value."""
+    return {name: v.value(values) if isinstance(v, SameAs | Unless) else v for name, v in values.items()}
 
 
 def _warn_without_effect(flags: Mapping[str, Flag], values: Values, given: Values) -> None:

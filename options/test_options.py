@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from options.base_options import CommandOptions
-from options.option import SameAs, option
+from options.option import SameAs, Unless, option
 from util.image_io import LOSSY_QUALITY, PNG_LEVEL
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class TestOptions(CommandOptions):
         "serial_batches": True,
         "no_flip": True,
         "load_size": SameAs("crop_size"),
+        # Results do not depend on it; pictures that nothing cuts may be large.
+        "batch_size": Unless(4, "preprocess", ("scale_width", "none"), 1),
     }
 
     results: ResultOptions

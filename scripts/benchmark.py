@@ -2,9 +2,11 @@
 
     python scripts/benchmark.py [--models pix2pix,cycle_gan] [--peer DIR] [-- FLAGS OF TRAIN.PY]
     python scripts/benchmark.py --models pix2pix --variant "fp32=" --variant "fp64=--precision fp64"
+    python scripts/benchmark.py --models pix2pix --whole_test 50 [--peer DIR] [-- FLAGS OF TEST.PY]
 
 Every measurement is a process of its own, and the processes take turns. Printed are medians, and in brackets
-what they are relative to the first variant's: of rates, above 1 is faster; of memory, above 1 is more.
+what they are relative to the first variant's: of rates, above 1 is faster; of times and memory, above 1 is
+more. With --whole_test it is test.py that is timed, from its start to its end.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from datasets.make_demo_dataset import draw_pair  # noqa: E402
 from models import MODELS  # noqa: E402
 from options.parse import parse  # noqa: E402
 from options.train_options import TrainOptions  # noqa: E402
+from scripts import benchmark_whole_test as whole_test  # noqa: E402
 from util.errors import UserError, run_command  # noqa: E402
 from util.files import write_text  # noqa: E402
 
@@ -44,10 +47,10 @@ OWN_FLAGS = {
 }
 """What models need that are to run on any pictures, without a network; speed does not depend on weights."""
 SIDE_BY_SIDE = ("aligned", "template")
-MEASURED = ("images_per_s", "items_per_s", "test_images_per_s", "memory_mib")
+MEASURED = ("images_per_s", "items_per_s", "first_batch_ms", "test_images_per_s", "memory_mib")
 COLUMNS = (
-    *("model", "variant", "step ms", "images/s", "data items/s", "test images/s", "memory MiB"),
-    *("GFLOP/step", "of peak", "first losses"),
+    *("model", "variant", "step ms", "images/s", "data items/s", "first batch ms", "test images/s"),
+    *("memory MiB", "GFLOP/step", "of peak", "first losses"),
 )
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     ):
         told = "" if default is None else f" (default: {default})"
         parser.add_argument(f"--{name}", type=int, default=default, help=text + told)
+    parser.add_argument("--whole_test", type=int, metavar="N", help="time test.py alone, on N pictures")
     parser.add_argument("--json", type=Path, help="a file to write the numbers to")
     parser.add_argument("--markdown", type=Path, help="a file to write the table to")
     settings = parser.parse_args(argv[:cut])
@@ -96,7 +100,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def check(settings: argparse.Namespace) -> None:
     """Raise a `UserError` for values that will not do."""
-    for name in ("crop_size", "batch_size", "threads", "rounds", "warmup", "steps", "items"):
+    for name in ("crop_size", "batch_size", "threads", "rounds", "warmup", "steps", "items", "whole_test"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: expected 1 or more")
@@ -132,7 +136,7 @@ def plan(settings: argparse.Namespace, model: str, folder: Path) -> dict[str, li
     """Return the flags of everything to time for one model, by the variant's name; its pictures are drawn."""
     size = settings.crop_size
     common = ["--model", model, "--crop_size", str(size), "--load_size", str(size * 286 // 256)]
-    common += ["--num_threads", "0", "--checkpoints_dir", str(folder)]
+    common += ["--checkpoints_dir", str(folder)]
     common += ["--batch_size", str(settings.batch_size)] if settings.batch_size else []
     common += [] if torch.cuda.is_available() else ["--gpu_ids", "-1"]
     common += [*OWN_FLAGS.get(model, []), *settings.further]
@@ -168,15 +172,21 @@ def draw(folder: Path, size: int, count: int) -> Path:
     return root
 
 
+def environment(threads: int | None) -> dict[str, str]:
+    """Return the environment of a process that is timed."""
+    return {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+
+
 def work(what: str, job: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
     """Return what a worker process finds.
 
     Raises:
         UserError: it failed; the message is the last line of its own.
     """
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     command = [sys.executable, str(ROOT / "scripts" / "benchmark_worker.py")]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        command, input=json.dumps(job), capture_output=True, text=True, env=environment(threads)
+    )
     if done.returncode:
         lines, mark = done.stderr.strip().splitlines() or ["no message"], "util.errors.UserError: "
         if mark not in lines[-1]:
@@ -196,14 +206,16 @@ def measure(
             writes = PEER in flags and name == first and turn == 0
             job = {
                 "task": "measure",
-                "flags": given,
+                "flags": ["--num_threads", "0", *given],
                 "peer": str(settings.peer.resolve()) if name == PEER else None,
                 "record": str(record) if writes or name == PEER else None,
                 "count_flops": turn == 0,
                 **{key: getattr(settings, key) for key in ("warmup", "steps", "items")},
             }
             log.info("%s, %s, process %d of %d", model, name, turn + 1, settings.rounds)
-            found[name].append(work(f"{model}, {name}", job, settings.threads))
+            run = work(f"{model}, {name}", job, settings.threads)
+            later = {**job, "task": "later_epochs", "flags": given, "record": None}
+            found[name].append(run | work(f"{model}, {name}", later, settings.threads))
     return found
 
 
@@ -235,14 +247,16 @@ def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float 
     return max((abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in pairs), default=None)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the rows as a table in Markdown, which is aligned to be read as it is."""
-    lines = [COLUMNS]
-    for row in rows:
-        cells = [f"{row[key]:.4g} (x{row['ratios'][key]:.2f})" for key in MEASURED]
-        differ = "" if row["losses_differ"] is None else f"{row['losses_differ']:.1e}"
-        work_done = f"{row['flops'] / 1e9:.4g}", f"{row['of_peak']:.0%}"
-        lines.append((row["model"], row["variant"], f"{row['step_ms']:.4g}", *cells, *work_done, differ))
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a row for the table, under `COLUMNS`."""
+    measured = [f"{row[key]:.4g} (x{row['ratios'][key]:.2f})" for key in MEASURED]
+    differ = "" if row["losses_differ"] is None else f"{row['losses_differ']:.1e}"
+    work_done = f"{row['flops'] / 1e9:.4g}", f"{row['of_peak']:.0%}"
+    return (row["model"], row["variant"], f"{row['step_ms']:.4g}", *measured, *work_done, differ)
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, its head first, which is aligned to be read as it is."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
@@ -267,6 +281,9 @@ def machine() -> dict[str, Any]:
 
 def main(argv: list[str]) -> int:
     settings, on = parse_arguments(argv), machine()
+    if settings.whole_test:
+        time_whole_tests(settings, argv, on)
+        return 0
     trained = [name for name in MODELS.names() if MODELS.get(name).trains]
     models = settings.models.split(",") if settings.models else trained
     peaks: dict[str, float] = {}
@@ -285,23 +302,54 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def time_whole_tests(settings: argparse.Namespace, argv: list[str], on: Mapping[str, Any]) -> None:
+    """Time test.py instead, on weights that are written once for a model and that all variants read."""
+    rows: list[dict[str, Any]] = []
+    count, own = settings.whole_test, variants(settings.variant or ["ours="])
+    alone = argparse.Namespace(**{**vars(settings), "variant": None, "peer": None, "items": count})
+    with tempfile.TemporaryDirectory() as temporary:
+        for model in settings.models.split(",") if settings.models else PEERS_MODELS:
+            folder = Path(temporary) / model
+            trained = [*plan(alone, model, folder)["ours"], "--name", "whole_test"]
+            job = {"task": "export", "flags": trained, "peer": None, "record": None}
+            work(f"{model}, writing weights", job, settings.threads)
+            # All that is drawn is in the phase train.
+            common = [*trained, "--phase", "train", "--num_test", str(count)]
+            common += ["--load_size", str(settings.crop_size)]
+            commands = {name: [str(ROOT / "test.py"), *common, *flags] for name, flags in own.items()}
+            if settings.peer and model in PEERS_MODELS:
+                commands[PEER] = [str(settings.peer.resolve() / "test.py"), *common]
+            started = {name: [sys.executable, *command] for name, command in commands.items()}
+            turns = settings.rounds, count, folder, environment(settings.threads)
+            rows += whole_test.summarise(model, whole_test.take_turns(started, *turns), count)
+    text = table([whole_test.COLUMNS, *map(whole_test.cells, rows)])
+    write(settings, {"machine": on, "command": argv, "results": rows}, text)
+
+
 def report(settings: argparse.Namespace, found: Mapping[str, Any]) -> None:
     """Print the table, and write the files that were asked for."""
-    on, rows = found["machine"], found["results"]
+    rows = found["results"]
     peaks = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in found["peak_gflops"].items())
     text = (
-        f"{on['cpu']}, {on['cores']} cores, {rows[0]['threads']} threads, GPU: {on['gpu'] or 'none'},"
-        f" torch {on['torch']}; {on['when']}.\nMeasured peak: {peaks}. Memory: the peak of the"
-        f" {'process' if rows[0]['device'] == 'cpu' else 'GPU'} in training. First losses: their largest"
-        f" relative difference from the first variant's.\n\n{table(rows)}"
+        f"Measured peak: {peaks}. {rows[0]['threads']} threads. Memory: the peak of the"
+        f" {'process' if rows[0]['device'] == 'cpu' else 'GPU'} in training. First batch: of an epoch after"
+        " the first, with worker processes. First losses: their largest relative difference from the first"
+        f" variant's.\n\n{table([COLUMNS, *map(cells, rows)])}"
     )
+    write(settings, found, text)
+
+
+def write(settings: argparse.Namespace, found: Mapping[str, Any], text: str) -> None:
+    """Print what was found, after the machine, and write the files that were asked for."""
+    on = found["machine"]
+    where = f"{on['cpu']}, {on['cores']} cores, GPU: {on['gpu'] or 'none'}, torch {on['torch']}"
+    text = f"{where}; {on['when']}.\n{text}"
     log.info("\n%s", text)
     if settings.json:
         write_text(settings.json, json.dumps(found, indent=1) + "\n")
     if settings.markdown:
-        write_text(
-            settings.markdown, f"    python scripts/benchmark.py {shlex.join(found['command'])}\n\n{text}\n"
-        )
+        command = shlex.join(found["command"])
+        write_text(settings.markdown, f"    python scripts/benchmark.py {command}\n\n{text}\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -43,26 +44,41 @@ class Ours:
         self.precision = options.run.precision
         self.in_lab = options.data.dataset_mode == "colorization"
         self.loader = create_loader(options, self.device)
-        self.model = create_model(options, self.device)
+        self.options, self._create_model = options, create_model
         self.record = Path(job["record"]) if job["record"] else None
 
-    def epoch(self) -> Iterable[Any]:
-        return self.loader.epoch(1)
+    @cached_property
+    def model(self) -> Any:
+        return self._create_model(self.options, self.device)
+
+    def epoch(self, number: int) -> Iterable[Any]:
+        return self.loader.epoch(number)
 
     def start(self, batches: list[Any]) -> list[Any]:
         if self.record:
             self._write_record(self.record, batches)
         return batches
 
+    def export(self, folder: Path) -> None:
+        """Write the networks' weights into a folder."""
+        from util.weights import exported, weights_path
+
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, net in self.model.nets.items():
+            torch.save(exported(net), weights_path(folder, "latest", name))
+
+    def record_options(self) -> None:
+        """Write the options into the run's folder, as train.py does."""
+        from options.parse import save
+
+        save(self.options)
+
     def _write_record(self, record: Path, batches: list[Any]) -> None:
         """Write what the peer needs to begin as we do: weights, pictures, the seed of the first step."""
         from util.color import to_L_ab
         from util.seeding import seed_for
-        from util.weights import exported, weights_path
 
-        record.mkdir(parents=True)
-        for name, net in self.model.nets.items():
-            torch.save(exported(net), weights_path(record, "latest", name))
+        self.export(record)
         floats = [batch.to(torch.device("cpu")) for batch in batches]
         pictures = [to_L_ab(batch.A) if self.in_lab else batch.pair() for batch in floats]
         torch.save(
@@ -96,11 +112,19 @@ class Peer:
 
         self.options = options_class().parse()
         self.dataset = create_dataset(self.options)
-        self.model = create_model(self.options)
-        self.model.setup(self.options)
-        self.device, self.record = self.model.device, Path(job["record"])
+        self._create_model, self.record = create_model, Path(job["record"] or "")
 
-    def epoch(self) -> Iterable[Any]:
+    @cached_property
+    def model(self) -> Any:
+        model = self._create_model(self.options)
+        model.setup(self.options)
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def epoch(self, number: int) -> Iterable[Any]:
         return self.dataset
 
     def start(self, batches: list[Any]) -> list[Any]:
@@ -141,7 +165,7 @@ def read(side: Ours | Peer, items: int) -> tuple[list[Any], float]:
     """Return the first batches of an epoch, and the samples read in a second after the first batch."""
     batches: list[Any] = []
     count, began = 0, 0.0
-    for batch in side.epoch():
+    for batch in side.epoch(1):
         if batches:
             count += side.count(batch)
         else:  # the first batch also pays for imports
@@ -154,6 +178,28 @@ def read(side: Ours | Peer, items: int) -> tuple[list[Any], float]:
     if not count:
         sys.exit("--dataroot: there is only one batch; give more pictures or a lower --batch_size")
     return batches, count / (time.perf_counter() - began)
+
+
+def later_epochs(job: dict[str, Any]) -> dict[str, Any]:
+    """Time from the start of an epoch to its first batch, when there were epochs before."""
+    side: Ours | Peer = Peer(job) if job["peer"] else Ours(job)
+    times = []
+    for number in range(1, 2 + job["steps"]):
+        began = time.perf_counter()
+        batches = iter(side.epoch(number))
+        next(batches)
+        times.append(1000 * (time.perf_counter() - began))
+        for _ in batches:
+            pass
+    return {"first_batch_ms": statistics.median(times[1:])}
+
+
+def export(job: dict[str, Any]) -> dict[str, Any]:
+    """Write initial weights and the options, as a training that has just begun would."""
+    side = Ours(job)
+    side.record_options()
+    side.export(side.options.run_folder)
+    return {}
 
 
 def memory(device: torch.device) -> float:
@@ -213,7 +259,8 @@ def peak(job: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     job = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):  # the peer prints
-        found = {"measure": measure, "peak": peak}[job["task"]](job)
+        tasks = {"measure": measure, "peak": peak, "later_epochs": later_epochs, "export": export}
+        found = tasks[job["task"]](job)
     json.dump(found, sys.stdout)
 
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import ONE_THREAD, ROOT
 
 from scripts import benchmark
+from scripts import benchmark_whole_test as whole_test
 from util.errors import UserError
 
 PEER = Path(os.environ.get("PEER", ROOT.parent / "peer"))
@@ -56,9 +57,28 @@ def test_the_first_losses_are_the_peers(tmp_path: Path) -> None:
     assert 0 <= peer["losses_differ"] < 1e-5
 
 
+def test_whole_processes_of_test_py_take_turns(tmp_path: Path) -> None:
+    peer = ["--peer", str(PEER)] if (PEER / "test.py").exists() else []
+    one, other, *theirs = run(
+        tmp_path, "--whole_test", "2", "--variant", "a=", "--variant", "b=--eval", *peer
+    )["results"]
+    assert (one["variant"], other["variant"], len(theirs)) == ("a", "b", len(peer) // 2)
+    for row in (one, other, *theirs):
+        assert row["pictures"] == 2 and len(row["all_seconds"]) == 1
+        assert row["times_as_fast"] == pytest.approx(one["seconds"] / row["seconds"])
+
+
+def test_a_test_that_fails_or_makes_too_few_pictures_is_said(tmp_path: Path) -> None:
+    fails = tmp_path / "fails.py"
+    fails.write_text("import sys; sys.exit('no such weights' if '--fail' in sys.argv else 0)")
+    for flags, message in ((["--fail"], "a: no such weights"), ([], "a: it made 0 of 3 pictures")):
+        with pytest.raises(UserError, match=message):
+            whole_test.take_turns({"a": [sys.executable, str(fails), *flags]}, 1, 3, tmp_path, ONE_THREAD)
+
+
 def runs(*step_ms: list[float], loss: float) -> list[dict[str, Any]]:
     common = {"batch_size": 2, "precision": "fp32", "device": "cpu", "threads": 1, "flops": 4_000_000}
-    rates = {"items_per_s": 1.0, "test_images_per_s": 1.0, "memory_mib": 1.0}
+    rates = {"items_per_s": 1.0, "test_images_per_s": 1.0, "memory_mib": 1.0, "first_batch_ms": 1.0}
     return [{**common, **rates, "step_ms": times, "first_losses": {"G": loss}} for times in step_ms]
 
 
@@ -71,13 +91,14 @@ def test_ratios_are_of_medians_over_all_processes() -> None:
     assert set(a["ratios"].values()) == {1.0}
     assert (b["ratios"]["images_per_s"], b["ratios"]["memory_mib"]) == (2.0, 2.0)
     assert (a["losses_differ"], b["losses_differ"]) == (0.0, 0.25)
-    assert "400 (x2.00)" in benchmark.table([a, b])
+    assert "400 (x2.00)" in benchmark.table([benchmark.COLUMNS, *map(benchmark.cells, [a, b])])
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--rounds 0", "--rounds 0: expected 1 or more"),
+        ("--whole_test 0", "--whole_test 0: expected 1 or more"),
         ("--variant fast", "--variant fast: expected a name"),
         ("--variant a= --variant a=", "the name a is taken"),
         ("--variant a=--presicion", "did you mean --precision"),

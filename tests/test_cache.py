@@ -14,7 +14,8 @@ from torch import Tensor
 
 from data import DATASETS, Loader, create_loader
 from data.aligned_dataset import AlignedDataset
-from data.cache import HEADER, PictureCache
+from data.cache import HEADER, PictureCache, RamCache
+from data.disk_cache import DiskCache
 from data.single_dataset import SingleDataset
 from data.transforms import Transform
 from models import MODELS
@@ -38,8 +39,14 @@ def picture(path: Path, seed: int, width: int = 20, height: int = 14) -> str:
 def folder_of(tmp_path: Path, count: int, limit: int | None, transform: Transform = SCALED) -> SingleDataset:
     paths = [picture(tmp_path / f"{i}.bmp", i) for i in range(count)]
     dataset = SingleDataset(paths, transform, grey=False, seed=0)
-    dataset.cache = None if limit is None else PictureCache(limit)
+    dataset.cache = None if limit is None else RamCache(limit)
     return dataset
+
+
+@pytest.fixture(params=["ram", "disk"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> PictureCache:
+    """A cache of each kind with room for ten pictures of `SCALED`."""
+    return RamCache(10 * SIZE) if request.param == "ram" else DiskCache(tmp_path / "cache", 10 * SIZE)
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -55,9 +62,10 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_a_picture_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_read_once(tmp_path: Path, cache: PictureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = count_reads(monkeypatch)
-    plain, cached = folder_of(tmp_path, 3, None), folder_of(tmp_path, 3, 10 * SIZE)
+    plain, cached = folder_of(tmp_path, 3, None), folder_of(tmp_path, 3, None)
+    cached.cache = cache
     expected = [[plain[epoch, i].A for i in range(3)] for epoch in range(4)]
     reads.clear()
     found = [[cached[epoch, i].A for i in range(3)] for epoch in range(4)]
@@ -76,9 +84,12 @@ def test_a_sample_does_not_share_memory_with_the_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
-def test_a_changed_file_is_read_anew(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_is_read_anew(
+    tmp_path: Path, cache: PictureCache, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     reads = count_reads(monkeypatch)
-    dataset = folder_of(tmp_path, 1, 10 * SIZE)
+    dataset = folder_of(tmp_path, 1, None)
+    dataset.cache = cache
     path = tmp_path / "0.bmp"
     before, state = dataset[1, 0].A, path.stat()
     picture(path, seed=7, width=30 if change == "size" else 20)
@@ -103,14 +114,14 @@ def test_what_does_not_fit_in_is_read_again(
 
 def test_a_limit_beyond_the_machine_is_refused() -> None:
     with pytest.raises(UserError, match="--cache_limit 1e\\+10"):
-        PictureCache(10**19)
+        RamCache(10**19)
 
 
 def test_the_same_file_prepared_in_another_way_is_another_picture(tmp_path: Path) -> None:
     path = picture(tmp_path / "0.bmp", 0)
     dataset = AlignedDataset([(path, path)], SCALED, swap=False, grey=(True, False), seed=0)
     plain = dataset[1, 0]
-    dataset.cache = PictureCache(20 * SIZE)
+    dataset.cache = RamCache(20 * SIZE)
     for _ in range(2):
         assert torch.equal(dataset[1, 0].A, plain.A) and torch.equal(dataset[1, 0].B, plain.B)
     dataset.grey, dataset.swap = (False, True), True
@@ -127,10 +138,11 @@ def content(batches: list[Batch]) -> list[Any]:
     return [(batch.index.tolist(), batch.A.tolist(), batch.paths_A) for batch in batches]
 
 
-def test_workers_share_what_each_of_them_has_read(tmp_path: Path) -> None:
+def test_workers_share_what_each_of_them_has_read(tmp_path: Path, cache: PictureCache) -> None:
     common: dict[str, Any] = {"batch_size": 2, "shuffle": True, "seed": 0}
     plain = Loader(folder_of(tmp_path, 8, None), num_threads=0, **common)
-    dataset = folder_of(tmp_path, 8, 8 * SIZE)
+    dataset = folder_of(tmp_path, 8, None)
+    dataset.cache = cache
     parallel = Loader(dataset, num_threads=2, **common)
     assert content(list(parallel.epoch(1))) == content(list(plain.epoch(1)))
     # All pictures are in the memory now, each once: this process, which has read none, finds them.
@@ -148,28 +160,35 @@ def test_workers_share_what_each_of_them_has_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [mode for mode in DATASETS.names() if mode != "latent"])
-def test_every_data_set_is_the_same_with_a_cache(mode: str, data: dict[str, Path]) -> None:
+def test_every_data_set_is_the_same_with_a_cache(mode: str, data: dict[str, Path], tmp_path: Path) -> None:
     argv = ["--dataset_mode", mode, "--dataroot", str(data[mode]), "--model", "pix2pix", "--gpu_ids", "-1"]
     argv += ["--load_size", "28", "--crop_size", "24", "--num_threads", "0", "--batch_size", "2"]
     datasets = []
-    for flags in ([], ["--cache", "ram", "--cache_limit", "0.01"]):
+    on_disk = ["--cache", "disk", "--cache_dir", str(tmp_path / "new" / "cache"), "--cache_limit", "0.01"]
+    for flags in ([], ["--cache", "ram", "--cache_limit", "0.01"], on_disk, on_disk):
         options = parse(TrainOptions, [*argv, *flags], MODELS, DATASETS)
         datasets.append(create_loader(options, torch.device("cpu")).dataset)
-    plain, cached = datasets
-    assert cached.cache is not None and plain.cache is None
+    plain, *all_cached = datasets
+    assert plain.cache is None
     for epoch in (1, 2):
         for index in range(len(plain)):
-            one, other = plain[epoch, index], cached[epoch, index]
-            assert torch.equal(one.A, other.A) and (one.B is None or torch.equal(one.B, other.B))
-            assert (one.path_A, one.path_B) == (other.path_A, other.path_B)
-    assert len(cached.cache._places) >= 3
+            one = plain[epoch, index]
+            for cached in all_cached:
+                other = cached[epoch, index]
+                assert torch.equal(one.A, other.A) and (one.B is None or torch.equal(one.B, other.B))
+                assert (one.path_A, one.path_B) == (other.path_A, other.path_B)
+    assert all(len(cached.cache._places) >= 3 for cached in all_cached)
 
 
 def test_training_is_the_same_with_a_cache(command: Command, pairs: Path, tmp_path: Path) -> None:
     common = ["--dataroot", pairs, "--model", "pix2pix", "--gpu_ids", "-1", "--netG", "unet_32", "--ngf", 4]
     common += ["--ndf", 4, "--load_size", 36, "--crop_size", 32, "--n_epochs", 2, "--n_epochs_decay", 0]
     weights = []
-    for name, flags in (("plain", []), ("cached", ["--cache", "ram", "--num_threads", 2])):
+    on_disk = ["--cache", "disk", "--num_threads", 2]
+    for name, flags in (("plain", []), ("new", on_disk), ("old", on_disk)):
         command("train.py", *common, "--name", name, *flags)
         weights.append(torch.load(tmp_path / "checkpoints" / name / "latest_net_G.pth"))
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert (tmp_path / "cache" / "pictures.cache").stat().st_size > 4e9  # sparse: --cache_limit
+    assert (tmp_path / "cache" / "pictures.cache").stat().st_blocks * 512 < 1e6
+    for others in weights[1:]:
+        assert all(torch.equal(weights[0][key], others[key]) for key in weights[0])

@@ -78,6 +78,7 @@ PEER_TRAIN = PEER_BASE | {
 }
 PEER_TEST = PEER_BASE | {
     "load_size": 256,
+    "batch_size": 4,
     "serial_batches": True,  # the peer's test.py sets these two itself
     "no_flip": True,
     "phase": "test",
@@ -120,6 +121,7 @@ OWN_TRAIN = OWN | {
     "instance_noise": 0.0,
     "cache": "none",
     "cache_limit": 4.0,
+    "cache_dir": "./cache/",
 }
 OWN_TEST = OWN | {"tile": None, "ema": False, "format": "png", "png_level": 1}
 
@@ -138,6 +140,13 @@ test.__test__ = False  # type: ignore[attr-defined]
 def test_flags_and_defaults_are_the_peers_and_ours() -> None:
     assert train().values() == PEER_TRAIN | OWN_TRAIN | {"dataroot": "d"}
     assert test().values() == PEER_TEST | OWN_TEST | {"dataroot": "d"}
+
+
+def test_testing_takes_one_picture_at_a_time_where_nothing_is_cut() -> None:
+    assert test("--preprocess", "none").data.batch_size == 1
+    assert test("--preprocess", "scale_width").data.batch_size == 1
+    assert test("--preprocess", "none", "--batch_size", "3").data.batch_size == 3
+    assert test("--preprocess", "crop", "--batch_size", "1").data.batch_size == 1
 
 
 def test_options_are_frozen() -> None:

@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +82,10 @@ def to_uint8(picture: Tensor) -> NDArray[np.uint8]:
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(picture)
-    except Exception:  # pixels are good although the EXIF data is not: the picture stays as it lies
-        return picture
+    # Pixels may be good although the EXIF data is not: then the picture stays as it lies.
+    with suppress(Exception):
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
 
 
 def _in_rgb(picture: Image.Image, file_format: str | None) -> Image.Image:
@@ -96,7 +96,7 @@ def _in_rgb(picture: Image.Image, file_format: str | None) -> Image.Image:
     if picture.mode[0] in "IF":
         return _levels(picture, file_format).convert("RGB")
     if not picture.has_transparency_data:
-        return picture.convert("RGB")
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     colour = picture.info.get("transparency")
     if isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits, while Pillow has made the pixels 8
         picture.info["transparency"] = tuple(value >> 8 for value in colour)
