@@ -245,7 +245,7 @@ class BaseModel(ABC):
         Networks in training mode (the peer's way of testing) normalise and drop out each picture separately.
         """
         seeds = [seed_for("test dropout", self.seed, index) >> 1 for index in batch.index.tolist()]
-        with separate_pictures(self.nets.values(), torch.tensor(seeds)), self.precision.autocast():
+        with separate_pictures(self.nets.values(), seeds), self.precision.autocast():
             return _detached(self.test_step(self._formatted(batch)))
 
     def captions(self, batch: Batch) -> list[dict[str, str]]:

@@ -130,40 +130,40 @@ def normalise(
     return F.batch_norm(channels, mean.flatten(), variance.flatten(), scale, shift, eps=eps).view_as(x)
 
 
+picture_seeds: list[int] = []
+"""The seeds of the pictures that are being translated, see `separate_pictures`."""
+
+
 class Dropout(nn.Dropout):
     """Dropout that can also draw each picture's mask from a seed of its own.
 
     Attributes:
-        separate: whether it does so.
-        seeds: (N,) int64 on the CPU; always the same tensor, for compiled networks.
+        number: among the layers that do so; None: it does not.
     """
 
-    separate = False
-
-    def __init__(self, p: float):
-        super().__init__(p)
-        self.seeds = torch.zeros(0, dtype=torch.int64)
+    number: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.separate):
+        if not self.training or self.number is None:
             return super().forward(x)
-        return drop_each(x, self.seeds, self.p)
+        return drop_each(x, self.number, self.p)
 
 
 @torch.library.custom_op("atelier::drop_each", mutates_args=())
-def drop_each(x: Tensor, seeds: Tensor, share: float) -> Tensor:
-    """Return x, (N, C, H, W), with a `share` of each picture's values dropped, as its seed wills.
+def drop_each(x: Tensor, number: int, share: float) -> Tensor:
+    """Return x, (N, C, H, W), with a `share` of each picture's values dropped, as its seed and `number` will.
 
-    It is an operator of its own because compiled networks cannot have generators in them.
+    It is an operator of its own because compiled networks can have neither generators nor, where their
+    weights are built in, anything else that changes but their input.
     """
     # Drawn on the CPU in float32, so that a picture's mask is the same on every device.
-    rngs = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+    rngs = [torch.Generator().manual_seed(seed + number) for seed in picture_seeds]
     draws = torch.stack([torch.rand(x.shape[1:], generator=rng) for rng in rngs])
     return x * (draws >= share).to(x) / (1 - share)
 
 
 @drop_each.register_fake
-def _(x: Tensor, seeds: Tensor, share: float) -> Tensor:
+def _(x: Tensor, number: int, share: float) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -222,11 +222,11 @@ def run_layers(layers: nn.Sequential, attention: nn.ModuleDict, x: Tensor) -> Te
 
 
 @contextmanager
-def separate_pictures(nets: Iterable[nn.Module], seeds: Tensor) -> Iterator[None]:
+def separate_pictures(nets: Iterable[nn.Module], seeds: list[int]) -> Iterator[None]:
     """Within it, a network in training mode computes for each picture of a batch what it would for it alone.
 
     Batch norm uses each picture's own statistics and leaves the running ones as they are; dropout takes the
-    mask of picture i from ``seeds[i]``, (N,) int64 on the CPU.
+    mask of picture i from ``seeds[i]``, below 2**63.
     """
     layers = [layer for net in nets for layer in net.modules()]
     norms = [layer for layer in layers if isinstance(layer, BatchNorm2d)]
@@ -235,9 +235,9 @@ def separate_pictures(nets: Iterable[nn.Module], seeds: Tensor) -> Iterator[None
     try:
         for norm in norms:
             norm.separate = True
+        picture_seeds[:] = seeds
         for number, dropout in enumerate(dropouts):
-            dropout.seeds.resize_(len(seeds)).copy_(seeds + number)
-            dropout.separate = True
+            dropout.number = number
         for estimate in estimates:
             estimate.eval()
         yield
@@ -245,7 +245,7 @@ def separate_pictures(nets: Iterable[nn.Module], seeds: Tensor) -> Iterator[None
         for norm in norms:
             norm.separate = False
         for dropout in dropouts:
-            dropout.separate = False
+            dropout.number = None
         for estimate in estimates:
             estimate.train()
 

@@ -89,7 +89,7 @@ def test_in_separate_pictures_a_batch_does_not_matter(netG: str) -> None:
     x = torch.rand(3, 3, 64, 64, dtype=torch.float64)
 
     def run(rows: list[int]) -> torch.Tensor:
-        with torch.no_grad(), separate_pictures([net], torch.tensor(rows)):
+        with torch.no_grad(), separate_pictures([net], rows):
             return net(x[rows])
 
     together, alone = run([0, 1, 2]), torch.cat([run([0]), run([1]), run([2])])
@@ -110,11 +110,11 @@ def test_separate_pictures_equal_batch_norm_of_one_and_drop_half() -> None:
     norm, x = BatchNorm2d(5).double(), torch.rand(1, 5, 6, 7, dtype=torch.float64)
     initialise(norm, "normal", 0.5)
     expected = norm(x)
-    with separate_pictures([norm], torch.tensor([0])):
+    with separate_pictures([norm], [0]):
         torch.testing.assert_close(norm(x), expected, rtol=0, atol=1e-12)
 
     dropout, ones = Dropout(0.5), torch.ones(2, 64, 16, 16)
-    with separate_pictures([dropout], torch.tensor([0, 1])):
+    with separate_pictures([dropout], [0, 1]):
         y = dropout(ones)
     assert set(y.unique().tolist()) == {0.0, 2.0}
     assert y.mean().item() == pytest.approx(1, abs=0.03)
@@ -227,7 +227,7 @@ def test_spectral_norm_bounds_every_weight(nets: str) -> None:
 def test_separate_pictures_leave_spectral_norm_alone() -> None:
     net = generator("unet_32", spectral_norm="G")
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with torch.no_grad(), separate_pictures([net], torch.tensor([0])):
+    with torch.no_grad(), separate_pictures([net], [0]):
         net(torch.rand(1, 3, 32, 32))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())

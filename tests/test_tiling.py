@@ -84,7 +84,7 @@ def test_tiles_that_see_enough_and_know_the_statistics_give_the_whole_picture(no
     if isinstance(norm, BatchNorm2d):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    with torch.no_grad(), separate_pictures([net], torch.tensor([0])):
+    with torch.no_grad(), separate_pictures([net], [0]):
         whole = net(x)
         with statistics_from(net, lambda: net(x)):
             tiled = blend_tiles(net.run, x, 64, 2)
