@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, ClassVar, Protocol, Self
@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
 from models.ema import EMA_SUFFIX, Ema
 from models.health import Health
@@ -18,22 +18,20 @@ from models.layers import SelfAttention, separate_pictures, use_reference_path
 from models.loss_guard import LossGuard
 from models.networks import Generator
 from models.objective import Objective
+from models.optimizers import load_optimizer, make_capturable, set_rates
 from models.precision import Precision, at_least_float32
 from models.recomputation import recompute_generators
 from models.speed import compile_networks, memory_format
 from models.step_graph import CudaRecorder, Recorder, StepGraphs
 from models.tiling import fitting_tile
 from options.base_options import CommandOptions
-from options.train_options import OptimizationOptions, TrainOptions
+from options.train_options import TrainOptions
 from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
 from util.weights import load_into
 
 log = logging.getLogger(__name__)
-
-MakeOptimizer = Callable[[str, Iterable[nn.Parameter]], Optimizer]
-"""Makes the optimizer of a name; its step honours ``found_inf``, as those of torch's fused ones do."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +170,8 @@ class BaseModel(ABC):
     def capture_steps(self, recorder: Recorder) -> None:
         """Compute training steps from recordings, see `StepGraphs`."""
         self._graphs = StepGraphs(self._compute, recorder)
-        for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
-            group["capturable"] = self.device.type == "cuda"
-            group["lr"] = torch.tensor(group["lr"], device=self.device)  # a number would be captured with it
+        for optimizer in self.optimizers.values():
+            make_capturable(optimizer, self.device)
 
     def exports(self) -> dict[str, nn.Module]:
         """Return the networks whose weights are exported, by name."""
@@ -307,12 +304,7 @@ class BaseModel(ABC):
     def set_learning_rate(self, factor: float) -> None:
         """Set every learning rate to `factor` times its initial value."""
         for optimizer in self.optimizers.values():
-            for group in optimizer.param_groups:
-                lr = group["initial_lr"] * factor
-                if isinstance(group["lr"], Tensor):
-                    group["lr"].fill_(lr)
-                else:
-                    group["lr"] = lr
+            set_rates(optimizer, factor)
 
     def eval(self) -> None:
         """Switch to evaluation: no dropout, batch norm with the statistics of training."""
@@ -374,13 +366,7 @@ class BaseModel(ABC):
         for name, net in self.nets.items():
             load_into(net, state["nets"][name], f"the saved state of network {name}")
         for name, optimizer in self.optimizers.items():
-            own = optimizer.param_groups
-            optimizer.load_state_dict(state["optimizers"][name])
-            optimizer.param_groups = own
-            for parameter, entries in optimizer.state.items():
-                for key, value in entries.items():
-                    if value.shape == parameter.shape:  # in its memory format, which fused updates rely on
-                        entries[key] = torch.empty_like(parameter).copy_(value)
+            load_optimizer(optimizer, state["optimizers"][name])
         for name, part in self.state.items():
             part.load_state_dict(state["state"][name])
 
@@ -394,17 +380,6 @@ class BaseModel(ABC):
                     f" pixels, but the discriminator needs sides of {minimum}; raise --crop_size, or take"
                     " --netD n_layers with a lower --n_layers_D"
                 )
-
-
-def adam(options: OptimizationOptions) -> MakeOptimizer:
-    """Return how to make the Adam optimizer that the options describe."""
-
-    def make_optimizer(name: str, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        lr = {"G": options.lr_G, "D": options.lr_D}.get(name) or options.lr
-        group = {"params": list(parameters), "initial_lr": lr}
-        return Adam([group], lr=lr, betas=(options.beta1, 0.999), fused=True)
-
-    return make_optimizer
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import Fingerprint, load_vgg
-from models.base_model import MakeOptimizer, Step, adam
 from models.losses import feature_loss, total
 from models.networks import build_discriminator, build_generator
 from models.objective import Objective
+from models.optimizers import MakeOptimizer, adam
 from models.perceptual import Features
 from models.pix2pix_model import VANILLA, Pix2PixModel, Pix2PixOptions
 from models.rebalancing import ColourFrequencies
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
-from util.batch import Batch
+from util.batch import Batch, Step
 from util.color import from_L_ab, to_L_ab
 from util.errors import UserError
 

@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base_model import BaseModel, MakeOptimizer, Step, adam
+from models.base_model import BaseModel
 from models.image_pool import ImagePool
 from models.layers import apply_to_both
 from models.losses import total
 from models.networks import build_discriminator, build_generator
 from models.objective import Objective
+from models.optimizers import MakeOptimizer, adam
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
-from util.batch import Batch
+from util.batch import Batch, Step
 from util.errors import UserError
 
 

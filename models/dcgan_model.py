@@ -7,15 +7,16 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from models.base_model import BaseModel, MakeOptimizer, Step, adam
+from models.base_model import BaseModel
 from models.dcgan_networks import DcganDiscriminator, DcganGenerator, check_side
 from models.losses import total
 from models.networks import allow_only, finish
 from models.objective import Objective
+from models.optimizers import MakeOptimizer, adam
 from options.base_options import CommandOptions
 from options.option import SameAs, option
 from options.train_options import TrainOptions
-from util.batch import Batch
+from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import torch_rng
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones import Fingerprint, load_resnet18, normalise_for_imagenet
-from models.base_model import BaseModel, MakeOptimizer, Step, adam
+from models.base_model import BaseModel
 from models.color_memory import (
     AGE_NOISE,
     PALETTE,
@@ -25,10 +25,11 @@ from models.color_networks import ColorDiscriminator, ColorUnet
 from models.losses import total
 from models.networks import allow_only, finish
 from models.objective import Objective
+from models.optimizers import MakeOptimizer, adam
 from options.base_options import CommandOptions, NetworkOptions
 from options.option import option
 from options.train_options import TrainOptions
-from util.batch import Batch, normalise
+from util.batch import Batch, Step, normalise
 from util.color import AB_BINS, AB_SCALE, from_L_ab, rgb_to_lab, soft_encode, to_L_ab
 from util.errors import UserError
 from util.image_io import read_image

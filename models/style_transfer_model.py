@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from models.backbones import Fingerprint, empty_vgg, load_vgg
-from models.base_model import BaseModel, MakeOptimizer, Step, adam
+from models.base_model import BaseModel
 from models.given_style import GivenStyle
 from models.losses import feature_loss, grams, moments, moments_loss, total, total_variation
 from models.mean_grams import MeanGrams
 from models.networks import Generator, allow_only, build_discriminator, build_generator, finish
 from models.objective import Objective
+from models.optimizers import MakeOptimizer, adam
 from models.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
 from models.style_networks import (
     DEEPEST,
@@ -29,7 +30,7 @@ from models.style_networks import (
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
-from util.batch import Batch
+from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import torch_rng
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base_model import BaseModel, MakeOptimizer, Step, adam
+from models.base_model import BaseModel
 from models.networks import build_generator
+from models.optimizers import MakeOptimizer, adam
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
-from util.batch import Batch
+from util.batch import Batch, Step
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from models.base_model import BaseModel, Step
+from models.base_model import BaseModel
 from models.networks import build_generator
 from options.base_options import CommandOptions
 from options.option import option
-from util.batch import Batch
+from util.batch import Batch, Step
 
 
 @dataclass(frozen=True)

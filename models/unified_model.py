@@ -11,17 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.backbones import Fingerprint
-from models.base_model import BaseModel, MakeOptimizer, Step, adam
+from models.base_model import BaseModel
 from models.losses import feature_loss, grams, total
 from models.networks import allow_only, build_discriminator, finish
 from models.objective import Objective
+from models.optimizers import MakeOptimizer, adam
 from models.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
 from models.style_networks import UnifiedGenerator, style_code
 from options.base_options import CommandOptions
 from options.option import option
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
-from util.batch import Batch
+from util.batch import Batch, Step
 from util.color import to_L_ab
 from util.errors import UserError
 

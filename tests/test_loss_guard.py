@@ -7,9 +7,9 @@ import torch
 from conftest import Command
 from torch import Tensor, nn
 
-from models.base_model import BaseModel, Step
+from models.base_model import BaseModel
 from models.loss_guard import PATIENCE, LossGuard
-from util.batch import Batch
+from util.batch import Batch, Step
 
 
 class Toy(BaseModel):
