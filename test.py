@@ -8,9 +8,10 @@ gallery goes to ``<results_dir>/<name>/<phase>_<epoch>/index.html``.
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
 from tqdm import tqdm
 
 from data import DATASETS, Loader, create_loader
@@ -21,7 +22,9 @@ from models.base_model import BaseModel
 from models.ema import EMA_SUFFIX
 from options.parse import parse, save
 from options.test_options import TestOptions
-from util.device import keep_freed_memory, select_device, use_deterministic_algorithms
+from util import distributed
+from util.batch import Batch
+from util.device import prepare_device, processes_wanted
 from util.errors import UserError, run_command
 from util.gallery import Gallery
 from util.image_io import to_uint8
@@ -33,6 +36,16 @@ PEERS_NUM_TEST = 50
 
 log = logging.getLogger(__name__)
 
+
+class Result(NamedTuple):
+    """What becomes of a picture: its name, what is shown, what is said under that, what was measured."""
+
+    name: str
+    visuals: Visuals
+    captions: dict[str, str]
+    measured: dict[str, float]
+
+
 TO_SAVE_MEMORY = (
     "Try --tile 512 (with --preprocess none), --batch_size 1 or --precision bf16, on a CPU also"
     " --num_threads 0"
@@ -41,11 +54,9 @@ TO_SAVE_MEMORY = (
 
 def main(argv: list[str]) -> int:
     options = parse(TestOptions, argv, MODELS, DATASETS)
-    device = select_device(options.run.gpu_ids, "gpu_ids" in options.explicit)
-    if options.run.deterministic:
-        use_deterministic_algorithms()
-    if device.type == "cpu":
-        keep_freed_memory()
+    if (processes := processes_wanted(options.run.gpu_ids)) > 1:
+        return distributed.launch(processes, __file__, argv)
+    device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
     loader = create_loader(options, device)
     model = create_model(options, device)
     for name, net in model.nets.items():
@@ -56,42 +67,65 @@ def main(argv: list[str]) -> int:
         load_weights(net, file)
     if options.results.eval:
         model.eval()
+    if distributed.rank():
+        for _ in translate(loader, model):
+            pass
+        distributed.leave()
+        return 0
+
     save(options)
     if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
         log.info("Translating all %d pictures; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
-
+    measured: dict[str, list[float]] = {}
+    shown = 0
     with create_gallery(options) as gallery:
         if overview := model.overview():
             gallery.add("overview", {name: to_uint8(picture) for name, picture in overview.items()})
-        measured = translate(loader, model, device, gallery)
+        for result in translate(loader, model):
+            gallery.add(result.name, result.visuals, result.captions)
+            shown += 1
+            for what, value in result.measured.items():
+                measured.setdefault(what, []).append(value)
     for what, numbers in measured.items():
         log.info("Mean %s: %.4f", what, sum(numbers) / len(numbers))
-    log.info("%d pictures: %s", len(loader) - len(loader.left_out), gallery.page.path)
+    log.info("%d pictures: %s", shown, gallery.page.path)
+    distributed.leave()
     return 0
 
 
-def translate(
-    loader: Loader, model: BaseModel, device: torch.device, gallery: Gallery
-) -> dict[str, list[float]]:
-    """Put every picture's translation into the gallery; return what was measured, a value a picture."""
-    waiting: dict[int, tuple[str, Visuals, dict[str, str]]] = {}
+def translate(loader: Loader, model: BaseModel) -> Iterator[Result]:
+    """Yield every picture's translation in the order of the files; of several processes in the first."""
+    waiting: dict[int, Result] = {}
+    left_out: set[int] = set()
     turn = 0
-    measured: dict[str, list[float]] = {}
-    for batch in tqdm(on_device(loader.epoch(0), device, model.dtype), disable=None):
-        visuals, captions = model.translate(batch), model.captions(batch)
-        for what, values in compare(visuals, loader.dataset.paired).items():
-            measured.setdefault(what, []).extend(values.tolist())
-        for i, index in enumerate(batch.index.tolist()):
-            pictures = {name: to_uint8(picture[i]) for name, picture in visuals.items()}
-            waiting[index] = Path(batch.paths_A[i]).stem, pictures, captions[i]
-        # Batches of mixed sizes arrive in parts: the gallery keeps the order of the files all the same.
-        while turn in waiting or turn in loader.left_out:
+    batches = on_device(loader.epoch(0), model.device, model.dtype)
+    for batch in tqdm(distributed.rounds(batches), disable=True if distributed.rank() else None):
+        mine = {} if batch is None else results(batch, model, loader.dataset.paired)
+        for found, bad in distributed.gather_objects((mine, loader.left_out)):
+            waiting |= found
+            left_out |= bad
+        # Batches arrive by turns, and those of mixed sizes in parts: the order is that of the files.
+        while turn in waiting or turn in left_out:
             if turn in waiting:
-                gallery.add(*waiting.pop(turn))
+                yield waiting.pop(turn)
             turn += 1
     for index in sorted(waiting):
-        gallery.add(*waiting[index])
-    return measured
+        yield waiting[index]
+
+
+def results(batch: Batch, model: BaseModel, paired: bool) -> dict[int, Result]:
+    """Return what becomes of each picture of a batch, by its index."""
+    visuals, captions = model.translate(batch), model.captions(batch)
+    measured = {what: values.tolist() for what, values in compare(visuals, paired).items()}
+    return {
+        index: Result(
+            Path(batch.paths_A[i]).stem,
+            {name: to_uint8(picture[i]) for name, picture in visuals.items()},
+            captions[i],
+            {what: values[i] for what, values in measured.items()},
+        )
+        for i, index in enumerate(batch.index.tolist())
+    }
 
 
 def create_gallery(options: TestOptions) -> Gallery:

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,9 +28,10 @@ from models.base_model import BaseModel
 from models.schedules import LearningRate
 from options.parse import parse, save
 from options.train_options import TrainOptions
+from util import distributed
 from util.batch import Batch
 from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside
-from util.device import keep_freed_memory, peak_memory, select_device, use_deterministic_algorithms
+from util.device import peak_memory, prepare_device, processes_wanted
 from util.errors import UserError, run_command
 from util.image_io import to_uint8
 from util.loggers import Console, JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
@@ -76,19 +77,19 @@ class Run:
             left = self.loader.epoch(self.progress.epoch, self.progress.position)
             yield from on_device(left, self.model.device, self.model.dtype)
         except UserError:
-            if self.model.iteration:
+            if self.model.iteration and distributed.size() == 1:  # others may be in another step
                 self.save("latest")
             raise
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Make one training step on a batch that is on the device; its losses stay there."""
         model, progress = self.model, self.progress
-        watching = progress.will_cross(self.options.logging.print_freq, len(batch))
+        watching = progress.will_cross(self.options.logging.print_freq, batch.whole)
         losses, _ = model.step(batch, watching)
         self.recent[model.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
-        progress.advance(len(batch))
+        progress.advance(batch.whole)
         if self.learning_rate.watches:
-            progress.watched += len(batch) * sum(losses[name].double() for name in model.watched_losses)
+            progress.watched += batch.whole * sum(losses[name].double() for name in model.watched_losses)
         return losses
 
     def log_losses(self, losses: Mapping[str, Tensor], watch: Stopwatch) -> dict[str, float]:
@@ -138,14 +139,17 @@ class Run:
             )
         self.write(*tags)
         self.saved_at = time.monotonic()
-        if self.options.saving.keep_last:
+        if self.options.saving.keep_last and distributed.rank() == 0:
             remove_old(self.options.run_folder, self.options.saving.keep_last)
 
     def write(self, *tags: str) -> None:
         """Write a checkpoint under every tag, as it is."""
         self.lock.check()
+        model = self.model.state_dict()
+        if distributed.rank():
+            return
         state = {
-            "model": self.model.state_dict(),
+            "model": model,
             "learning_rate": self.learning_rate.state_dict(),
             "progress": self.progress.state_dict(),
             "pictures": len(self.loader),
@@ -194,26 +198,33 @@ class Run:
 def main(argv: list[str]) -> int:
     with StopSignals() as stop:
         options = parse(TrainOptions, argv, MODELS, DATASETS)
-        device = select_device(options.run.gpu_ids, "gpu_ids" in options.explicit)
-        if options.run.deterministic:
-            use_deterministic_algorithms()
-        if device.type == "cpu":
-            keep_freed_memory()
+        if (processes := processes_wanted(options.run.gpu_ids)) > 1:
+            return distributed.launch(processes, __file__, argv)
+        if distributed.is_restart():
+            options = replace(options, saving=replace(options.saving, continue_train=True))
+        device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
         loader = create_loader(options, device)
         model = create_model(options, device)
         log.info("%d training pictures; %s on %s", len(loader), options.run.model, device)
         log.info("Random numbers: --seed %d", options.run.seed)
-        samples = [] if options.logging.no_html else loader.first(options.logging.html_samples)
+        samples = (
+            []
+            if options.logging.no_html or distributed.rank()
+            else loader.first(options.logging.html_samples)
+        )
 
         with RunLock(options.run_folder) as lock:
             learning_rate = LearningRate.from_options(options.optimization)
             progress = start(options, model, learning_rate, len(loader))
-            save(options)
-            logger = create_logger(options)
+            if distributed.rank() == 0:
+                save(options)
+            logger = create_logger(options) if distributed.rank() == 0 else Logger(options.run_folder, [])
             if train(Run(options, loader, samples, model, learning_rate, progress, logger, lock), stop):
                 logger.close()
                 log.info("Done: %s", options.run_folder)
+                distributed.leave()
                 return 0
+    distributed.leave()
     where = f"epoch {progress.epoch} after {progress.position} of its pictures"
     log.info("Stopped by %s in %s: all is saved, --continue_train goes on from here", stop.received, where)
     return STOPPED_STATUS
@@ -229,8 +240,9 @@ def train(run: Run, stop: StopSignals) -> bool:
     logs, saving, last = run.options.logging, run.options.saving, run.options.optimization.last_epoch
     left = max(0, last - progress.epoch + 1) * len(loader) - progress.position
     watch, first_steps = Stopwatch(progress.pictures), FirstSteps()
+    agreement, quiet = distributed.Agreement(), True if distributed.rank() else None
 
-    with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=None) as bar:
+    with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=quiet) as bar:
         while progress.epoch <= last:
             epoch, began = progress.epoch, time.monotonic()
             run.model.set_learning_rate(rate.factor(epoch))
@@ -238,9 +250,9 @@ def train(run: Run, stop: StopSignals) -> bool:
 
             for batch in watch.waiting(run.batches()):
                 losses = run.step(batch)
-                stopping = bool(stop.received)
-                bar.update(len(batch))
-                if first_steps.done(len(batch), watch.waited_in_all):
+                stopping, due = agreement.any(bool(stop.received), run.is_due())
+                bar.update(batch.whole)
+                if first_steps.done(batch.whole, watch.waited_in_all):
                     memory = peak_memory(run.model.device)  # waits for the device
                     log.info("%s; peak memory %s", first_steps.report(bar.total - bar.n), memory)
                 if progress.crossed(logs.print_freq):
@@ -250,7 +262,7 @@ def train(run: Run, stop: StopSignals) -> bool:
                     run.show(epoch)
                 if progress.crossed(saving.save_latest_freq):
                     run.save(*([f"iter_{progress.pictures}"] if saving.save_by_iter else []), "latest")
-                elif stopping or run.is_due():
+                elif stopping or due:
                     run.save("latest")
                 if stopping:
                     return False
@@ -296,7 +308,7 @@ def start(options: TrainOptions, model: BaseModel, learning_rate: LearningRate, 
 
     if saving.init_from:
         initialise_from(model.nets, Path(saving.init_from), tag)
-    if not saving.continue_train and set_aside(folder, "latest", "replaced"):
+    if not saving.continue_train and distributed.rank() == 0 and set_aside(folder, "latest", "replaced"):
         log.warning(
             "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
             " (--continue_train would have gone on with it, and still does with --epoch replaced)",
@@ -318,7 +330,8 @@ def resume(
         raise UserError(f"--continue_train: {folder} was trained with --model {then['model']}")
     model.load_state_dict(state["model"])
     learning_rate.load_state_dict(state["learning_rate"])
-    cut_back(folder, state["logs"])
+    if distributed.rank() == 0:
+        cut_back(folder, state["logs"])
     changed = [
         f"--{name} {now[name]} (was {then[name]})"
         for name in sorted(now.keys() & then.keys() - {"continue_train"})

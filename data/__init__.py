@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from data.cache import PictureCache, RamCache
 from data.sampler import EpochSampler
 from options.base_options import CommandOptions, DataOptions
 from options.test_options import TestOptions
+from util import distributed
 from util.batch import Batch
 from util.errors import UserError
 from util.image_io import BadPicture
@@ -43,6 +45,7 @@ class Loader:
         limit: use only that many samples.
         mixed_sizes: accept samples of unequal size in a batch.
         leave_out_bad: go on without the samples whose pictures cannot be read.
+        by_turns: several processes get whole batches in turn, instead of a share of each.
 
     Attributes:
         left_out: the indices of those.
@@ -60,13 +63,15 @@ class Loader:
         limit: int | None = None,
         mixed_sizes: bool = False,
         leave_out_bad: bool = False,
+        by_turns: bool = False,
     ):
         self.dataset = dataset
         self.mixed_sizes, self.leave_out_bad = mixed_sizes, leave_out_bad
         self.left_out: set[int] = set()
         self._named: set[str] = set()
         size = min(len(dataset), limit or len(dataset))
-        self.sampler = EpochSampler(size, batch_size, shuffle, seed)
+        process = distributed.rank(), distributed.size()
+        self.sampler = EpochSampler(size, batch_size, shuffle, seed, process, by_turns)
         self._loader = DataLoader(
             dataset,
             batch_sampler=self.sampler,
@@ -90,7 +95,8 @@ class Loader:
             UserError: what a sample's reader found wrong, or unequal sizes that are not accepted.
         """
         self.sampler.set_position(number, start)
-        found = iter(self._loader)
+        found, position, batch_size = iter(self._loader), start, self.sampler.batch_size
+        shared = distributed.size() > 1 and not self.sampler.by_turns
         while True:
             try:
                 collated = next(found)
@@ -103,7 +109,10 @@ class Loader:
                     f"A process that reads pictures has died ({error}): out of memory? Lower --num_threads;"
                     " --num_threads 0 reads in the main process"
                 ) from error
-            yield from self._checked(collated)
+            # A full batch is shared out; what is left at the end of an epoch every process has whole.
+            total = batch_size if shared and position + batch_size <= len(self) else 0
+            position += batch_size
+            yield from (replace(batch, total=total) for batch in self._checked(collated))
         if len(self.left_out) == len(self):
             raise UserError(f"None of the {len(self)} pictures can be used")
 
@@ -202,6 +211,11 @@ def create_cache(data: DataOptions, num_threads: int) -> PictureCache | None:
 def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     """Return the loader of the data set that the options describe."""
     data, testing = options.data, isinstance(options, TestOptions)
+    if not testing and data.batch_size < distributed.size():
+        raise UserError(
+            f"--batch_size {data.batch_size} is the size of the whole batch, of which each of the"
+            f" {distributed.size()} processes needs a part: raise it to {distributed.size()} or more"
+        )
     dataset = DATASETS.get(data.dataset_mode).from_options(options)
     skip = data.bad_images == "skip"
     dataset.replace_bad = skip and not testing
@@ -219,4 +233,5 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
         limit=options.results.num_test if isinstance(options, TestOptions) else None,
         mixed_sizes=testing,
         leave_out_bad=skip and testing,
+        by_turns=testing,
     )

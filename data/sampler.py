@@ -5,19 +5,34 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from util.distributed import bounds
 from util.seeding import numpy_rng
 
 
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Yields batches of (epoch, index); can start in the middle of an epoch.
 
+    Several processes get their share of each full batch. A smaller one, at the end, every process gets whole:
+    its pictures cannot be shared out as the others' are.
+
     Args:
         size: pictures in the data set.
         shuffle: take them in a new random order every epoch.
+        process: the number of this process, and how many there are.
+        by_turns: the processes get whole batches in turn instead.
     """
 
-    def __init__(self, size: int, batch_size: int, shuffle: bool, seed: int):
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int,
+        process: tuple[int, int] = (0, 1),
+        by_turns: bool = False,
+    ):
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
+        self.process, self.by_turns = process, by_turns
         self.epoch, self.start = 0, 0
 
     def set_position(self, epoch: int, start: int) -> None:
@@ -29,8 +44,16 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             order = numpy_rng("order", self.seed, self.epoch).permutation(self.size)
         else:
             order = np.arange(self.size)
-        for first in range(self.start, self.size, self.batch_size):
-            yield [(self.epoch, int(index)) for index in order[first : first + self.batch_size]]
+        number, count = self.process
+        mine = bounds(self.batch_size, count, number)
+        turns, step = (number, count) if self.by_turns else (0, 1)
+        for first in range(self.start + turns * self.batch_size, self.size, step * self.batch_size):
+            batch = order[first : first + self.batch_size]
+            if len(batch) == self.batch_size and not self.by_turns:
+                batch = batch[mine]
+            yield [(self.epoch, int(index)) for index in batch]
 
     def __len__(self) -> int:
-        return -(-(self.size - self.start) // self.batch_size)
+        batches = -(-(self.size - self.start) // self.batch_size)
+        number, count = self.process
+        return len(range(number, batches, count)) if self.by_turns else batches

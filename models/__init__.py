@@ -5,6 +5,7 @@ import logging
 import torch
 
 from models.base_model import BaseModel
+from models.sizes import check_crop_size, set_tile
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -33,9 +34,9 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
     if isinstance(options, TrainOptions):
         model.prepare_training(options)
     if "crop" in options.data.preprocess:
-        model.check_crop_size(options.data.crop_size)
+        check_crop_size(model.nets.values(), options.data.crop_size)
     if isinstance(options, TestOptions) and options.results.tile:
-        model.set_tile(options.results.tile)
+        set_tile(model.nets.values(), options.results.tile)
     for name, net in model.nets.items():
         if options.run.verbose:
             log.info("%s", net)

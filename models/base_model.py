@@ -14,19 +14,21 @@ from torch.optim import Optimizer
 
 from models.ema import EMA_SUFFIX, Ema
 from models.health import Health
-from models.layers import SelfAttention, separate_pictures, use_reference_path
+from models.image_pool import ImagePool
+from models.layers import separate_pictures
 from models.loss_guard import LossGuard
-from models.networks import Generator
+from models.norms import use_reference_path
 from models.objective import Objective
 from models.optimizers import load_optimizer, make_capturable, set_rates
 from models.precision import Precision, at_least_float32
 from models.recomputation import recompute_generators
+from models.sizes import check_sizes
 from models.speed import compile_networks, memory_format
 from models.step_graph import CudaRecorder, Recorder, StepGraphs
-from models.tiling import fitting_tile
 from options.base_options import CommandOptions
 from options.train_options import TrainOptions
-from util.batch import Batch, Step
+from util import distributed
+from util.batch import Batch, Step, rows
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
 from util.weights import load_into
@@ -62,6 +64,7 @@ class BaseModel(ABC):
         clip_grad: the largest norm of an update's gradient.
         part_size: compute batches in parts of so many samples, and update after the last; None: in one.
         share: how much of its batch `train_step` is given.
+        copies: how many processes compute the same.
         ema: averages of the generators.
         iteration: training steps made so far.
     """
@@ -95,7 +98,7 @@ class BaseModel(ABC):
         self.n_critic = 1
         self.clip_grad: float | None = None
         self.part_size: int | None = None
-        self.share = 1.0
+        self.share, self.copies = 1.0, 1
         self.ema: Ema | None = None
         self.iteration = 0
         self._minimized: dict[str, Tensor] = {}  # losses whose gradients wait for the update, by optimizer
@@ -117,8 +120,15 @@ class BaseModel(ABC):
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return the visuals of `batch`, the generated pictures among them."""
 
-    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the random decisions that `train_step` finds in ``batch.draws``, on the CPU."""
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the random decisions for `count` pictures that `train_step` finds in ``batch.draws``.
+
+        They are on the CPU, (count, ...) or 0-d.
+        """
+        return {}
+
+    def facts(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what else `train_step` finds there: what the host alone knows of a batch, (N, ...)."""
         return {}
 
     def prepare_training(self, options: TrainOptions) -> None:
@@ -127,7 +137,13 @@ class BaseModel(ABC):
         self.guard = LossGuard(optimization.on_nan, self.device)
         self.n_critic, self.clip_grad = options.adversarial.n_critic, optimization.clip_grad
         if optimization.accumulate > 1:
-            self.part_size = options.data.batch_size // optimization.accumulate
+            parts = optimization.accumulate * distributed.size()
+            if options.data.batch_size % parts:
+                raise UserError(
+                    f"--accumulate {optimization.accumulate} with {distributed.size()} processes needs a"
+                    f" --batch_size that is a multiple of {parts}"
+                )
+            self.part_size = options.data.batch_size // optimization.accumulate // distributed.size()
         if optimization.checkpointing:
             if options.speed.compile:
                 raise UserError("--checkpointing does not go together with --compile; leave one of them out")
@@ -185,8 +201,17 @@ class BaseModel(ABC):
         self._number.fill_(self.iteration)
         self.health.start_step(watching)
         # Dropout draws from torch's own generator: seeded here, a step is the same whatever came before it.
-        torch.manual_seed(seed_for("dropout", self.seed, self.iteration))
-        draws = self.draws(batch, torch_rng("draws", self.seed, self.iteration))
+        number, processes = distributed.rank(), distributed.size()
+        torch.manual_seed(seed_for("dropout", self.seed, self.iteration, *([number] if number else [])))
+        # Drawn for the whole batch, whoever has which part of it.
+        draws = self.draws(batch.whole, torch_rng("draws", self.seed, self.iteration))
+        if batch.total:
+            draws = rows(draws, distributed.bounds(batch.total, processes, number))
+            self.share, self.copies = len(batch) / batch.total, 1
+        else:
+            self.share, self.copies = 1 / processes, processes
+            self._complete_state()
+        draws |= self.facts(batch)
         on_device = {name: draw.to(self.device, non_blocking=True) for name, draw in draws.items()}
         batch = replace(self._formatted(batch), draws=on_device)
         if self._graphs and not watching:
@@ -203,6 +228,8 @@ class BaseModel(ABC):
         statistics = [buffer for net in self.nets.values() for buffer in net.buffers()] if skips else []
         before = [buffer.clone() for buffer in statistics]
         losses, visuals = self._train(batch)
+        if distributed.size() > 1:
+            losses = self._over_processes(losses)
         bad = self.guard.end_step(self._number, losses)
         for buffer, earlier in zip(statistics, before, strict=True):
             buffer.copy_(torch.where(bad, earlier, buffer))
@@ -218,12 +245,14 @@ class BaseModel(ABC):
                 return self.train_step(batch)
         self._minimized = {}
         found: list[tuple[float, Step]] = []
-        for part in batch.parts(self.part_size):
-            self.share = self.health.share = len(part) / len(batch)
+        of_all = self.share
+        for part in batch.parts(self.part_size, distributed.size()):
+            share = self.health.share = len(part) / len(batch)
+            self.share = share * of_all
             with self.precision.autocast():
                 # Detached at once: nothing of a part's graph may stay in memory.
-                found.append((self.share, Step(*map(_detached, self.train_step(part)))))
-        self.share = self.health.share = 1.0
+                found.append((share, Step(*map(_detached, self.train_step(part)))))
+        self.share, self.health.share = of_all, 1.0
         for name in list(self._minimized):
             self._update(name)
         first = found[0][1]
@@ -281,6 +310,9 @@ class BaseModel(ABC):
     def _update(self, name: str) -> None:
         """Make the step of optimizer `name` with the gradients that are there, if all is finite."""
         optimizer, parameters, loss = self.optimizers[name], self._parameters(name), self._minimized.pop(name)
+        if distributed.size() > 1:
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            distributed.add_up([*gradients, loss])
         overflow = self.precision.unscale(parameters)
         self.health.see_gradients(name, parameters)
         if self.clip_grad:
@@ -290,6 +322,22 @@ class BaseModel(ABC):
         optimizer.found_inf = torch.maximum(blocked, overflow)  # type: ignore[attr-defined]
         optimizer.step()
         torch.clear_autocast_cache()  # it holds the old weights in fewer digits
+
+    def _over_processes(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the losses of the whole batch, of this process's part of it."""
+        values = torch.stack([loss.detach().double() for loss in losses.values()]) * self.share
+        distributed.add_up([values])
+        return dict(zip(losses, values, strict=True))
+
+    def of_all(self, found: Tensor, batch: Batch) -> Tensor:
+        """Return what all processes have found, (N of the whole batch, ...), of `found`, (N, ...)."""
+        return found if batch.whole == len(batch) else distributed.gather_rows(found, batch.whole)
+
+    def _complete_state(self) -> None:
+        """Give every process the state that the processes have each a part of."""
+        for part in self.state.values():
+            if isinstance(part, ImagePool):
+                part.complete()
 
     def broken_nets(self) -> list[str]:
         """Return the names of the networks with a weight that is not finite; this waits for the device."""
@@ -311,44 +359,9 @@ class BaseModel(ABC):
         for net in self.nets.values():
             net.eval()
 
-    def check_crop_size(self, crop_size: int) -> None:
-        """Raise a `UserError` if the generators would have to pad pictures of ``--crop_size`` every time."""
-        for net in self.nets.values():
-            multiple = getattr(net, "multiple", 1)
-            if crop_size % multiple:
-                fitting = max(multiple, crop_size // multiple * multiple)
-                raise UserError(
-                    f"--crop_size {crop_size}: the generator needs sides that are multiples of {multiple};"
-                    f" take --crop_size {fitting}, or another --netG"
-                )
-
-    def set_tile(self, tile: int) -> None:
-        """Let the generators translate larger pictures in tiles of this side, see `Generator`.
-
-        Raises:
-            UserError: they cannot, or need another side.
-        """
-        generators = [net for net in self.nets.values() if isinstance(net, Generator)]
-        if not generators:
-            raise UserError(
-                f"--tile {tile}: this model has no generator that works in tiles; leave --tile out"
-            )
-        for G in generators:
-            if any(isinstance(layer, SelfAttention) for layer in G.modules()):
-                raise UserError(
-                    f"--tile {tile}: the generator has self-attention (--attention), which must see the whole"
-                    " picture; leave --tile out"
-                )
-            fitting = fitting_tile(tile, G.multiple, G.smallest)
-            if fitting != tile:
-                raise UserError(
-                    f"--tile {tile}: the generator needs a multiple of {G.multiple}, at least"
-                    f" {fitting_tile(1, G.multiple, G.smallest)}; take --tile {fitting}"
-                )
-            G.tile = tile
-
     def state_dict(self) -> dict[str, Any]:
-        """Return all that training needs to go on exactly."""
+        """Return all that training needs to go on exactly; every process has to ask for it."""
+        self._complete_state()
         return {
             "iteration": self.iteration,
             "nets": {name: net.state_dict() for name, net in self.nets.items()},
@@ -372,14 +385,7 @@ class BaseModel(ABC):
 
     def check_batch(self, batch: Batch) -> None:
         """Raise a `UserError` for a batch that this model cannot be trained on."""
-        minimum = max(getattr(net, "minimum", 1) for net in self.nets.values())
-        for path, picture in ((batch.paths_A, batch.A), (batch.paths_B, batch.B)):
-            if picture is not None and min(picture.shape[-2:]) < minimum:
-                raise UserError(
-                    f"{path[0]}: prepared for training it is {picture.shape[-1]} x {picture.shape[-2]}"
-                    f" pixels, but the discriminator needs sides of {minimum}; raise --crop_size, or take"
-                    " --netD n_layers with a lower --n_layers_D"
-                )
+        check_sizes(self.nets.values(), batch)
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

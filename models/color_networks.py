@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import Dropout, InstanceNorm2d, conv_before, deconv_before
+from models.layers import Dropout
 from models.networks import Generator
+from models.norms import InstanceNorm2d, conv_before, deconv_before
 
 HIDDEN = 256
 

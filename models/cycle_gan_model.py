@@ -117,11 +117,11 @@ class CycleGANModel(BaseModel):
             seed=run.seed,
         )
 
-    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         return {
-            "pool_B": self.fake_B_pool.draw(len(batch), generator),
-            "pool_A": self.fake_A_pool.draw(len(batch), generator),
-            **self.objective.draws(("D_A", "D_B"), len(batch), generator, self.iteration),
+            "pool_B": self.fake_B_pool.draw(count, generator),
+            "pool_A": self.fake_A_pool.draw(count, generator),
+            **self.objective.draws(("D_A", "D_B"), count, generator, self.iteration),
         }
 
     def train_step(self, batch: Batch) -> Step:

@@ -96,9 +96,9 @@ class DcganModel(BaseModel):
             seed=run.seed,
         )
 
-    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        z = torch.randn(len(batch), self.G.nz, generator=generator)
-        return {"z": z, **self.objective.draws(("D",), len(batch), generator, self.iteration)}
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        z = torch.randn(count, self.G.nz, generator=generator)
+        return {"z": z, **self.objective.draws(("D",), count, generator, self.iteration)}
 
     def train_step(self, batch: Batch) -> Step:
         real, D, classes = batch.A, self.nets["D"], self.classes(batch)

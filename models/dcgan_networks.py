@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import norm_layer, upsampling_layer
+from models.layers import upsampling_layer
+from models.norms import norm_layer
 from models.recomputation import Recomputing
 from util.errors import UserError
 

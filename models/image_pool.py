@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from util import distributed
 from util.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,15 @@ class ImagePool:
         held = self.images[position, slot]
         self.images[position, slot] = torch.where(store, fakes, held)
         return torch.where(hand_out, held, fakes)
+
+    def complete(self) -> None:
+        """Give every process the pictures of all positions, of which each has dealt with its own."""
+        if distributed.size() == 1 or self.images is None:
+            return
+        mine = distributed.bounds(len(self.filled), distributed.size(), distributed.rank())
+        own = self.images[mine].clone()
+        self.images.zero_()[mine] = own
+        distributed.add_up([self.images])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pictures and how many there are."""

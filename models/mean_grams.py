@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from util import distributed
+
 
 class MeanGrams:
     """The mean of the Gram matrices seen so far, by layer.
@@ -18,12 +20,19 @@ class MeanGrams:
         self.count = torch.zeros((), device=device)
         self.means: dict[str, Tensor] = {}
 
-    def add(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take in the Gram matrices of some pictures, (N, C, C) a layer, and return the means, (1, C, C)."""
-        number = len(next(iter(grams.values())))
+    def add(self, grams: Mapping[str, Tensor], copies: int = 1) -> dict[str, Tensor]:
+        """Take in the Gram matrices of some pictures, (N, C, C) a layer, and return the means, (1, C, C).
+
+        Those of all processes count, of which `copies` have the same ones.
+        """
+        number = self.count.new_tensor(len(next(iter(grams.values()))) / copies)
+        means = {layer: found.mean(0, keepdim=True) for layer, found in grams.items()}
+        if distributed.size() > 1:
+            means = {layer: mean * number for layer, mean in means.items()}
+            distributed.add_up([*means.values(), number])
+            means = {layer: mean / number for layer, mean in means.items()}
         self.count += number
-        for layer, found in grams.items():
-            mean = found.mean(0, keepdim=True)
+        for layer, mean in means.items():
             kept = self.means.setdefault(layer, mean.clone())
             kept.lerp_(mean, (number / self.count).to(mean))  # in place, for captured steps
         return {layer: mean.clone() for layer, mean in self.means.items()}

@@ -179,14 +179,16 @@ class MemoryColorizationModel(BaseModel):
             **common,
         )
 
-    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        noise = torch.rand(len(batch), len(self.memory.ages), generator=generator, dtype=torch.float64)
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        noise = torch.rand(count, len(self.memory.ages), generator=generator, dtype=torch.float64)
         return {
             "age_noise": (2 * noise - 1) * AGE_NOISE,
-            "index": batch.index,
-            "names": encode_names([Path(path).name for path in batch.paths_A]),
-            **self.objective.draws(("D",), len(batch), generator, self.iteration),
+            **self.objective.draws(("D",), count, generator, self.iteration),
         }
+
+    def facts(self, batch: Batch) -> dict[str, Tensor]:
+        names = encode_names([Path(path).name for path in batch.paths_A])
+        return {"index": batch.index, "names": names}
 
     def train_step(self, batch: Batch) -> Step:
         L, ab = to_L_ab(batch.A)
@@ -199,7 +201,8 @@ class MemoryColorizationModel(BaseModel):
         self.minimize("M", m["M_triplet"])
         with torch.no_grad():
             queries = M(features)
-        M.update(queries, colors, draws["index"], draws["names"], draws["age_noise"].to(L.dtype))
+        seen = queries, colors, draws["index"], draws["names"], draws["age_noise"].to(L.dtype)
+        M.update(*(self.of_all(each, batch) for each in seen))
 
         fake = G(L, colors)
         d, g = {}, {}

@@ -16,16 +16,14 @@ from torch.nn import functional as F
 from models.layers import (
     Dropout,
     attention_after,
-    conv_before,
-    deconv_before,
     initialise,
-    norm_layer,
     normalise_spectrum,
     padding_layer,
     run_layers,
     statistics_from,
     upsampling_layer,
 )
+from models.norms import conv_before, deconv_before, norm_layer
 from models.precision import at_least_float32
 from models.recomputation import Recomputing
 from models.tiling import blend_tiles, thumbnail

@@ -27,11 +27,14 @@ def adam(options: OptimizationOptions) -> MakeOptimizer:
 def set_rates(optimizer: Optimizer, factor: float) -> None:
     """Set every learning rate to `factor` times its initial value."""
     for group in optimizer.param_groups:
-        rate = group["initial_lr"] * factor
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
+        _set_rate(group, group["initial_lr"] * factor)
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def make_capturable(optimizer: Optimizer, device: torch.device) -> None:
@@ -45,6 +48,8 @@ def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
     """Take over a state_dict; initial learning rates and momentum stay this optimizer's."""
     own = optimizer.param_groups
     optimizer.load_state_dict(dict(state))
+    for group, saved in zip(own, optimizer.param_groups, strict=True):
+        _set_rate(group, float(saved["lr"]))
     optimizer.param_groups = own
     for parameter, entries in optimizer.state.items():
         for key, value in entries.items():

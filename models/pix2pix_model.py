@@ -89,8 +89,8 @@ class Pix2PixModel(BaseModel):
             seed=run.seed,
         )
 
-    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return self.objective.draws(("D",), len(batch), generator, self.iteration)
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return self.objective.draws(("D",), count, generator, self.iteration)
 
     def train_step(self, batch: Batch) -> Step:
         real_A, real_B = batch.pair()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from util import distributed
 from util.color import AB_BINS, AB_SCALE, AB_STEP
 
 MIX, MEMORY = 0.5, 0.99
@@ -28,14 +29,18 @@ class ColourFrequencies:
     def weights(self, ab: Tensor, share: float = 1.0) -> Tensor:
         """Return the weight of every pixel, a mean of 1 over the colours seen: (N, 2, H, W) to (N, 1, H, W).
 
-        This counts the pixels as seen. `ab` is in the networks' scale, see `to_L_ab`; it is of a `share` of
-        a batch.
+        This counts the pixels as seen, those of all processes. `ab` is in the networks' scale, see `to_L_ab`;
+        it is of a `share` of a batch.
         """
         a, b = ((ab.detach() + 1) * (AB_SCALE / AB_STEP)).round().long().clamp(0, self._side - 1).unbind(1)
         bins = self._nearest[a * self._side + b]
         each = torch.full_like(bins, 1, dtype=ab.dtype).flatten() / bins.numel()
         seen = torch.zeros_like(self.frequencies).index_add(0, bins.flatten(), each)
-        memory: float = MEMORY**share
+        memory: Tensor | float = MEMORY**share
+        if distributed.size() > 1:
+            counted = torch.cat([seen, torch.ones_like(seen[:1])]) * share
+            distributed.add_up([counted])
+            memory, seen = MEMORY ** counted[-1], counted[:-1] / counted[-1]
         self.frequencies.mul_(memory).add_((1 - memory) * seen)  # in place, for captured steps
         weights = 1 / ((1 - MIX) * self.frequencies + MIX / len(AB_BINS))
         return (weights / (self.frequencies * weights).sum())[bins][:, None]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from models.layers import InstanceNorm2d
+from models.norms import InstanceNorm2d
 from util.errors import UserError
 
 LOW_PRECISION = ("tf32", "bf16", "fp16")

@@ -6,9 +6,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.layers import PictureStatistics, ReflectionPad2d, norm_layer
+from models.layers import ReflectionPad2d
 from models.losses import MOMENTS_EPS, moments
 from models.networks import Generator
+from models.norms import PictureStatistics, norm_layer
 from models.perceptual import Features
 
 ENCODER_NETWORK, ENCODER_LAYERS = "vgg19", ("relu1_1", "relu2_1", "relu3_1", "relu4_1")

@@ -187,9 +187,9 @@ class StyleTransferModel(BaseModel):
             **common,
         )
 
-    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        alpha = self.objective.draws(("D",), len(batch), generator, self.iteration)
-        return {"z": torch.randn(len(batch), self.nz, 1, 1, generator=generator), **alpha}
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+        alpha = self.objective.draws(("D",), count, generator, self.iteration)
+        return {"z": torch.randn(count, self.nz, 1, 1, generator=generator), **alpha}
 
     def train_step(self, batch: Batch) -> Step:
         content, style = batch.pair()
@@ -228,7 +228,7 @@ class StyleTransferModel(BaseModel):
         if self.mode == "adain":
             return moments_loss(found, styles)
         ours, theirs = grams({layer: found[layer] for layer in styles}), grams(styles)
-        return feature_loss(ours, self.mean_grams.add(theirs) if self.mode == "set" else theirs)
+        return feature_loss(ours, self.mean_grams.add(theirs, self.copies) if self.mode == "set" else theirs)
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         G = self.nets["G"]

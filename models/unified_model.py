@@ -151,9 +151,9 @@ class UnifiedModel(BaseModel):
             **common,
         )
 
-    def draws(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         names = [f"D_{task}" for task in self.tasks]
-        return self.objective.draws(names, len(batch), generator, self.iteration)
+        return self.objective.draws(names, count, generator, self.iteration)
 
     def train_step(self, batch: Batch) -> Step:
         photo, style = batch.pair()

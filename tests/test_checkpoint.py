@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import BatchNorm2d
+from models.norms import BatchNorm2d
 from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside, state_path
 from util.errors import UserError
 from util.weights import load_weights, weights_path

@@ -13,7 +13,8 @@ from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.dcgan_model import DcganModel, grid, spherical
 from models.dcgan_networks import SIDES, DcganDiscriminator, DcganGenerator, check_side
-from models.layers import BatchNorm2d, initialise
+from models.layers import initialise
+from models.norms import BatchNorm2d
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions

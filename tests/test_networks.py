@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import BatchNorm2d, Dropout, SelfAttention, apply_to_both, initialise, separate_pictures
+from models.layers import Dropout, SelfAttention, apply_to_both, initialise, separate_pictures
 from models.losses import gradient_penalty
 from models.networks import build_discriminator, build_generator
+from models.norms import BatchNorm2d
 from options.base_options import DISCRIMINATORS, GENERATORS, NetworkOptions
 from util.errors import UserError
 

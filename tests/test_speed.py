@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
-from models.layers import use_reference_path
 from models.networks import PatchDiscriminator, ResnetGenerator, UnetGenerator
+from models.norms import use_reference_path
 from options.parse import parse
 from options.test_options import TestOptions
 

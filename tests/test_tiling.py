@@ -12,14 +12,9 @@ from torch.nn import functional as F
 from data import DATASETS
 from models import MODELS, create_model
 from models.color_networks import ColorUnet
-from models.layers import (
-    BatchNorm2d,
-    InstanceNorm2d,
-    PictureStatistics,
-    separate_pictures,
-    statistics_from,
-)
+from models.layers import separate_pictures, statistics_from
 from models.networks import Generator, build_generator
+from models.norms import BatchNorm2d, InstanceNorm2d, PictureStatistics
 from models.template_model import TemplateModel
 from models.tiling import blend_tiles, blend_weights, fitting_tile, thumbnail, tile_starts
 from options.base_options import NetworkOptions
@@ -237,7 +232,7 @@ def test_what_cannot_be_tiled_is_refused(flags: str, message: str, data: dict[st
 
 def test_a_model_without_generator_is_refused() -> None:
     with pytest.raises(UserError, match="--tile 64: this model has no generator"):
-        TemplateModel(nn.Conv2d(3, 3, 1)).set_tile(64)
+        set_tile([nn.Conv2d(3, 3, 1)], 64)
 
 
 def test_a_fitting_tile_is_accepted_as_it_is() -> None:

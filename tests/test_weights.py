@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import BatchNorm2d, normalise_spectrum
+from models.layers import normalise_spectrum
 from models.networks import PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator
+from models.norms import BatchNorm2d
 from util.architecture import flags_of
 from util.checkpoint import save_checkpoint
 from util.errors import UserError

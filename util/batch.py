@@ -1,6 +1,6 @@
 """What data sets hand to models, and what models hand back of a training step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -21,6 +21,7 @@ class Batch:
         index: (N,) int64, positions in the data set, for randomness that belongs to a sample.
         label: (N,) int64, the numbers of their classes, from 0; None without classes.
         draws: the random decisions of this training step, by name: (N, ...) a sample each, or 0-d.
+        total: pictures of the batch that these are the share of one process of; 0: they are all.
     """
 
     A: Tensor
@@ -30,6 +31,12 @@ class Batch:
     index: Tensor
     label: Tensor | None = None
     draws: dict[str, Tensor] = field(default_factory=dict)
+    total: int = 0
+
+    @property
+    def whole(self) -> int:
+        """The number of pictures of the batch over all processes."""
+        return self.total or len(self)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -62,12 +69,16 @@ class Batch:
             paths_B=[],
         )
 
-    def parts(self, size: int) -> Iterator["Batch"]:
-        """Yield the samples in as few parts of at most `size` as there can be, of nearly equal size."""
+    def parts(self, size: int, processes: int) -> Iterator["Batch"]:
+        """Yield the samples in as few parts of at most `size` as there can be, of nearly equal size.
+
+        Where a batch is spread over processes, so is each part of it.
+        """
         count = -(-len(self) // size)
         bounds = [len(self) * part // count for part in range(count + 1)]
         for first, end in pairwise(bounds):
-            yield self.samples(slice(first, end))
+            part = self.samples(slice(first, end))
+            yield replace(part, total=len(part) * processes) if self.total else part
 
     def samples(self, chosen: slice) -> "Batch":
         """Return the batch of some samples, with their share of the random decisions."""
@@ -78,7 +89,7 @@ class Batch:
             paths_B=self.paths_B[chosen],
             index=self.index[chosen],
             label=None if self.label is None else self.label[chosen],
-            draws={name: draw[chosen] if draw.dim() else draw for name, draw in self.draws.items()},
+            draws=rows(self.draws, chosen),
         )
 
     def map_pictures(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -95,6 +106,11 @@ class Batch:
         """Return the batch in memory that a GPU can fetch while it computes."""
         label = None if self.label is None else self.label.pin_memory()
         return replace(self.map_pictures(Tensor.pin_memory), label=label)
+
+
+def rows(draws: Mapping[str, Tensor], chosen: slice) -> dict[str, Tensor]:
+    """Return the random decisions for some samples, see `Batch.draws`."""
+    return {name: draw[chosen] if draw.dim() else draw for name, draw in draws.items()}
 
 
 class Step(NamedTuple):

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import torch
 
+from util import distributed
 from util.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,16 @@ def parse_gpu_ids(text: str) -> list[int]:
     return [number for number in numbers if number >= 0]
 
 
+def processes_wanted(gpu_ids: str) -> int:
+    """Return how many processes to start for the GPUs in `gpu_ids`: one each, unless torchrun has done it."""
+    numbers = parse_gpu_ids(gpu_ids)
+    return len(numbers) if torch.cuda.is_available() and not distributed.under_torchrun() else 1
+
+
 def select_device(gpu_ids: str, explicit: bool) -> torch.device:
     """Return the device that `gpu_ids` names; without a GPU fall back to the CPU unless one was asked for.
+
+    Where torchrun has started several processes here, each gets one of them in turn.
 
     Args:
         gpu_ids: the value of ``--gpu_ids``.
@@ -55,12 +64,27 @@ def select_device(gpu_ids: str, explicit: bool) -> torch.device:
             f"--gpu_ids {gpu_ids}: there is no GPU {missing[0]} here ({count} found);"
             f" use {'a number below ' + str(count) + ' or ' if count else ''}-1 for the CPU"
         )
-    if len(numbers) > 1:
-        log.warning(
-            "--gpu_ids %s: one process uses one GPU; going on with GPU %d alone.", gpu_ids, numbers[0]
+    turn, processes = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if not explicit:
+        numbers = list(range(count))
+    if processes > len(numbers):
+        raise UserError(
+            f"--gpu_ids {','.join(map(str, numbers))}: {processes} processes need as many GPUs on this"
+            " machine; name as many, or lower torchrun's --nproc_per_node"
         )
-    torch.cuda.set_device(numbers[0])
-    return torch.device("cuda", numbers[0])
+    torch.cuda.set_device(numbers[turn])
+    return torch.device("cuda", numbers[turn])
+
+
+def prepare_device(gpu_ids: str, explicit: bool, deterministic: bool) -> torch.device:
+    """Return the device of `select_device`, ready for use, when the processes that share the work met."""
+    device = select_device(gpu_ids, explicit)
+    if deterministic:
+        use_deterministic_algorithms()
+    if device.type == "cpu":
+        keep_freed_memory()
+    distributed.join(device)
+    return device
 
 
 @lru_cache
