@@ -207,11 +207,8 @@ def main(argv: list[str]) -> int:
         model = create_model(options, device)
         log.info("%d training pictures; %s on %s", len(loader), options.run.model, device)
         log.info("Random numbers: --seed %d", options.run.seed)
-        samples = (
-            []
-            if options.logging.no_html or distributed.rank()
-            else loader.first(options.logging.html_samples)
-        )
+        shows = distributed.rank() == 0 and not options.logging.no_html
+        samples = loader.first(options.logging.html_samples) if shows else []
 
         with RunLock(options.run_folder) as lock:
             learning_rate = LearningRate.from_options(options.optimization)

@@ -64,7 +64,6 @@ class BaseModel(ABC):
         clip_grad: the largest norm of an update's gradient.
         part_size: compute batches in parts of so many samples, and update after the last; None: in one.
         share: how much of its batch `train_step` is given.
-        copies: how many processes compute the same.
         ema: averages of the generators.
         iteration: training steps made so far.
     """
@@ -98,9 +97,10 @@ class BaseModel(ABC):
         self.n_critic = 1
         self.clip_grad: float | None = None
         self.part_size: int | None = None
-        self.share, self.copies = 1.0, 1
+        self.share = 1.0
         self.ema: Ema | None = None
         self.iteration = 0
+        self._copies = 1  # how many processes compute the same
         self._minimized: dict[str, Tensor] = {}  # losses whose gradients wait for the update, by optimizer
         # The iteration, as captured steps have to find it.
         self._number = torch.zeros((), device=device, dtype=torch.float64)
@@ -201,23 +201,24 @@ class BaseModel(ABC):
         self._number.fill_(self.iteration)
         self.health.start_step(watching)
         # Dropout draws from torch's own generator: seeded here, a step is the same whatever came before it.
-        number, processes = distributed.rank(), distributed.size()
+        number, processes = distributed.rank() if batch.total else 0, distributed.size()
         torch.manual_seed(seed_for("dropout", self.seed, self.iteration, *([number] if number else [])))
         # Drawn for the whole batch, whoever has which part of it.
         draws = self.draws(batch.whole, torch_rng("draws", self.seed, self.iteration))
         if batch.total:
             draws = rows(draws, distributed.bounds(batch.total, processes, number))
-            self.share, self.copies = len(batch) / batch.total, 1
+            self.share, self._copies = len(batch) / batch.total, 1
         else:
-            self.share, self.copies = 1 / processes, processes
+            self.share, self._copies = 1.0, processes
             self._complete_state()
         draws |= self.facts(batch)
         on_device = {name: draw.to(self.device, non_blocking=True) for name, draw in draws.items()}
         batch = replace(self._formatted(batch), draws=on_device)
-        if self._graphs and not watching:
-            step = self._graphs.run(batch, variant=self.updates("G"))
-        else:
-            step = self._compute(batch)
+        with distributed.spread(batch.total > 0):
+            if self._graphs and not watching:
+                step = self._graphs.run(batch, variant=self.updates("G"))
+            else:
+                step = self._compute(batch)
         if self.ema and self.updates("G"):
             self.ema.update(self.nets)
         return step
@@ -293,8 +294,8 @@ class BaseModel(ABC):
         """
         if not self.updates(name):
             return
-        if self.share < 1:
-            loss = loss * self.share
+        if self.share / self._copies < 1:
+            loss = loss * (self.share / self._copies)
         before = self._minimized.get(name)
         if before is None:
             self.optimizers[name].zero_grad()
@@ -325,7 +326,9 @@ class BaseModel(ABC):
 
     def _over_processes(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the losses of the whole batch, of this process's part of it."""
-        values = torch.stack([loss.detach().double() for loss in losses.values()]) * self.share
+        values = torch.stack([loss.detach().double() for loss in losses.values()]) * (
+            self.share / self._copies
+        )
         distributed.add_up([values])
         return dict(zip(losses, values, strict=True))
 

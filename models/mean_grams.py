@@ -20,14 +20,14 @@ class MeanGrams:
         self.count = torch.zeros((), device=device)
         self.means: dict[str, Tensor] = {}
 
-    def add(self, grams: Mapping[str, Tensor], copies: int = 1) -> dict[str, Tensor]:
+    def add(self, grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take in the Gram matrices of some pictures, (N, C, C) a layer, and return the means, (1, C, C).
 
-        Those of all processes count, of which `copies` have the same ones.
+        Those of all processes count.
         """
-        number = self.count.new_tensor(len(next(iter(grams.values()))) / copies)
+        number = torch.full_like(self.count, len(next(iter(grams.values()))))
         means = {layer: found.mean(0, keepdim=True) for layer, found in grams.items()}
-        if distributed.size() > 1:
+        if distributed.is_spread():
             means = {layer: mean * number for layer, mean in means.items()}
             distributed.add_up([*means.values(), number])
             means = {layer: mean / number for layer, mean in means.items()}

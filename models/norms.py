@@ -63,7 +63,7 @@ class BatchNorm2d(nn.BatchNorm2d, PictureStatistics):
         if not self.training:
             return super().forward(x)
         if not self.separate:
-            return super().forward(x) if distributed.size() == 1 else self._over_processes(x)
+            return self._over_processes(x) if distributed.is_spread() else super().forward(x)
         if self.kept is not None:
             return normalise(x, *self.moments(x), self.eps, self.weight, self.bias)
         return normalise_each(x, self.eps, self.weight, self.bias)

@@ -37,7 +37,7 @@ class ColourFrequencies:
         each = torch.full_like(bins, 1, dtype=ab.dtype).flatten() / bins.numel()
         seen = torch.zeros_like(self.frequencies).index_add(0, bins.flatten(), each)
         memory: Tensor | float = MEMORY**share
-        if distributed.size() > 1:
+        if distributed.is_spread():
             counted = torch.cat([seen, torch.ones_like(seen[:1])]) * share
             distributed.add_up([counted])
             memory, seen = MEMORY ** counted[-1], counted[:-1] / counted[-1]

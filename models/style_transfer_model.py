@@ -228,7 +228,7 @@ class StyleTransferModel(BaseModel):
         if self.mode == "adain":
             return moments_loss(found, styles)
         ours, theirs = grams({layer: found[layer] for layer in styles}), grams(styles)
-        return feature_loss(ours, self.mean_grams.add(theirs, self.copies) if self.mode == "set" else theirs)
+        return feature_loss(ours, self.mean_grams.add(theirs) if self.mode == "set" else theirs)
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         G = self.nets["G"]

@@ -15,7 +15,7 @@ from models.color_networks import ColorUnet
 from models.layers import separate_pictures, statistics_from
 from models.networks import Generator, build_generator
 from models.norms import BatchNorm2d, InstanceNorm2d, PictureStatistics
-from models.template_model import TemplateModel
+from models.sizes import set_tile
 from models.tiling import blend_tiles, blend_weights, fitting_tile, thumbnail, tile_starts
 from options.base_options import NetworkOptions
 from options.parse import parse

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,8 @@ MESSAGE_BYTES = 100_000_000
 """Gradients go out in messages of at most so many bytes, or of a single larger one."""
 
 T = TypeVar("T")
+
+_spread = False
 
 
 def size() -> int:
@@ -60,6 +63,22 @@ def leave() -> None:
     """Part from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+@contextmanager
+def spread(whether: bool) -> Iterator[None]:
+    """Within it, processes work each on its part of a batch, or all of them on the same."""
+    global _spread
+    _spread = whether
+    try:
+        yield
+    finally:
+        _spread = False
+
+
+def is_spread() -> bool:
+    """Return whether each process works on its part of a batch."""
+    return _spread
 
 
 def bounds(count: int, of: int, number: int) -> slice:
