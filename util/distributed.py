@@ -7,7 +7,9 @@ up, so that together they do what one would do with the whole batch.
 
 import logging
 import os
+import secrets
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -20,6 +22,8 @@ from util.errors import UserError
 from util.stopping import SIGNALS, STOPPED_STATUS
 
 log = logging.getLogger(__name__)
+
+MEETING_SECONDS = 600
 
 MESSAGE_BYTES = 100_000_000
 """Gradients go out in messages of at most so many bytes, or of a single larger one."""
@@ -53,10 +57,43 @@ def join(device: torch.device) -> None:
     """Meet the other processes, if torchrun has started several."""
     if not under_torchrun() or os.environ["WORLD_SIZE"] == "1":
         return
-    # gloo beside nccl: decisions of the hosts do not pass through the GPUs.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    store, number, count = next(dist.rendezvous("env://"))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",  # hosts decide without their GPUs
+        store=dist.PrefixStore(meeting(store, number, count), store),
+        rank=number,
+        world_size=count,
+    )
     if rank():
         logging.getLogger().setLevel(logging.WARNING)  # one process tells
+
+
+def meeting(store: dist.Store, number: int, count: int) -> str:
+    """Return a name that these processes have found for their meeting, and none before them.
+
+    When torchrun starts processes again they find the store as those before them left it, with their
+    addresses; and it does not tell them which start this is (their restart counts differ between machines).
+
+    Raises:
+        UserError: some process does not come.
+    """
+    mine, deadline = secrets.token_hex(8), time.monotonic() + MEETING_SECONDS
+    store.set(f"here/{number}", mine)
+    while time.monotonic() < deadline:
+        if number == 0:
+            present = [store.get(f"here/{other}").decode() for other in range(count)]
+            store.set("meeting", " ".join(present))
+            # Those who were read as they had been at an earlier start come again.
+            if all(store.check([f"agreed/{mine}/{other}"]) for other in range(1, count)):
+                return mine
+        else:
+            present = store.get("meeting").decode().split()
+            if present[number] == mine:
+                store.set(f"agreed/{present[0]}/{number}", mine)
+                if store.get("meeting").decode().split() == present:
+                    return present[0]
+        time.sleep(0.05)
+    raise UserError(f"process {number} of {count} has waited {MEETING_SECONDS} s for the others in vain")
 
 
 def leave() -> None:

@@ -15,6 +15,10 @@ NO_MEMORY = re.compile(r"out of memory|can.?t allocate memory|not enough memory|
 """How torch and its libraries say that there is no memory left, where the error's type does not say it."""
 
 
+LOST = re.compile(r"gloo.*(closed by peer|reset by peer|timed out)|NCCL.*(remote|timeout|aborted)", re.S)
+"""How torch says that another process does not answer any more."""
+
+
 class UserError(Exception):
     """A mistake in a flag, a file or a value: the message names it and says what to do; no traceback."""
 
@@ -33,6 +37,11 @@ def explanation(error: Exception, to_save_memory: str) -> str | None:
         return (
             f"{error.filename or 'a file'}: {error.strerror}. What was saved before is whole: make room, then"
             " go on from there (train.py: the same command with --continue_train)"
+        )
+    if isinstance(error, RuntimeError) and LOST.search(str(error)):
+        return (
+            "the connection to another process is lost: it has ended, and has said why if it could."
+            " --continue_train goes on from the last saved state, as torchrun --max_restarts N does by itself"
         )
     if is_out_of_memory(error):
         wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
