@@ -61,7 +61,7 @@ def tensors(value: object, path: str = "") -> dict[str, Tensor]:
 
 
 def assert_close(expected: object, found: object, what: object) -> None:
-    """To 1e-8 of the whole: biases before a norm, whose true gradient is 0, are rounding that Adam enlarges."""
+    """To 1e-8 of the whole: biases before a norm, of no true gradient, are rounding that Adam enlarges."""
     ours, theirs = (
         torch.cat([each.flatten().double() for each in tensors(side).values()]) for side in (expected, found)
     )

@@ -97,8 +97,9 @@ def meeting(store: dist.Store, number: int, count: int) -> str:
 
 
 def leave() -> None:
-    """Part from the other processes."""
+    """Part from the other processes, when all have done: torchrun ends those that outlast the first."""
     if dist.is_initialized():
+        dist.barrier()
         dist.destroy_process_group()
 
 
