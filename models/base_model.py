@@ -170,7 +170,9 @@ class BaseModel(ABC):
         if speed.compile:
             compile_networks(self.compilable().values(), self.device, isinstance(options, TrainOptions))
         if isinstance(options, TrainOptions) and speed.cuda_graph == "auto" and self.device.type == "cuda":
-            if options.optimization.checkpointing:
+            if distributed.size() > 1:
+                log.info("--cuda_graph: the steps of several processes are not captured")
+            elif options.optimization.checkpointing:
                 log.info(
                     "--cuda_graph: steps with --checkpointing cannot be captured; they are launched plainly"
                 )

@@ -2,9 +2,9 @@
 
     torchrun --nproc_per_node=2 scripts/benchmark_processes.py [--models pix2pix,cycle_gan] [-- FLAGS]
 
-The flags are train.py's. Batches are drawn at random. Printed are, for each model, the bytes that a process
-hands over in a step, how many messages they are in, their ratio to the size of all gradients, the time of a step,
-and the share of it that is communication, waiting for the other processes included.
+The flags are train.py's; batches are drawn at random. Printed are, for each model, the bytes that a process
+hands over in a step, their ratio to the size of all gradients, in how many messages they are, the time of a
+step, and the share of it that is communication, waiting for the other processes included.
 """
 
 import argparse

@@ -17,6 +17,10 @@ from rank_worker import train
 from test_models import arguments
 from torch import Tensor
 
+from util import distributed
+from util.device import processes_wanted
+from util.errors import UserError
+
 FLAGS = {
     "pix2pix": ["--norm=batch", "--batch_size=4"],
     "pix2pix, instance norm": ["--norm=instance", "--batch_size=4", "--clip_grad=1", "--ema_decay=0.9"],
@@ -180,6 +184,25 @@ def process_of(launcher: int, rank: int) -> int:
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
     mine = [pid for pid in children if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text()]
     return int(mine[0])
+
+
+def test_several_gpus_start_a_process_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By torch's launcher, which hands on how the processes end."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "print('process', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], sys.argv[1])\n"
+        "sys.exit(int(sys.argv[1]))\n"
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [processes_wanted(ids) for ids in ("-1", "0", "0,1", "2,0,1")] == [1, 1, 2, 3]
+    for status in (0, 75, 2):
+        assert distributed.launch(2, str(script), [str(status)]) == status
+    with pytest.raises(UserError, match="ended with status 3"):
+        distributed.launch(2, str(script), ["3"])
+    assert "process 1 of 2 0" in capfd.readouterr().out
 
 
 def test_what_cannot_be_shared_out_is_refused(pairs: Path, tmp_path: Path) -> None:

@@ -282,10 +282,6 @@ def test_an_array_trains_a_run_a_task(cluster: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (ROOT / "util" / "distributed.py").exists(),
-    reason="util/distributed.py is not there yet: train.py runs in one process",
-)
 def test_two_processes_are_stopped_and_go_on_together(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,8 +35,8 @@ def parse_gpu_ids(text: str) -> list[int]:
 
 def processes_wanted(gpu_ids: str) -> int:
     """Return how many processes to start for the GPUs in `gpu_ids`: one each, unless torchrun has done it."""
-    numbers = parse_gpu_ids(gpu_ids)
-    return len(numbers) if torch.cuda.is_available() and not distributed.under_torchrun() else 1
+    alone = distributed.under_torchrun() or not torch.cuda.is_available()
+    return 1 if alone else max(1, len(parse_gpu_ids(gpu_ids)))
 
 
 def select_device(gpu_ids: str, explicit: bool) -> torch.device:
