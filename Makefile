@@ -24,7 +24,7 @@ demo: .venv/installed datasets/demo
 	$(PY) test.py $(DEMO)
 
 test: .venv/installed
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist worksteal
 
 lint: .venv/installed
 	.venv/bin/ruff check .
