@@ -93,7 +93,12 @@ class Run:
         return losses
 
     def log_losses(self, losses: Mapping[str, Tensor], watch: Stopwatch) -> dict[str, float]:
-        """Hand the losses of a step to the logger and return their values; this waits for the device."""
+        """Hand the losses of a step to the logger and return their values; this waits for the device.
+
+        Of several processes the first one does it.
+        """
+        if distributed.rank():
+            return {}
         progress = self.progress
         values = {name: value.item() for name, value in losses.items()}
         health = {name: value.item() for name, value in self.model.health.values().items()}
