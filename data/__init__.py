@@ -4,7 +4,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader
 from data.base_dataset import BaseDataset, Rejected, Sample
 from data.cache import PictureCache, RamCache
 from data.sampler import EpochSampler
+from data.shards import is_url
+from data.stream import Stream
 from options.base_options import CommandOptions, DataOptions
 from options.test_options import TestOptions
 from util.batch import Batch
@@ -43,6 +46,7 @@ class Loader:
         limit: use only that many samples.
         mixed_sizes: accept samples of unequal size in a batch.
         leave_out_bad: go on without the samples whose pictures cannot be read.
+        share: the rank and the world size, if the files come as a stream; `batch_size` is that of all ranks.
 
     Attributes:
         left_out: the indices of those.
@@ -60,24 +64,40 @@ class Loader:
         limit: int | None = None,
         mixed_sizes: bool = False,
         leave_out_bad: bool = False,
+        share: tuple[int, int] | None = None,
     ):
         self.dataset = dataset
         self.mixed_sizes, self.leave_out_bad = mixed_sizes, leave_out_bad
         self.left_out: set[int] = set()
         self._named: set[str] = set()
-        size = min(len(dataset), limit or len(dataset))
-        self.sampler = EpochSampler(size, batch_size, shuffle, seed)
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=self.sampler,
-            num_workers=num_threads,
-            collate_fn=collate,
-            worker_init_fn=leave_signals_to_the_parent,
-            pin_memory=pin_memory,
-            persistent_workers=num_threads > 0,
-            # Only processes that are forked share the cache.
-            multiprocessing_context="fork" if num_threads and dataset.cache is not None else None,
-        )
+        self.sampler: EpochSampler | Stream
+        self._loader: Iterable[Collated]
+        if share is None:
+            size = min(len(dataset), limit or len(dataset))
+            self.sampler = EpochSampler(size, batch_size, shuffle, seed)
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=self.sampler,
+                num_workers=num_threads,
+                collate_fn=collate,
+                worker_init_fn=leave_signals_to_the_parent,
+                pin_memory=pin_memory,
+                persistent_workers=num_threads > 0,
+                # Only processes that are forked share the cache.
+                multiprocessing_context="fork" if num_threads and dataset.cache is not None else None,
+            )
+        else:
+            self._loader = self.sampler = Stream(
+                dataset,
+                batch_size,
+                shuffle=shuffle,
+                seed=seed,
+                num_threads=num_threads,
+                share=share,
+                limit=limit,
+                collate_fn=partial(collate, pin_memory=pin_memory),
+                start_worker=leave_signals_to_the_parent,
+            )
 
     def __len__(self) -> int:
         """Return the number of samples in an epoch."""
@@ -109,8 +129,11 @@ class Loader:
 
     def first(self, count: int) -> list[Batch]:
         """Return the first samples of the data set as an epoch 0 would have them, each alone in its batch."""
-        alone = (collate([self.dataset[0, index]]) for index in range(min(count, len(self))))
-        return [batch for collated in alone for batch in self._checked(collated)]
+        if isinstance(self.sampler, Stream):
+            samples = self.sampler.first(count)
+        else:
+            samples = [self.dataset[0, index] for index in range(min(count, len(self)))]
+        return [batch for sample in samples for batch in self._checked(collate([sample]))]
 
     def _checked(self, collated: Collated) -> list[Batch]:
         batches, rejected, passed_over = collated
@@ -156,7 +179,7 @@ def _end_when_the_parent_says_so() -> None:
     os._exit(0)
 
 
-def collate(samples: list[Sample | Rejected]) -> Collated:
+def collate(samples: list[Sample | Rejected], pin_memory: bool = False) -> Collated:
     """Return the samples as one batch, or as one for each size if they differ."""
     rejected = [sample for sample in samples if isinstance(sample, Rejected)]
     good = [sample for sample in samples if isinstance(sample, Sample)]
@@ -165,7 +188,8 @@ def collate(samples: list[Sample | Rejected]) -> Collated:
         shapes = tuple(picture.shape for picture in (sample.A, sample.B) if picture is not None)
         by_shape.setdefault(shapes, []).append(sample)
     passed_over = [error for sample in good for error in sample.passed_over]
-    return Collated([_stack(alike) for alike in by_shape.values()], rejected, passed_over)
+    batches = [_stack(alike) for alike in by_shape.values()]
+    return Collated([batch.pin_memory() if pin_memory else batch for batch in batches], rejected, passed_over)
 
 
 def _stack(samples: list[Sample]) -> Batch:
@@ -199,6 +223,28 @@ def create_cache(data: DataOptions, num_threads: int) -> PictureCache | None:
     return DiskCache(Path(data.cache_dir), limit)
 
 
+def share_of_stream(options: CommandOptions) -> tuple[int, int] | None:
+    """Return the rank of this process and how many there are, if ``--dataroot`` names a stream.
+
+    Raises:
+        UserError: flags that cannot be had with a stream.
+    """
+    if not is_url(options.run.dataroot):
+        return None
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if options.data.cache != "none":
+        raise UserError(
+            f"--cache {options.data.cache}: a stream is read anew in every epoch; to keep pictures, copy"
+            " the shards to a disk and name them there as --dataroot"
+        )
+    if options.data.batch_size % world_size:
+        raise UserError(
+            f"--batch_size {options.data.batch_size}: {world_size} processes read equal parts of a batch from"
+            f" a stream; take a multiple of {world_size}"
+        )
+    return rank, world_size
+
+
 def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     """Return the loader of the data set that the options describe."""
     data, testing = options.data, isinstance(options, TestOptions)
@@ -219,4 +265,5 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
         limit=options.results.num_test if isinstance(options, TestOptions) else None,
         mixed_sizes=testing,
         leave_out_bad=skip and testing,
+        share=share_of_stream(options),
     )
