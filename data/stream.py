@@ -1,5 +1,6 @@
 """Samples out of tar files that are read from their beginning on: from a web server, a command, a bucket."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, count, islice
@@ -117,6 +118,8 @@ class Stream:
         self.other = Side(sides[1 - self.larger]) if len(sides) == 2 else None
         self.size = len(self.main)
         self.epoch, self.start = 0, 0
+        if self.size < self.world_size:
+            raise UserError(f"--dataroot: {self.size} samples are too few for {self.world_size} processes")
 
     def set_position(self, epoch: int, start: int) -> None:
         """Make the next iteration go through `epoch` from number `start` of all ranks' samples on."""
@@ -134,7 +137,9 @@ class Stream:
         return [Lane(self, parts, number, self.shuffle) for number, parts in enumerate(dealt)]
 
     def __iter__(self) -> Iterator[Any]:
-        turns = Turns(self.lanes(), self.start // self.world_size)
+        done = self.start // self.world_size
+        turns = Turns(self.lanes(), done)
+        sizes = self._batch_sizes(done, sum(turns.lengths))
         workers = min(self.num_threads, len(turns.lanes))
         loader = DataLoader(
             turns, batch_size=None, collate_fn=list, num_workers=workers, worker_init_fn=self.start_worker
@@ -147,11 +152,22 @@ class Stream:
                 if isinstance(sample, Rejected) and sample.index == STREAM_ENDED:
                     raise sample.error
                 waiting.append(sample)
-            while len(waiting) >= self.batch_size:
-                yield self.collate_fn(waiting[: self.batch_size])
-                del waiting[: self.batch_size]
-        if waiting:
-            yield self.collate_fn(waiting)
+            while sizes and len(waiting) >= sizes[0]:
+                size = sizes.popleft()
+                yield self.collate_fn(waiting[:size])
+                del waiting[:size]
+
+    def _batch_sizes(self, done: int, count: int) -> deque[int]:
+        """Return the sizes of the batches that are left, as many as every rank has.
+
+        Args:
+            done: samples of this rank that are left out, of `count`.
+        """
+        steps = -(-(self.size // self.world_size - done) // self.batch_size)
+        if steps < 1:
+            return deque()
+        # Where this rank alone would need a further batch for its last sample, that joins the last batch.
+        return deque([self.batch_size] * (steps - 1) + [count - done - self.batch_size * (steps - 1)])
 
 
 class Lane:

@@ -34,6 +34,11 @@ def pack(folder: Path, out: Path, mode: str, *arguments: str) -> Path:
     return out
 
 
+def members_of(shard: Path) -> list[tarfile.TarInfo]:
+    with tarfile.open(shard) as tar:
+        return tar.getmembers()
+
+
 def dataset(dataroot: object, mode: str, *flags: str) -> BaseDataset:
     argv = ["--dataset_mode", mode, "--dataroot", str(dataroot), "--model", "pix2pix", "--gpu_ids", "-1"]
     argv += ["--load_size", "28", "--crop_size", "24", "--num_threads", "0", *flags]
@@ -98,7 +103,7 @@ def test_files_go_in_byte_for_byte_under_any_name(tmp_path: Path) -> None:
     assert [path.read() for path in packed.paths] == [Path(path).read_bytes() for path in plain.paths]
     assert_equal(plain, packed, (folder, shards))
 
-    members = [each for path in sorted(shards.glob("*.tar")) for each in tarfile.open(path).getmembers()]
+    members = [member for path in sorted(shards.glob("*.tar")) for member in members_of(path)]
     assert [member.name.split(".")[0] for member in members] == [f"{i:09d}" for i in range(len(names))]
     index = json.loads((shards / "index.json").read_text())
     files = [file for shard in index["shards"] for file in shard["files"]]
@@ -112,7 +117,7 @@ def test_shards_are_split_by_size(data: dict[str, Path], tmp_path: Path) -> None
     sizes = [path.stat().st_size for path in folder.iterdir()]
     limit = 2.5 * max(sizes)
     shards = pack(folder, tmp_path / "shards", "single", "--shard_size", str(limit / 1e6))
-    held = [sum(m.size for m in tarfile.open(path).getmembers()) for path in sorted(shards.glob("*.tar"))]
+    held = [sum(member.size for member in members_of(path)) for path in sorted(shards.glob("*.tar"))]
     assert sum(held) == sum(sizes) and 2 <= len(held) < len(sizes) and max(held) <= limit
     every = pack(folder, tmp_path / "every", "single", "--shard_size", "0.000001")
     assert len(list(every.glob("*.tar"))) == len(sizes)
@@ -141,7 +146,7 @@ def test_braces() -> None:
 def test_shards_that_do_not_belong_to_their_index(data: dict[str, Path], tmp_path: Path) -> None:
     shards = pack(data["aligned"], tmp_path / "shards", "aligned", "--per_shard", "2")
     first, second = shards / "train-000000.tar", shards / "train-000001.tar"
-    with pytest.raises(UserError, match="bytes, but .* by its index"):
+    with pytest.raises(UserError, match=r"bytes, but .* by its index"):
         second.write_bytes(second.read_bytes()[:-512])
         dataset(shards, "aligned")
     second.unlink()
