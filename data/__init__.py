@@ -4,8 +4,9 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader
 from data.base_dataset import BaseDataset, Rejected, Sample
 from data.cache import PictureCache, RamCache
 from data.sampler import EpochSampler
+from data.shards import is_url
+from data.stream import Stream
 from options.base_options import CommandOptions, DataOptions
 from options.test_options import TestOptions
 from util import distributed
@@ -46,6 +49,7 @@ class Loader:
         mixed_sizes: accept samples of unequal size in a batch.
         leave_out_bad: go on without the samples whose pictures cannot be read.
         by_turns: several processes get whole batches in turn, instead of a share of each.
+        share: the rank and the world size, if the files come as a stream.
 
     Attributes:
         left_out: the indices of those.
@@ -64,25 +68,42 @@ class Loader:
         mixed_sizes: bool = False,
         leave_out_bad: bool = False,
         by_turns: bool = False,
+        share: tuple[int, int] | None = None,
     ):
         self.dataset = dataset
         self.mixed_sizes, self.leave_out_bad = mixed_sizes, leave_out_bad
         self.left_out: set[int] = set()
         self._named: set[str] = set()
-        size = min(len(dataset), limit or len(dataset))
-        process = distributed.rank(), distributed.size()
-        self.sampler = EpochSampler(size, batch_size, shuffle, seed, process, by_turns)
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=self.sampler,
-            num_workers=num_threads,
-            collate_fn=collate,
-            worker_init_fn=leave_signals_to_the_parent,
-            pin_memory=pin_memory,
-            persistent_workers=num_threads > 0,
-            # Only processes that are forked share the cache.
-            multiprocessing_context="fork" if num_threads and dataset.cache is not None else None,
-        )
+        self.batch_size = batch_size
+        self.sampler: EpochSampler | Stream
+        self._loader: Iterable[Collated]
+        if share is None:
+            size = min(len(dataset), limit or len(dataset))
+            process = distributed.rank(), distributed.size()
+            self.sampler = EpochSampler(size, batch_size, shuffle, seed, process, by_turns)
+            self._loader = DataLoader(
+                dataset,
+                batch_sampler=self.sampler,
+                num_workers=num_threads,
+                collate_fn=collate,
+                worker_init_fn=leave_signals_to_the_parent,
+                pin_memory=pin_memory,
+                persistent_workers=num_threads > 0,
+                # Only processes that are forked share the cache.
+                multiprocessing_context="fork" if num_threads and dataset.cache is not None else None,
+            )
+        else:
+            self._loader = self.sampler = Stream(
+                dataset,
+                batch_size,
+                shuffle=shuffle,
+                seed=seed,
+                num_threads=num_threads,
+                share=share,
+                limit=limit,
+                collate_fn=partial(collate, pin_memory=pin_memory),
+                start_worker=leave_signals_to_the_parent,
+            )
 
     def __len__(self) -> int:
         """Return the number of samples in an epoch."""
@@ -95,8 +116,7 @@ class Loader:
             UserError: what a sample's reader found wrong, or unequal sizes that are not accepted.
         """
         self.sampler.set_position(number, start)
-        found, position, batch_size = iter(self._loader), start, self.sampler.batch_size
-        shared = distributed.size() > 1 and not self.sampler.by_turns
+        found, position = iter(self._loader), start
         while True:
             try:
                 collated = next(found)
@@ -109,17 +129,19 @@ class Loader:
                     f"A process that reads pictures has died ({error}): out of memory? Lower --num_threads;"
                     " --num_threads 0 reads in the main process"
                 ) from error
-            # A full batch is shared out; what is left at the end of an epoch every process has whole.
-            total = batch_size if shared and position + batch_size <= len(self) else 0
-            position += batch_size
+            total = self.sampler.shared_out(position)
+            position += self.batch_size
             yield from (replace(batch, total=total) for batch in self._checked(collated))
         if len(self.left_out) == len(self):
             raise UserError(f"None of the {len(self)} pictures can be used")
 
     def first(self, count: int) -> list[Batch]:
         """Return the first samples of the data set as an epoch 0 would have them, each alone in its batch."""
-        alone = (collate([self.dataset[0, index]]) for index in range(min(count, len(self))))
-        return [batch for collated in alone for batch in self._checked(collated)]
+        if isinstance(self.sampler, Stream):
+            samples = self.sampler.first(count)
+        else:
+            samples = [self.dataset[0, index] for index in range(min(count, len(self)))]
+        return [batch for sample in samples for batch in self._checked(collate([sample]))]
 
     def _checked(self, collated: Collated) -> list[Batch]:
         batches, rejected, passed_over = collated
@@ -165,7 +187,7 @@ def _end_when_the_parent_says_so() -> None:
     os._exit(0)
 
 
-def collate(samples: list[Sample | Rejected]) -> Collated:
+def collate(samples: list[Sample | Rejected], pin_memory: bool = False) -> Collated:
     """Return the samples as one batch, or as one for each size if they differ."""
     rejected = [sample for sample in samples if isinstance(sample, Rejected)]
     good = [sample for sample in samples if isinstance(sample, Sample)]
@@ -174,7 +196,8 @@ def collate(samples: list[Sample | Rejected]) -> Collated:
         shapes = tuple(picture.shape for picture in (sample.A, sample.B) if picture is not None)
         by_shape.setdefault(shapes, []).append(sample)
     passed_over = [error for sample in good for error in sample.passed_over]
-    return Collated([_stack(alike) for alike in by_shape.values()], rejected, passed_over)
+    batches = [_stack(alike) for alike in by_shape.values()]
+    return Collated([batch.pin_memory() if pin_memory else batch for batch in batches], rejected, passed_over)
 
 
 def _stack(samples: list[Sample]) -> Batch:
@@ -208,6 +231,28 @@ def create_cache(data: DataOptions, num_threads: int) -> PictureCache | None:
     return DiskCache(Path(data.cache_dir), limit)
 
 
+def share_of_stream(options: CommandOptions) -> tuple[int, int] | None:
+    """Return the rank of this process and how many there are, if ``--dataroot`` names a stream.
+
+    Raises:
+        UserError: flags that cannot be had with a stream.
+    """
+    if not is_url(options.run.dataroot):
+        return None
+    rank, world_size = distributed.rank(), distributed.size()
+    if options.data.cache != "none":
+        raise UserError(
+            f"--cache {options.data.cache}: a stream is read anew in every epoch; to keep pictures, copy"
+            " the shards to a disk and name them there as --dataroot"
+        )
+    if options.data.batch_size % world_size:
+        raise UserError(
+            f"--batch_size {options.data.batch_size}: {world_size} processes read equal parts of a batch from"
+            f" a stream; take a multiple of {world_size}"
+        )
+    return rank, world_size
+
+
 def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     """Return the loader of the data set that the options describe."""
     data, testing = options.data, isinstance(options, TestOptions)
@@ -234,4 +279,5 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
         mixed_sizes=testing,
         leave_out_bad=skip and testing,
         by_turns=testing,
+        share=share_of_stream(options),
     )

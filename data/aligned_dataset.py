@@ -7,7 +7,8 @@ import numpy as np
 from torch import Tensor
 
 from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images
+from data.image_folder import find_images, name_in
+from data.shards import Folder, open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from util.errors import UserError
@@ -45,12 +46,15 @@ class AlignedDataset(BaseDataset):
     def from_options(cls, options: CommandOptions) -> Self:
         run, data, network = options.run, options.data, options.network
         grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
-        pairs = find_pairs(Path(run.dataroot), data.phase)[: data.max_dataset_size]
+        pairs = find_pairs(open_folder(run.dataroot), data.phase)[: data.max_dataset_size]
         transform = Transform.from_options(data)
         return cls(pairs, transform, swap=data.direction == "BtoA", grey=grey, seed=run.seed)
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def sources(self) -> list[list[tuple[str, ...]]]:
+        return [[(A,) if A == B else (A, B) for A, B in self.pairs]]
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         (path_A, path_B), A, B = self.first_good(self._open, index, len(self))
@@ -89,7 +93,7 @@ def _size(picture: Tensor) -> str:
     return f"{picture.shape[2]} x {picture.shape[1]}"
 
 
-def find_pairs(dataroot: Path, phase: str) -> list[tuple[str, str]]:
+def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
     """Return the files of every pair, in the order of A's names.
 
     Raises:
@@ -116,10 +120,10 @@ def find_pairs(dataroot: Path, phase: str) -> list[tuple[str, str]]:
     return [(path, named_B[name]) for name, path in named_A.items()]
 
 
-def _by_name(folder: Path) -> dict[str, str]:
+def _by_name(folder: Folder) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in find_images(folder):
-        name = str(Path(path).relative_to(folder).with_suffix(""))
+        name = str(Path(name_in(folder, path)).with_suffix(""))
         if name in found:
             raise UserError(f"{found[name]} and {path}: two pictures of one name; rename or remove one")
         found[name] = path

@@ -59,6 +59,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         paired: whether B is the ground truth for A, so that results can be compared with it.
         replace_bad: whether the next good picture takes the place of one that cannot be read.
         cache: keeps scaled pictures for later epochs.
+        together: the positions in A and B of the next sample, where a stream says which files are at hand.
     """
 
     Options: ClassVar[type] = NoOptions
@@ -69,6 +70,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         self.transform, self.seed = transform, seed
         self.replace_bad = False
         self.cache: PictureCache | None = None
+        self.together: tuple[int, int] | None = None
         self._passed_over: list[BadPicture] = []
 
     @classmethod
@@ -83,6 +85,17 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     @abstractmethod
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         """Return sample `index` with its augmentation drawn from `rng`; open its files by `first_good`."""
+
+    def sources(self) -> list[list[tuple[str, ...]]]:
+        """Return the files of every sample; of A and of B in lists of their own where any two may meet.
+
+        Raises:
+            UserError: the data set needs files in an order that a stream cannot give.
+        """
+        raise UserError(
+            f"{type(self).__name__}: it cannot be read from a stream; --dataroot must be a folder"
+            " or shards on a disk"
+        )
 
     def opener(self, paths: list[str], grey: bool) -> Callable[[int], tuple[Tensor, str]]:
         """Return what gives the picture at a position of `paths`, scaled, with its path."""

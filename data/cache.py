@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from util.errors import UserError
+from util.shards import identity
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +61,11 @@ class PictureCache:
             what: tells different pictures of one file apart.
         """
         try:
-            file = os.stat(path)
+            place, size, time = identity(path)
         except OSError:
             return make()
-        whole_path = os.path.join(self._folder, path)
-        identity = repr((whole_path, what, file.st_size, file.st_mtime_ns, PREPARED_BY))
-        key = blake2b(identity.encode(), digest_size=16).digest()
+        identified = repr((os.path.join(self._folder, place), what, size, time, PREPARED_BY))
+        key = blake2b(identified.encode(), digest_size=16).digest()
         if key not in self._places:
             with self._lock:
                 self._look_around()

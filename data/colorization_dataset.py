@@ -1,13 +1,13 @@
 """One folder of colour pictures, for learning and applying colour."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample
 from data.image_folder import find_images
+from data.shards import open_folder
 from data.transforms import Transform, drop_color
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
@@ -37,12 +37,15 @@ class ColorizationDataset(BaseDataset):
                 "--dataset_mode colorization goes from L to ab: it needs --input_nc 1 --output_nc 2"
                 " --direction AtoB"
             )
-        paths = find_images(Path(run.dataroot) / data.phase)[: data.max_dataset_size]
+        paths = find_images(open_folder(run.dataroot) / data.phase)[: data.max_dataset_size]
         keep_grey = isinstance(options, TestOptions)
         return cls(paths, Transform.from_options(data), keep_grey=keep_grey, seed=run.seed)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def sources(self) -> list[list[tuple[str, ...]]]:
+        return [[(path,) for path in self.paths]]
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         picture, path = self.first_good(self.opener(self.paths, False), index, len(self))

@@ -1,13 +1,13 @@
 """Find the pictures in a folder."""
 
 import os
-from pathlib import Path
 
+from data.shards import Folder, ShardFolder
 from util.errors import UserError
 from util.image_io import EXTENSIONS
 
 
-def find_images(folder: Path) -> list[str]:
+def find_images(folder: Folder) -> list[str]:
     """Return the paths of all pictures in `folder` and its subfolders, in the order of their names.
 
     What is hidden, and what is not named like a picture, does not count.
@@ -19,13 +19,23 @@ def find_images(folder: Path) -> list[str]:
         raise UserError(
             f"{folder}: there is no such folder; --dataroot and --phase say where the pictures are"
         )
-    paths = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths += [os.path.join(root, name) for name in names if is_named_like_a_picture(name)]
+    paths: list[str] = []
+    if isinstance(folder, ShardFolder):
+        paths += folder.members
+    else:
+        for root, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths += [os.path.join(root, name) for name in names if is_named_like_a_picture(name)]
     if not paths:
         raise UserError(f"{folder}: no pictures in it (files that end in {', '.join(EXTENSIONS)})")
     return sorted(paths)
+
+
+def name_in(folder: Folder, path: str) -> str:
+    """Return the name, with subfolders, of a file that `find_images` has found in `folder`."""
+    if isinstance(folder, ShardFolder):
+        return path.removeprefix(f"{folder}/")
+    return os.path.relpath(path, folder)
 
 
 def is_named_like_a_picture(name: str) -> bool:

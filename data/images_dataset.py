@@ -13,7 +13,8 @@ from torch import Tensor
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.idx import read_idx
-from data.image_folder import find_images
+from data.image_folder import find_images, name_in
+from data.shards import Folder, open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import option
@@ -81,8 +82,9 @@ class ImagesDataset(BaseDataset):
         data, wanted = options.data, options.dataset.num_classes
         if data.direction != "AtoB":
             raise UserError("--direction BtoA: --dataset_mode images has pictures of one side alone")
-        folder = Path(options.run.dataroot) / data.phase
-        pictures = find_pictures(folder if folder.is_dir() else folder.parent, data.phase)
+        root = open_folder(options.run.dataroot)
+        folder = root / data.phase
+        pictures = find_pictures(folder if folder.is_dir() else root, data.phase)
         if wanted and wanted != pictures.classes:
             raise UserError(
                 f"--num_classes {wanted}: the pictures in {options.run.dataroot} have {pictures.classes}"
@@ -114,7 +116,7 @@ class ImagesDataset(BaseDataset):
         return self.transform.scale(self.pictures.open(position), self.grey)
 
 
-def find_pictures(folder: Path, phase: str) -> Pictures:
+def find_pictures(folder: Folder, phase: str) -> Pictures:
     """Return what is in a folder: IDX files before all else, folders of classes, or pictures without any.
 
     Args:
@@ -123,13 +125,13 @@ def find_pictures(folder: Path, phase: str) -> Pictures:
     Raises:
         UserError: there are no pictures, or the IDX files are damaged.
     """
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = sorted(folder.iterdir()) if isinstance(folder, Path) and folder.is_dir() else []
     idx = [file for file in files if IDX_PICTURES.search(file.name)]
     if idx:
         prefix = IDX_PREFIX.get(phase, phase)
         return _read_pictures(next((file for file in idx if file.name.startswith(prefix)), idx[0]))
     paths = find_images(folder)
-    places = [Path(path).relative_to(folder).parts for path in paths]
+    places = [Path(name_in(folder, path)).parts for path in paths]
     if any(len(parts) == 1 for parts in places):
         return Pictures(paths, None, None, 0)
     names = sorted({parts[0] for parts in places})

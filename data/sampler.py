@@ -53,6 +53,11 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
                 batch = batch[mine]
             yield [(self.epoch, int(index)) for index in batch]
 
+    def shared_out(self, position: int) -> int:
+        """Return how many pictures the batch at `position` has if processes share them, else 0."""
+        whole = position + self.batch_size <= self.size
+        return self.batch_size if whole and self.process[1] > 1 and not self.by_turns else 0
+
     def __len__(self) -> int:
         batches = -(-(self.size - self.start) // self.batch_size)
         number, count = self.process

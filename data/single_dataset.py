@@ -1,12 +1,12 @@
 """One folder of pictures, for testing one generator."""
 
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.image_folder import find_images
+from data.shards import open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
 
@@ -20,12 +20,15 @@ class SingleDataset(BaseDataset):
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
-        paths = find_images(Path(options.run.dataroot))[: options.data.max_dataset_size]
+        paths = find_images(open_folder(options.run.dataroot))[: options.data.max_dataset_size]
         grey = check_channels("input_nc", options.network.input_nc)
         return cls(paths, Transform.from_options(options.data), grey=grey, seed=options.run.seed)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def sources(self) -> list[list[tuple[str, ...]]]:
+        return [[(path,) for path in self.paths]]
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         picture, path = self.first_good(self.opener(self.paths, self.grey), index, len(self))

@@ -1,13 +1,13 @@
 """Photos, each with a picture of a style."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample
 from data.image_folder import find_images
+from data.shards import open_folder
 from data.transforms import Transform, drop_color
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
@@ -48,7 +48,8 @@ class StyleDataset(BaseDataset):
         if data.direction != "AtoB":
             raise UserError("--direction BtoA: --dataset_mode style has photos in A and styles in B")
         testing = isinstance(options, TestOptions)
-        folder_A, folder_B = (Path(run.dataroot) / f"{data.phase}{side}" for side in "AB")
+        root = open_folder(run.dataroot)
+        folder_A, folder_B = (root / f"{data.phase}{side}" for side in "AB")
         return cls(
             find_images(folder_A)[: data.max_dataset_size],
             [] if testing and not folder_B.is_dir() else find_images(folder_B),

@@ -4,7 +4,6 @@ It makes pairs out of single pictures: B is the picture, A the same blurred. A m
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.image_folder import find_images
+from data.shards import open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import option
@@ -48,13 +48,16 @@ class TemplateDataset(BaseDataset):
     def from_options(cls, options: CommandOptions) -> Self:
         """Find the files, and take from the options' groups what the constructor needs."""
         run, data, network = options.run, options.data, options.network
-        paths = find_images(Path(run.dataroot) / data.phase)[: data.max_dataset_size]
+        paths = find_images(open_folder(run.dataroot) / data.phase)[: data.max_dataset_size]
         grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
         transform = Transform.from_options(data)
         return cls(paths, transform, blur_radius=options.dataset.blur_radius, grey=grey, seed=run.seed)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def sources(self) -> list[list[tuple[str, ...]]]:
+        return [[(path,) for path in self.paths]]
 
     def read(self, index: int, rng: np.random.Generator) -> Sample:
         """Read one sample; whatever is random in it comes from `rng`, so that it can be repeated."""

@@ -1,12 +1,12 @@
 """Two folders of pictures that do not belong together."""
 
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.image_folder import find_images
+from data.shards import open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
 
@@ -42,8 +42,9 @@ class UnalignedDataset(BaseDataset):
     def from_options(cls, options: CommandOptions) -> Self:
         run, data, network = options.run, options.data, options.network
         grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
+        root = open_folder(run.dataroot)
         paths_A, paths_B = (
-            find_images(Path(run.dataroot) / f"{data.phase}{side}")[: data.max_dataset_size] for side in "AB"
+            find_images(root / f"{data.phase}{side}")[: data.max_dataset_size] for side in "AB"
         )
         return cls(
             paths_A,
@@ -58,9 +59,17 @@ class UnalignedDataset(BaseDataset):
     def __len__(self) -> int:
         return max(len(self.paths_A), len(self.paths_B))
 
+    def sources(self) -> list[list[tuple[str, ...]]]:
+        return [[(path,) for path in paths] for paths in (self.paths_A, self.paths_B)]
+
     def read(self, index: int, rng: np.random.Generator) -> Sample:
-        partner = int(rng.integers(len(self.paths_B))) if self.random_partner else index % len(self.paths_B)
-        sides = [(self.paths_A, index % len(self.paths_A)), (self.paths_B, partner)]
+        count_A, count_B = len(self.paths_A), len(self.paths_B)
+        if self.together is None:
+            partner = int(rng.integers(count_B)) if self.random_partner else index % count_B
+            positions = index % count_A, partner
+        else:
+            positions = self.together
+        sides = list(zip((self.paths_A, self.paths_B), positions, strict=True))
         prepared, paths = [], []
         for (side, position), grey in zip(reversed(sides) if self.swap else sides, self.grey, strict=True):
             picture, path = self.first_good(self.opener(side, grey), position, len(side))

@@ -40,6 +40,9 @@ class ImagePool:
             return torch.zeros(count, 4, dtype=torch.int64)
         decisions = []
         for position in range(count):
+            if position >= len(self.filled):  # a stream's last batch may be larger
+                decisions.append((0, 0, False, False))
+                continue
             slot = int(torch.randint(self.share, (), generator=generator))
             swap = bool(torch.rand((), generator=generator) > 0.5)
             if self.filled[position] < self.share:

@@ -19,7 +19,11 @@ PREPROCESS = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", 
 class RunOptions:
     """What to run, where its files are, and on which device."""
 
-    dataroot: str = option(MISSING, "the folder with the pictures (its subfolders depend on the data set)")
+    dataroot: str = option(
+        MISSING,
+        "the folder with the pictures (its subfolders depend on the data set), or shards:"
+        " folder/train-{000000..000009}.tar, http://host/shards, pipe:command (see overview.md)",
+    )
     name: str = option(
         "experiment_name", "name of the experiment: its folder below checkpoints_dir and results_dir"
     )

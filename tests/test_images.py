@@ -121,8 +121,8 @@ def test_the_label_of_a_bad_picture_goes_with_it(tmp_path: Path) -> None:
         (idx(PIXELS) + b"x", "60 bytes, and 61 follow"),
         (idx(PIXELS)[:10], "and 0 follow"),
         (idx(PIXELS[:0]), "= 0 bytes"),
-        (gzip.compress(idx(PIXELS))[:-12], "cannot be read"),
-        (gzip.compress(idx(PIXELS))[:-8] + bytes(8), "cannot be read"),
+        (gzip.compress(idx(PIXELS), mtime=0)[:-12], "cannot be read"),
+        (gzip.compress(idx(PIXELS), mtime=0)[:-8] + bytes(8), "cannot be read"),
         (b"\x1f\x8bnonsense", "cannot be read"),
     ],
 )

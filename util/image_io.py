@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from util.errors import UserError
+from util.shards import Member
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib"),
@@ -57,7 +59,8 @@ def read_image(path: str | Path) -> Image.Image:
         BadPicture: the file cannot be read or decoded, or has more than `MAX_PIXELS`.
     """
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        file = BytesIO(path.read()) if isinstance(path, Member) else path
+        with Image.open(file, formats=FORMATS) as picture:
             with _without_libtiffs_remarks(picture.format):
                 picture.load()
             return _in_rgb(_upright(picture), picture.format)
@@ -65,7 +68,8 @@ def read_image(path: str | Path) -> Image.Image:
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else " ".join(str(error).split()) or type(error).__name__
-        raise BadPicture(f"{path}: cannot be read as a picture ({reason})") from error
+        place = f" (in {path.shard})" if isinstance(path, Member) else ""
+        raise BadPicture(f"{path}{place}: cannot be read as a picture ({reason})") from error
 
 
 def save_image(picture: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL) -> None:

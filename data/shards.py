@@ -1,0 +1,132 @@
+"""Folders that are packed into tar files, with an index of what is where."""
+
+import json
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.url import read_url
+from util.errors import UserError
+from util.shards import Member, expand
+
+INDEX_NAME = "index.json"
+FORMAT = "atelier shards 1"
+"""How an index begins: ``{"format": "atelier shards 1"``."""
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+:")
+LAST_NAME = re.compile(r"[^/\s]*\.tar(?![^/\s]*\.tar)")
+"""The name of the tar file in a URL, which may be a command with further arguments after it."""
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """A folder, or a part of it, whose files are members of tar files; used like a `Path`."""
+
+    path: str
+    members: list[Member]
+
+    def __str__(self) -> str:
+        return self.path
+
+    def __truediv__(self, name: str) -> "ShardFolder":
+        below = f"{self.path}/{name}"
+        return replace(
+            self, path=below, members=[each for each in self.members if each.startswith(f"{below}/")]
+        )
+
+    def is_dir(self) -> bool:
+        """Return whether there are files in it."""
+        return bool(self.members)
+
+
+Folder = Path | ShardFolder
+
+
+def is_url(dataroot: str) -> bool:
+    """Return whether the pictures come from a stream, which can only be read from its beginning on."""
+    return URL.match(dataroot) is not None and not os.path.exists(dataroot)
+
+
+def open_folder(dataroot: str) -> Folder:
+    """Return the folder that ``--dataroot`` names: a real one, or one in tar files.
+
+    Raises:
+        UserError: the tar files, or their index, are not there or do not belong together.
+    """
+    if is_url(dataroot):
+        return _remote(dataroot)
+    if dataroot.endswith(".tar") and not os.path.isdir(dataroot):
+        return _local([Path(name) for name in expand(dataroot)])
+    index = Path(dataroot) / INDEX_NAME
+    if index.is_file() and FORMAT.encode() in index.open("rb").read(100):
+        shards = parse_index(index.read_bytes(), str(index))
+        return _local([Path(dataroot) / name for name in shards], shards)
+    return Path(dataroot)
+
+
+def parse_index(text: bytes, source: str) -> dict[str, dict[str, Any]]:
+    """Return what an index says of each shard, by its name.
+
+    Raises:
+        UserError: it is no index.
+    """
+    try:
+        index = json.loads(text)
+        if index["format"] == FORMAT:
+            return {shard["name"]: shard for shard in index["shards"]}
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{source}: not an index of shards; datasets/make_shards.py writes it beside them")
+
+
+def _local(files: list[Path], shards: dict[str, dict[str, Any]] | None = None) -> ShardFolder:
+    folder = files[0].parent
+    if any(file.parent != folder for file in files):
+        raise UserError(f"--dataroot: {files[0]} and {files[-1]}: shards lie in one folder, with their index")
+    if shards is None:
+        index = folder / INDEX_NAME
+        if not index.is_file():
+            raise UserError(
+                f"{index}: there is no such file; datasets/make_shards.py writes it with the shards"
+            )
+        shards = parse_index(index.read_bytes(), str(index))
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: there is no such shard")
+        if file.name in shards and file.stat().st_size != shards[file.name]["bytes"]:
+            raise UserError(
+                f"{file}: {file.stat().st_size} bytes, but {shards[file.name]['bytes']} by its {INDEX_NAME};"
+                " copy it again, or make both anew"
+            )
+    return _folder(str(folder), {file.name: str(file) for file in files}, shards)
+
+
+def _remote(dataroot: str) -> ShardFolder:
+    urls = expand(dataroot)
+    named = {found[0]: url for url in urls if (found := LAST_NAME.search(url))}
+    if not named and len(urls) == 1 and not dataroot.startswith("pipe:"):
+        base = dataroot.rstrip("/")
+        shards = parse_index(read_url(f"{base}/{INDEX_NAME}"), f"{base}/{INDEX_NAME}")
+        return _folder(base, {name: f"{base}/{name}" for name in shards}, shards)
+    if len(named) < len(urls):
+        raise UserError(
+            f"--dataroot {dataroot}: expected URLs of shards, such as http://host/train-{{000000..000009}}.tar"
+            " or pipe:command folder/train-{000000..000009}.tar, or of a folder with an index.json"
+        )
+    index = LAST_NAME.sub(INDEX_NAME, urls[0])
+    return _folder(index.removesuffix(f"/{INDEX_NAME}"), named, parse_index(read_url(index), index))
+
+
+def _folder(path: str, places: dict[str, str], shards: dict[str, dict[str, Any]]) -> ShardFolder:
+    """Return the files of the shards that are at `places`, by their names."""
+    members = []
+    for name, place in places.items():
+        if name not in shards:
+            raise UserError(f"{place}: the {INDEX_NAME} beside it does not know this shard")
+        members += [
+            Member.of(f"{path}/{file['name']}", place, file["member"], file["offset"], file["size"])
+            for file in shards[name]["files"]
+        ]
+    return ShardFolder(path, members)
