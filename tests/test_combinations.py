@@ -26,6 +26,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "spectral_norm": ("none", "GD"),
     "padding": ("reflect", "replicate", "zero"),
     "no_dropout": ("true", "false"),
+    "precision": ("fp32", "bf16"),
+    "speed": ("auto", "off"),
 }
 TRAINED = [name for name in MODELS.names() if MODELS.get(name).trains]
 OWN_NETWORKS = ("dcgan", "memory_colorization", "unified")

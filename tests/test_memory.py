@@ -65,13 +65,13 @@ def test_parts_have_their_samples_and_their_share_of_the_draws() -> None:
     draws = {"weight": torch.tensor(3.0), "z": torch.arange(10).view(5, 2)}
     pictures, names = torch.rand(5, 3, 4, 4), list("abcde")
     batch = Batch(pictures, None, names, [], torch.arange(5), torch.arange(5), draws)
-    parts = list(batch.parts(2))
+    parts = list(batch.parts(2, 1))
     assert [len(part) for part in parts] == [1, 2, 2]
     assert [path for part in parts for path in part.paths_A] == names
     assert torch.equal(torch.cat([part.A for part in parts]), pictures)
     assert torch.equal(torch.cat([part.draws["z"] for part in parts]), draws["z"])
     assert all(part.draws["weight"] == 3 and part.B is None for part in parts)
-    assert [len(part) for part in batch.parts(5)] == [5]
+    assert [len(part) for part in batch.parts(5, 1)] == [5]
 
 
 @pytest.mark.parametrize("parts", [2, 4])

@@ -99,8 +99,11 @@ OWN = {
     "spectral_norm": "none",
     "upsample": "deconv",
     "padding": "reflect",
+    "speed": "auto",
+    "compile": False,
 }
 OWN_TRAIN = OWN | {
+    "cuda_graph": "auto",
     "html_samples": 4,
     "lambda_gp": 10.0,
     "on_nan": "stop",
