@@ -21,6 +21,7 @@ from data.stream_order import advance, deal, mix
 from models import MODELS
 from options.parse import parse
 from options.train_options import TrainOptions
+from util import distributed
 from util.batch import Batch
 from util.errors import UserError
 from util.seeding import numpy_rng
@@ -72,8 +73,8 @@ def loader(
     argv = ["--dataset_mode", mode, "--dataroot", dataroot, "--model", "pix2pix", "--gpu_ids", "-1"]
     argv += ["--load_size", "12", "--crop_size", "8", "--num_threads", str(workers), "--batch_size", "4"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RANK", str(rank))
-        patch.setenv("WORLD_SIZE", str(world_size))
+        patch.setattr(distributed, "rank", lambda: rank)
+        patch.setattr(distributed, "size", lambda: world_size)
         options = parse(TrainOptions, [*argv, *flags], MODELS, DATASETS)
         return create_loader(options, torch.device("cpu"))
 
