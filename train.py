@@ -212,6 +212,12 @@ def main(argv: list[str]) -> int:
         model = create_model(options, device)
         log.info("%d training pictures; %s on %s", len(loader), options.run.model, device)
         log.info("Random numbers: --seed %d", options.run.seed)
+        if distributed.size() > 1:
+            log.info(
+                "%d processes share each batch of %d; batch norm has the statistics of the whole of it",
+                distributed.size(),
+                options.data.batch_size,
+            )
         shows = distributed.rank() == 0 and not options.logging.no_html
         samples = loader.first(options.logging.html_samples) if shows else []
 

@@ -123,6 +123,7 @@ def test_a_run_and_its_test_on_two_processes(pairs: Path, tmp_path: Path) -> Non
     call(sys.executable, ROOT / "train.py", *flags, "--n_epochs=3", "--n_epochs_decay=0", cwd=alone)
     begun = call(*torchrun(2, ROOT / "train.py", *flags, "--n_epochs=2", "--n_epochs_decay=0"), cwd=together)
     assert begun.count("(epoch: 2, iters: 4") == 1, begun  # one of them tells
+    assert "2 processes share each batch of 4" in begun
     more = ["--n_epochs=3", "--n_epochs_decay=0", "--continue_train"]
     call(sys.executable, ROOT / "train.py", *flags, *more, cwd=together)
     assert_close(weights(alone), weights(together), "two processes, then one")
