@@ -74,11 +74,13 @@ def parse_index(text: bytes, source: str) -> dict[str, dict[str, Any]]:
     """
     try:
         index = json.loads(text)
-        if index["format"] == FORMAT:
-            return {shard["name"]: shard for shard in index["shards"]}
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{source}: not an index of shards; datasets/make_shards.py writes it beside them")
+        if index["format"] != FORMAT:
+            raise ValueError(f"its format is not {FORMAT}")
+        return {shard["name"]: shard for shard in index["shards"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{source}: not an index of shards; datasets/make_shards.py writes it beside them"
+        ) from error
 
 
 def _local(files: list[Path], shards: dict[str, dict[str, Any]] | None = None) -> ShardFolder:

@@ -35,12 +35,10 @@ class Ours:
         from models import MODELS, create_model
         from options.parse import parse
         from options.train_options import TrainOptions
-        from util.device import keep_freed_memory, select_device
+        from util.device import prepare_device
 
         options = parse(TrainOptions, job["flags"], MODELS, DATASETS)
-        self.device = select_device(options.run.gpu_ids, explicit=True)
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        self.device = prepare_device(options.run.gpu_ids, explicit=True, deterministic=False)
         self.precision = options.run.precision
         self.in_lab = options.data.dataset_mode == "colorization"
         self.loader = create_loader(options, self.device)

@@ -65,7 +65,7 @@ def select_device(gpu_ids: str, explicit: bool) -> torch.device:
             f" use {'a number below ' + str(count) + ' or ' if count else ''}-1 for the CPU"
         )
     turn, processes = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if not explicit:
+    if processes > 1 and not explicit:
         numbers = list(range(count))
     if processes > len(numbers):
         raise UserError(
