@@ -10,36 +10,27 @@ the last saved state. SIGINT (Ctrl-C), SIGTERM and SIGUSR1 finish the step, save
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, NoReturn
 
-from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data import DATASETS, Loader, create_loader
-from data.prefetch import on_device
+from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.backbones import untrained_backbones
-from models.base_model import BaseModel
 from models.schedules import LearningRate
 from options.parse import parse, save
 from options.train_options import TrainOptions
+from run import Run, start
 from util import distributed
-from util.batch import Batch
-from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside
 from util.device import peak_memory, prepare_device, processes_wanted
-from util.errors import UserError, run_command
-from util.image_io import to_uint8
-from util.loggers import Console, JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
-from util.progress import FirstSteps, Progress, Stopwatch
+from util.errors import run_command
+from util.loggers import Console, JsonLines, Logger, Sink, TextLog
+from util.progress import FirstSteps, Stopwatch
 from util.run_lock import RunLock
 from util.stopping import STOPPED_STATUS, StopSignals
 from util.training_page import TrainingPage
-from util.weights import initialise_from, load_weights, weights_path
 
 log = logging.getLogger(__name__)
 
@@ -48,156 +39,6 @@ TO_SAVE_MEMORY = (
     " --batch_size or a lower --crop_size; on a CPU also --num_threads 0 or a lower --cache_limit. What was"
     " saved before is whole: with --continue_train such a command goes on from there"
 )
-
-
-@dataclass
-class Run:
-    """A training run: what it learns with, how far it is, and where it tells so.
-
-    Attributes:
-        samples: the fixed pictures that the training page shows.
-        recent: the pictures of every step since `check`, by the model's iteration.
-        saved_at: when the latest state was saved, in seconds of `time.monotonic`.
-    """
-
-    options: TrainOptions
-    loader: Loader
-    samples: list[Batch]
-    model: BaseModel
-    learning_rate: LearningRate
-    progress: Progress
-    logger: Logger
-    lock: RunLock
-    recent: dict[int, list[str]] = field(default_factory=dict)
-    saved_at: float = field(default_factory=time.monotonic)
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield what is left of the epoch, on the device; if reading ends with an error, save first."""
-        try:
-            left = self.loader.epoch(self.progress.epoch, self.progress.position)
-            yield from on_device(left, self.model.device, self.model.dtype)
-        except UserError:
-            if self.model.iteration and distributed.size() == 1:  # others may be in another step
-                self.save("latest")
-            raise
-
-    def step(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Make one training step on a batch that is on the device; its losses stay there."""
-        model, progress = self.model, self.progress
-        watching = progress.will_cross(self.options.logging.print_freq, batch.whole)
-        losses, _ = model.step(batch, watching)
-        self.recent[model.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
-        progress.advance(batch.whole)
-        if self.learning_rate.watches:
-            progress.watched += batch.whole * sum(losses[name].double() for name in model.watched_losses)
-        return losses
-
-    def log_losses(self, losses: Mapping[str, Tensor], watch: Stopwatch) -> dict[str, float]:
-        """Hand the losses of a step to the logger and return their values; this waits for the device.
-
-        Of several processes the first one does it.
-        """
-        if distributed.rank():
-            return {}
-        progress = self.progress
-        values = {name: value.item() for name, value in losses.items()}
-        health = {name: value.item() for name, value in self.model.health.values().items()}
-        for warning in self.model.health.warnings(health):
-            log.warning("%s", warning)
-        computed, waited = watch.per_picture(progress.pictures)
-        record = LossRecord(
-            epoch=progress.epoch,
-            epoch_fraction=progress.position / len(self.loader),
-            iters=progress.position,
-            total_iters=progress.pictures,
-            time=computed,
-            data=waited,
-            learning_rate=self.options.optimization.lr * self.learning_rate.factor(progress.epoch),
-            losses=values | health,
-        )
-        self.logger.log_losses(record)
-        return values
-
-    def show(self, epoch: int) -> None:
-        """Hand the fixed samples, translated as they would be now, to the logger."""
-        device, dtype = self.model.device, self.model.dtype
-        found = [self.model.translate(sample.to(device, dtype)) for sample in self.samples]
-        if found:
-            pictures = [
-                {name: to_uint8(picture[0]) for name, picture in visuals.items()} for visuals in found
-            ]
-            if overview := self.model.overview():
-                pictures.append({name: to_uint8(picture) for name, picture in overview.items()})
-            self.logger.log_visuals(epoch, pictures)
-
-    def save(self, *tags: str) -> None:
-        """Write a checkpoint under every tag, after a look at what goes into it.
-
-        Raises:
-            UserError: training has met what is not finite; the state is saved under ``nan`` instead.
-        """
-        self.check()
-        broken = self.model.broken_nets()
-        if broken:
-            self.end_sick(
-                f"weights of {', '.join(broken)} are not finite after iteration {self.model.iteration}"
-            )
-        self.write(*tags)
-        self.saved_at = time.monotonic()
-        if self.options.saving.keep_last and distributed.rank() == 0:
-            remove_old(self.options.run_folder, self.options.saving.keep_last)
-
-    def write(self, *tags: str) -> None:
-        """Write a checkpoint under every tag, as it is."""
-        self.lock.check()
-        model = self.model.state_dict()
-        if distributed.rank():
-            return
-        state = {
-            "model": model,
-            "learning_rate": self.learning_rate.state_dict(),
-            "progress": self.progress.state_dict(),
-            "pictures": len(self.loader),
-            "logs": self.logger.lengths(),
-            "options": self.options.values(),
-        }
-        save_checkpoint(self.options.run_folder, list(tags), state, self.model.exports())
-
-    def is_due(self) -> bool:
-        """Return whether the clock asks for a save."""
-        minutes = self.options.saving.save_latest_minutes
-        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
-
-    def check(self) -> None:
-        """Tell of losses that were not finite since the last check; this waits for the device.
-
-        Raises:
-            UserError: training cannot go on.
-        """
-        recent, self.recent = self.recent, {}
-        sickness = self.model.guard.look()
-        if sickness is None:
-            return
-        losses = ", ".join(f"{name} = {value}" for name, value in sickness.losses.items())
-        found = (
-            f"iteration {sickness.iteration}: not finite: {losses or 'a gradient'}, in updating"
-            f" {' and '.join(sickness.networks) or 'nothing'}, on"
-            f" {', '.join(recent.get(sickness.iteration, ['pictures seen earlier']))}"
-        )
-        if sickness.fatal:
-            self.end_sick(found)
-        log.warning(
-            "--on_nan skip: %d steps left out since the last look; the first: %s", sickness.steps, found
-        )
-
-    def end_sick(self, found: str) -> NoReturn:
-        """Save a copy for inspection, which no other run takes for a good state, and end."""
-        self.write("nan")
-        raise UserError(
-            f"{found}. For inspection everything is saved as nan_*.pth in {self.options.run_folder}; the last"
-            " good state is still there for --continue_train. Try a lower --lr, or --on_nan skip, which"
-            " leaves such steps out"
-        )
 
 
 def main(argv: list[str]) -> int:
@@ -285,80 +126,6 @@ def train(run: Run, stop: StopSignals) -> bool:
             log.info("End of epoch %d / %d: %.0f s, about %s to go", epoch, last, seconds, to_go)
     run.save("latest")
     return True
-
-
-def start(options: TrainOptions, model: BaseModel, learning_rate: LearningRate, pictures: int) -> Progress:
-    """Return where to start, with everything as it has to be there.
-
-    With ``--continue_train`` that is where it was saved, or the beginning if nothing was saved yet. Without a
-    state, as in a folder of the peer's, the networks' weights alone are loaded.
-
-    Args:
-        pictures: how many the data set has.
-    """
-    saving, folder, tag = options.saving, options.run_folder, options.run.tag
-    progress = Progress(epoch=saving.epoch_count)
-    if saving.continue_train:
-        state = load_state(folder, tag)
-        if state is not None:
-            return resume(options, model, learning_rate, pictures, state)
-        begun = tag == "latest" and (folder / "train_opt.json").exists()
-        if not begun or any(weights_path(folder, tag, name).exists() for name in model.nets):
-            for name, net in model.nets.items():
-                load_weights(net, weights_path(folder, tag, name))
-            log.info(
-                "%s: weights without a training state; optimizers start fresh, at epoch %d",
-                folder,
-                progress.epoch,
-            )
-            return progress
-        log.info("%s: nothing had been saved yet; it starts from the beginning", folder)
-
-    if saving.init_from:
-        initialise_from(model.nets, Path(saving.init_from), tag)
-    if not saving.continue_train and distributed.rank() == 0 and set_aside(folder, "latest", "replaced"):
-        log.warning(
-            "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
-            " (--continue_train would have gone on with it, and still does with --epoch replaced)",
-            folder,
-        )
-    return progress
-
-
-def resume(
-    options: TrainOptions,
-    model: BaseModel,
-    learning_rate: LearningRate,
-    pictures: int,
-    state: Mapping[str, Any],
-) -> Progress:
-    """Bring everything back to where `state` was saved, and say what is different now."""
-    folder, then, now = options.run_folder, state["options"], options.values()
-    if then["model"] != options.run.model:
-        raise UserError(f"--continue_train: {folder} was trained with --model {then['model']}")
-    model.load_state_dict(state["model"])
-    learning_rate.load_state_dict(state["learning_rate"])
-    if distributed.rank() == 0:
-        cut_back(folder, state["logs"])
-    changed = [
-        f"--{name} {now[name]} (was {then[name]})"
-        for name in sorted(now.keys() & then.keys() - {"continue_train"})
-        if now[name] != then[name]
-    ]
-    if changed:
-        log.info("Flags that have changed: %s", ", ".join(changed))
-    if pictures != state["pictures"]:
-        log.warning(
-            "There are %d pictures now and were %d: from here on the run is another one",
-            pictures,
-            state["pictures"],
-        )
-    progress = Progress(**state["progress"])
-    if "epoch_count" in options.explicit:
-        progress = Progress(epoch=options.saving.epoch_count, pictures=progress.pictures)
-        log.info("--epoch_count %d overrides the saved state's epoch", progress.epoch)
-    log.info("Going on in epoch %d after %d of its pictures", progress.epoch, progress.position)
-    return progress
 
 
 def create_logger(options: TrainOptions) -> Logger:

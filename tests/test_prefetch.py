@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import train
+import run as training
 from data import DATASETS, create_loader
 from data.prefetch import on_device, one_ahead
 from models import MODELS
@@ -84,9 +84,9 @@ def test_what_is_ahead_does_not_count_as_trained_on(monkeypatch: pytest.MonkeyPa
     saved: list[int] = []
     progress, model = Progress(epoch=1), Model()
     monkeypatch.setattr(train, "on_device", lambda batches, *_: one_ahead(batches, begin_noting([])))
-    monkeypatch.setattr(train.Run, "save", lambda run, *_: saved.append(run.progress.position))
+    monkeypatch.setattr(training.Run, "save", lambda run, *_: saved.append(run.progress.position))
     rest: list[Any] = [None] * 3
-    run = train.Run(None, Broken(), [], model, None, progress, *rest[:2])  # type: ignore[arg-type]
+    run = training.Run(None, Broken(), [], model, None, progress, *rest[:2])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="damaged"):
         for _ in run.batches():
             model.iteration += 1

@@ -46,6 +46,25 @@ class LossRecord:
         return head + "".join(f"{name}: {value:.3f} " for name, value in self.losses.items())
 
 
+@dataclass(frozen=True)
+class MetricRecord:
+    """What validation has found.
+
+    Attributes:
+        epoch: from 1.
+        total_iters: pictures seen in the whole run.
+    """
+
+    epoch: int
+    total_iters: int
+    metrics: Mapping[str, float]
+
+    def line(self) -> str:
+        """Return the record as a line of a log."""
+        head = f"(epoch: {self.epoch}, validation) "
+        return head + "".join(f"{name}: {value:.4f} " for name, value in self.metrics.items())
+
+
 class Sink:
     """A place that takes records and pictures; what a sink has no use for, it ignores.
 
@@ -58,6 +77,9 @@ class Sink:
 
     def log_losses(self, record: LossRecord) -> None:
         """Take the losses of a step."""
+
+    def log_metrics(self, record: MetricRecord) -> None:
+        """Take what validation has found."""
 
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
         """Take the pictures of the run's fixed samples."""
@@ -72,6 +94,9 @@ class Console(Sink):
     def log_losses(self, record: LossRecord) -> None:
         log.info("%s", record.line())
 
+    def log_metrics(self, record: MetricRecord) -> None:
+        log.info("%s", record.line())
+
 
 class TextLog(Sink):
     """``loss_log.txt``, line by line as the peer writes it."""
@@ -82,8 +107,14 @@ class TextLog(Sink):
             path.write_text(f"================ Training Loss ({time.strftime('%c')}) ================\n")
 
     def log_losses(self, record: LossRecord) -> None:
+        self._write(record.line())
+
+    def log_metrics(self, record: MetricRecord) -> None:
+        self._write(record.line())
+
+    def _write(self, line: str) -> None:
         with self.files[0].open("a") as file:
-            file.write(f"{record.line()}\n")
+            file.write(f"{line}\n")
 
 
 class JsonLines(Sink):
@@ -114,6 +145,10 @@ class Logger:
     def log_losses(self, record: LossRecord) -> None:
         """Hand on the losses of a step."""
         self._each(lambda sink: sink.log_losses(record))
+
+    def log_metrics(self, record: MetricRecord) -> None:
+        """Hand on what validation has found."""
+        self._each(lambda sink: sink.log_metrics(record))
 
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
         """Hand on the pictures of the run's fixed samples."""
