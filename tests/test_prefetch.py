@@ -83,7 +83,7 @@ def test_what_is_ahead_does_not_count_as_trained_on(monkeypatch: pytest.MonkeyPa
 
     saved: list[int] = []
     progress, model = Progress(epoch=1), Model()
-    monkeypatch.setattr(train, "on_device", lambda batches, *_: one_ahead(batches, begin_noting([])))
+    monkeypatch.setattr(training, "on_device", lambda batches, *_: one_ahead(batches, begin_noting([])))
     monkeypatch.setattr(training.Run, "save", lambda run, *_: saved.append(run.progress.position))
     rest: list[Any] = [None] * 3
     run = training.Run(None, Broken(), [], model, None, progress, *rest[:2])  # type: ignore[arg-type]
