@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from models.ema import EMA_SUFFIX, Ema
+from models.gradient_sum import GradientSum
 from models.health import Health
 from models.image_pool import ImagePool
 from models.layers import separate_pictures
@@ -102,6 +103,8 @@ class BaseModel(ABC):
         self.iteration = 0
         self._copies = 1  # how many processes compute the same
         self._minimized: dict[str, Tensor] = {}  # losses whose gradients wait for the update, by optimizer
+        self._parts_left = 0  # of the batch, after this one
+        self._sums: dict[str, GradientSum] = {}  # over several processes
         # The iteration, as captured steps have to find it.
         self._number = torch.zeros((), device=device, dtype=torch.float64)
         self._memory_format = torch.contiguous_format
@@ -148,6 +151,8 @@ class BaseModel(ABC):
             if options.speed.compile:
                 raise UserError("--checkpointing does not go together with --compile; leave one of them out")
             recompute_generators(self.nets)
+        if distributed.size() > 1:
+            self._sums = {name: GradientSum(self._parameters(name)) for name in self.optimizers}
         if optimization.ema_decay:
             generators = {name: net for name, net in self.nets.items() if name.startswith("G")}
             self.ema = self.state["ema"] = Ema(generators, optimization.ema_decay)
@@ -249,7 +254,8 @@ class BaseModel(ABC):
         self._minimized = {}
         found: list[tuple[float, Step]] = []
         of_all = self.share
-        for part in batch.parts(self.part_size, distributed.size()):
+        parts = list(batch.parts(self.part_size, distributed.size()))
+        for self._parts_left, part in zip(reversed(range(len(parts))), parts, strict=True):
             share = self.health.share = len(part) / len(batch)
             self.share = share * of_all
             with self.precision.autocast():
@@ -301,8 +307,10 @@ class BaseModel(ABC):
         before = self._minimized.get(name)
         if before is None:
             self.optimizers[name].zero_grad()
-        self.precision.backward(loss, self._parameters(name))
         self._minimized[name] = loss.detach() if before is None else before + loss.detach()
+        if self._sums and not self._parts_left:
+            self._sums[name].begin(self._minimized[name])
+        self.precision.backward(loss, self._parameters(name))
         if self.part_size is None:
             self._update(name)
 
@@ -313,9 +321,8 @@ class BaseModel(ABC):
     def _update(self, name: str) -> None:
         """Make the step of optimizer `name` with the gradients that are there, if all is finite."""
         optimizer, parameters, loss = self.optimizers[name], self._parameters(name), self._minimized.pop(name)
-        if distributed.size() > 1:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            distributed.add_up([*gradients, loss])
+        if self._sums:
+            self._sums[name].finish()
         overflow = self.precision.unscale(parameters)
         self.health.see_gradients(name, parameters)
         if self.clip_grad:
@@ -333,10 +340,6 @@ class BaseModel(ABC):
         )
         distributed.add_up([values])
         return dict(zip(losses, values, strict=True))
-
-    def of_all(self, found: Tensor, batch: Batch) -> Tensor:
-        """Return what all processes have found, (N of the whole batch, ...), of `found`, (N, ...)."""
-        return found if batch.whole == len(batch) else distributed.gather_rows(found, batch.whole)
 
     def _complete_state(self) -> None:
         """Give every process the state that the processes have each a part of."""

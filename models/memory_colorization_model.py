@@ -29,6 +29,7 @@ from models.optimizers import MakeOptimizer, adam
 from options.base_options import CommandOptions, NetworkOptions
 from options.option import option
 from options.train_options import TrainOptions
+from util import distributed
 from util.batch import Batch, Step, normalise
 from util.color import AB_BINS, AB_SCALE, from_L_ab, rgb_to_lab, soft_encode, to_L_ab
 from util.errors import UserError
@@ -202,7 +203,7 @@ class MemoryColorizationModel(BaseModel):
         with torch.no_grad():
             queries = M(features)
         seen = queries, colors, draws["index"], draws["names"], draws["age_noise"].to(L.dtype)
-        M.update(*(self.of_all(each, batch) for each in seen))
+        M.update(*(distributed.gather_rows(each, batch.whole) for each in seen))
 
         fake = G(L, colors)
         d, g = {}, {}

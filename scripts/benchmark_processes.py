@@ -43,16 +43,22 @@ class Traffic:
 
     def _counted(self, operation: Callable[..., Any], position: int) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            self._wait()
-            began = time.perf_counter()
-            found = operation(*args, **kwargs)
-            self._wait()
-            self.seconds += time.perf_counter() - began
             self.bytes += args[position].nbytes
             self.messages += 1
-            return found
+            work = self._timed(lambda: operation(*args, **kwargs))
+            if work is not None:  # it goes on beside the computation until somebody waits for it
+                wait, work.wait = work.wait, lambda: self._timed(wait)
+            return work
 
         return run
+
+    def _timed(self, act: Callable[[], Any]) -> Any:
+        self._wait()
+        began = time.perf_counter()
+        found = act()
+        self._wait()
+        self.seconds += time.perf_counter() - began
+        return found
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

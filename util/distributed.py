@@ -124,16 +124,33 @@ def bounds(count: int, of: int, number: int) -> slice:
     return slice(count * number // of, count * (number + 1) // of)
 
 
+class Sum:
+    """The sum over all processes of each of some tensors, on its way to all of them as one message."""
+
+    def __init__(self, tensors: Sequence[Tensor]):
+        self.tensors = list(tensors)
+        if tensors:
+            self._flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            self._work = dist.all_reduce(self._flat, async_op=True)
+
+    def finish(self) -> None:
+        """Put the sums into the tensors."""
+        if not self.tensors:
+            return
+        self._work.wait()
+        parts = self._flat.split([tensor.numel() for tensor in self.tensors])
+        sums = [part.view(tensor.shape) for part, tensor in zip(parts, self.tensors, strict=True)]
+        torch._foreach_copy_(self.tensors, sums)
+
+
 def add_up(tensors: Sequence[Tensor]) -> None:
     """Put the sum over all processes into each tensor; one message for many of them."""
-    for group in _messages(tensors):
-        flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        dist.all_reduce(flat)
-        parts = flat.split([tensor.numel() for tensor in group])
-        torch._foreach_copy_(group, [part.view(each.shape) for part, each in zip(parts, group, strict=True)])
+    for group in messages(tensors):
+        Sum(group).finish()
 
 
-def _messages(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+def messages(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in groups, in their order, each of one type and about MESSAGE_BYTES at most."""
     group: list[Tensor] = []
     held = 0
     for tensor in tensors:
@@ -147,7 +164,9 @@ def _messages(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def gather_rows(rows: Tensor, total: int) -> Tensor:
-    """Return what all processes have, (total, ...), of which each has its `bounds`, (N, ...)."""
+    """Return what all processes have, (total, ...), of which each has its `bounds`, (N, ...), or all."""
+    if len(rows) == total:
+        return rows
     most = -(-total // size())
     padded = rows.new_zeros(most, *rows.shape[1:])
     padded[: len(rows)] = rows
