@@ -22,11 +22,12 @@ from models.backbones import untrained_backbones
 from models.schedules import LearningRate
 from options.parse import parse, save
 from options.train_options import TrainOptions
-from run import Run, start
+from training.run import Run, start
+from training.validation import Validation
 from util import distributed
 from util.device import peak_memory, prepare_device, processes_wanted
 from util.errors import run_command
-from util.loggers import Console, JsonLines, Logger, Sink, TextLog
+from util.loggers import Console, JsonLines, Logger, MetricLines, Sink, TextLog
 from util.progress import FirstSteps, Stopwatch
 from util.run_lock import RunLock
 from util.stopping import STOPPED_STATUS, StopSignals
@@ -61,14 +62,16 @@ def main(argv: list[str]) -> int:
             )
         shows = distributed.rank() == 0 and not options.logging.no_html
         samples = loader.first(options.logging.html_samples) if shows else []
+        validation = Validation.from_options(options, device)
 
         with RunLock(options.run_folder) as lock:
             learning_rate = LearningRate.from_options(options.optimization)
-            progress = start(options, model, learning_rate, len(loader))
+            progress = start(options, model, learning_rate, len(loader), validation)
             if distributed.rank() == 0:
                 save(options)
             logger = create_logger(options) if distributed.rank() == 0 else Logger(options.run_folder, [])
-            if train(Run(options, loader, samples, model, learning_rate, progress, logger, lock), stop):
+            run = Run(options, loader, samples, model, learning_rate, progress, logger, lock, validation)
+            if train(run, stop):
                 logger.close()
                 log.info("Done: %s", options.run_folder)
                 distributed.leave()
@@ -92,7 +95,7 @@ def train(run: Run, stop: StopSignals) -> bool:
     agreement, quiet = distributed.Agreement(), True if distributed.rank() else None
 
     with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=quiet) as bar:
-        while progress.epoch <= last:
+        while progress.epoch <= last and not run.is_over():
             epoch, began = progress.epoch, time.monotonic()
             run.model.set_learning_rate(rate.factor(epoch))
             bar.set_description(f"epoch {epoch} / {last}")
@@ -119,8 +122,11 @@ def train(run: Run, stop: StopSignals) -> bool:
             rate.end_epoch(float(progress.watched) / len(loader))
             progress.next_epoch()
             run.show(epoch)
-            if epoch % saving.save_epoch_freq == 0:
-                run.save(str(epoch), "latest")
+            tags = [str(epoch)] if epoch % saving.save_epoch_freq == 0 else []
+            if run.validate(epoch):
+                tags.append("best")
+            if tags:
+                run.save(*tags, "latest")
             seconds = time.monotonic() - began
             to_go = timedelta(seconds=round(seconds * (last - epoch)))
             log.info("End of epoch %d / %d: %.0f s, about %s to go", epoch, last, seconds, to_go)
@@ -136,6 +142,8 @@ def create_logger(options: TrainOptions) -> Logger:
         TextLog(folder / "loss_log.txt", resume),
         JsonLines(folder / "losses.jsonl", resume),
     ]
+    if options.validation.val_freq:
+        sinks.append(MetricLines(folder / "metrics.jsonl", resume))
     if not logs.no_html:
         title = f"Experiment name = {options.run_name}"
         warning = untrained_backbones(options)

@@ -59,9 +59,7 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     config, model, dataset = _peek(kind, argv, models, datasets)
     groups = _groups(kind, model, dataset)
     flags = _flags(kind, groups)
-    defaults: Values = {name: flag.default for name, flag in flags.items()}
-    for layer in (kind.DEFAULTS, _model_defaults(kind, model), dataset.defaults):
-        defaults.update({name: value for name, value in layer.items() if name in flags})
+    defaults = _defaults(kind, flags, model, dataset)
     other = _other(kind)
     others = _flags(other, _groups(other, model, dataset))
     defaults.update(_from_config(config, flags, others, other.COMMAND))
@@ -76,12 +74,26 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
             raise UserError(f"--{name} is required: {flags[name].help}")
     values["attention"] = attention_fractions(values["attention"], values["crop_size"])
     _warn_without_effect(flags, values, given)
-    built: Values = {name: build(group, values) for name, group in groups.items()}
-    return kind(
-        **built,
-        explicit=frozenset(given),
-        defaults=_resolve(defaults),
-    )
+    return _built(kind, groups, values, frozenset(given), _resolve(defaults))
+
+
+def as_test_options(
+    options: TrainOptions, models: Registry[Any], datasets: Registry[Any], changes: Values
+) -> TestOptions:
+    """Return the options with which test.py would measure the model that is being trained.
+
+    They are the training's where both commands mean the same by a flag, except for `changes`.
+    """
+    model = models.get(options.run.model)
+    same = _meant_here(TestOptions, options.values(), model)
+    mode = same.get("dataset_mode") or _model_defaults(TestOptions, model)["dataset_mode"]
+    dataset = datasets.get(str(mode))
+    groups = _groups(TestOptions, model, dataset)
+    flags = _flags(TestOptions, groups)
+    defaults = _defaults(TestOptions, flags, model, dataset)
+    same = {name: value for name, value in same.items() if name in flags}
+    values = _resolve({**defaults, **same, **changes})
+    return _built(TestOptions, groups, values, options.explicit, _resolve(defaults))
 
 
 def save(options: CommandOptions) -> None:
@@ -132,6 +144,23 @@ def _peek(
     mode = {**defaults, **_model_defaults(kind, model)}["dataset_mode"]
     mode = peek.dataset_mode or config.get("dataset_mode") or mode
     return config, model, datasets.get(str(mode))
+
+
+def _defaults(
+    kind: type[CommandOptions],
+    flags: Mapping[str, Flag],
+    model: type[ConfigurableModel],
+    dataset: type[Configurable],
+) -> Values:
+    defaults: Values = {name: flag.default for name, flag in flags.items()}
+    for layer in (kind.DEFAULTS, _model_defaults(kind, model), dataset.defaults):
+        defaults.update({name: value for name, value in layer.items() if name in flags})
+    return defaults
+
+
+def _built(kind: type[P], groups: Groups, values: Values, explicit: frozenset[str], defaults: Values) -> P:
+    built: Values = {name: build(group, values) for name, group in groups.items()}
+    return kind(**built, explicit=explicit, defaults=defaults)
 
 
 def _model_defaults(kind: type[CommandOptions], model: type[ConfigurableModel]) -> Values:

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from options.base_options import CommandOptions
 from options.option import option
-from util.errors import UserError
+from util.errors import UserError, did_you_mean
+from util.metrics import HIGHER_IS_BETTER
 
 GAN_MODES = ("vanilla", "lsgan", "hinge", "wgangp")
 
@@ -103,6 +104,33 @@ class LoggingOptions:
 
 
 @dataclass(frozen=True)
+class ValidationOptions:
+    """What is measured during training on pictures that are not trained on; --metrics says what."""
+
+    val_freq: int = option(0, "epochs between two validations; 0: none", minimum=0)
+    val_phase: str = option("val", "the part of the data set that they measure on")
+    val_size: int | None = option(None, "measure on its first N pictures only", minimum=1)
+    best: str = option(
+        "",
+        "keep the model with the best value of this metric as a checkpoint named best (test.py --epoch best)",
+    )
+    patience: int | None = option(
+        None, "end training when so many validations in a row have found no better --best", minimum=1
+    )
+
+    def __post_init__(self) -> None:
+        if self.best and self.best not in HIGHER_IS_BETTER:
+            hint = did_you_mean(self.best, HIGHER_IS_BETTER)
+            raise UserError(
+                f"--best {self.best}: no such metric{hint} There are {', '.join(HIGHER_IS_BETTER)}"
+            )
+        if self.best and not self.val_freq:
+            raise UserError(f"--best {self.best} needs --val_freq, such as --val_freq 1 for every epoch")
+        if self.patience and not self.best:
+            raise UserError(f"--patience {self.patience} needs --best: the metric that has to get better")
+
+
+@dataclass(frozen=True)
 class SavingOptions:
     """When checkpoints are written, and where a run starts from."""
 
@@ -138,6 +166,7 @@ class TrainOptions(CommandOptions):
     adversarial: AdversarialOptions
     optimization: OptimizationOptions
     logging: LoggingOptions
+    validation: ValidationOptions
     saving: SavingOptions
 
     def __post_init__(self) -> None:

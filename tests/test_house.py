@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-LEVELS = {"util": 0, "options": 1, "data": 2, "models": 2, "run": 3, "train": 4, "test": 4}
+LEVELS = {"util": 0, "options": 1, "data": 2, "models": 2, "training": 3, "train": 4, "test": 4}
 FILES = [
     *(path for package in LEVELS for path in sorted((ROOT / package).glob("*.py"))),
-    ROOT / "run.py",
     ROOT / "train.py",
     ROOT / "test.py",
 ]

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-import run as training
 from data import DATASETS, create_loader
 from data.prefetch import on_device, one_ahead
 from models import MODELS
 from options.parse import parse
 from options.train_options import TrainOptions
+from training import run as training
 from util.errors import UserError
 from util.progress import Progress
 

@@ -185,6 +185,15 @@ def gather_objects(mine: T) -> list[T]:
     return found or []
 
 
+def from_first(mine: T) -> T:
+    """Return what process 0 has handed in."""
+    if size() == 1:
+        return mine
+    held = [mine]
+    dist.broadcast_object_list(held)
+    return held[0]
+
+
 def rounds(items: Iterable[T]) -> Iterator[T | None]:
     """Yield the items of this process, and then None as long as another one has some left."""
     iterator = iter(items)

@@ -130,6 +130,19 @@ class JsonLines(Sink):
             file.write(f"{json.dumps(asdict(record))}\n")
 
 
+class MetricLines(Sink):
+    """``metrics.jsonl``: what every validation has found, an object a line."""
+
+    def __init__(self, path: Path, resume: bool):
+        self.files = (path,)
+        if not (resume and path.exists()):
+            path.write_text("")
+
+    def log_metrics(self, record: MetricRecord) -> None:
+        with self.files[0].open("a") as file:
+            file.write(f"{json.dumps(asdict(record))}\n")
+
+
 class Logger:
     """Hands everything to all sinks; one that fails is dropped with a warning, and training goes on.
 

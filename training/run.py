@@ -14,12 +14,13 @@ from data.prefetch import on_device
 from models.base_model import BaseModel
 from models.schedules import LearningRate
 from options.train_options import TrainOptions
+from training.validation import Validation
 from util import distributed
 from util.batch import Batch
 from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside
 from util.errors import UserError
 from util.image_io import to_uint8
-from util.loggers import Logger, LossRecord, cut_back
+from util.loggers import Logger, LossRecord, MetricRecord, cut_back
 from util.progress import Progress, Stopwatch
 from util.run_lock import RunLock
 from util.weights import initialise_from, load_weights, weights_path
@@ -45,6 +46,7 @@ class Run:
     progress: Progress
     logger: Logger
     lock: RunLock
+    validation: Validation | None = None
     recent: dict[int, list[str]] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -107,6 +109,35 @@ class Run:
                 pictures.append({name: to_uint8(picture) for name, picture in overview.items()})
             self.logger.log_visuals(epoch, pictures)
 
+    def validate(self, epoch: int) -> bool:
+        """Measure the model if that is due, and log it; return whether it is the best one so far."""
+        if self.validation is None or not self.validation.is_due(epoch):
+            return False
+        try:
+            means, best = self.validation.measure(self.model, epoch)
+        except UserError:
+            self.save("latest")
+            raise
+        if not means:
+            log.warning("--val_freq: nothing could be measured: there is no truth to compare results with")
+        elif distributed.rank() == 0:
+            self.logger.log_metrics(MetricRecord(epoch, self.progress.pictures, means))
+        return best
+
+    def is_over(self) -> bool:
+        """Return whether validation has found nothing better for so long that training ends; say so."""
+        validation = self.validation
+        if validation is None or not validation.is_over:
+            return False
+        log.info(
+            "--patience %d: no better %s since epoch %d (%.4f, kept as best); training ends here",
+            validation.patience,
+            validation.watched,
+            validation.best_epoch,
+            validation.best,
+        )
+        return True
+
     def save(self, *tags: str) -> None:
         """Write a checkpoint under every tag, after a look at what goes into it.
 
@@ -138,6 +169,8 @@ class Run:
             "logs": self.logger.lengths(),
             "options": self.options.values(),
         }
+        if self.validation:
+            state["validation"] = self.validation.state_dict()
         save_checkpoint(self.options.run_folder, list(tags), state, self.model.exports())
 
     def is_due(self) -> bool:
@@ -177,7 +210,13 @@ class Run:
         )
 
 
-def start(options: TrainOptions, model: BaseModel, learning_rate: LearningRate, pictures: int) -> Progress:
+def start(
+    options: TrainOptions,
+    model: BaseModel,
+    learning_rate: LearningRate,
+    pictures: int,
+    validation: Validation | None,
+) -> Progress:
     """Return where to start, with everything as it has to be there.
 
     With ``--continue_train`` that is where it was saved, or the beginning if nothing was saved yet. Without a
@@ -191,7 +230,7 @@ def start(options: TrainOptions, model: BaseModel, learning_rate: LearningRate, 
     if saving.continue_train:
         state = load_state(folder, tag)
         if state is not None:
-            return resume(options, model, learning_rate, pictures, state)
+            return resume(options, model, learning_rate, pictures, validation, state)
         begun = tag == "latest" and (folder / "train_opt.json").exists()
         if not begun or any(weights_path(folder, tag, name).exists() for name in model.nets):
             for name, net in model.nets.items():
@@ -220,6 +259,7 @@ def resume(
     model: BaseModel,
     learning_rate: LearningRate,
     pictures: int,
+    validation: Validation | None,
     state: Mapping[str, Any],
 ) -> Progress:
     """Bring everything back to where `state` was saved, and say what is different now."""
@@ -228,6 +268,8 @@ def resume(
         raise UserError(f"--continue_train: {folder} was trained with --model {then['model']}")
     model.load_state_dict(state["model"])
     learning_rate.load_state_dict(state["learning_rate"])
+    if validation and "validation" in state:
+        validation.load_state_dict(state["validation"])
     if distributed.rank() == 0:
         cut_back(folder, state["logs"])
     changed = [
