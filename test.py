@@ -29,7 +29,8 @@ from util.errors import UserError, run_command
 from util.gallery import Gallery
 from util.image_io import to_uint8
 from util.loggers import Visuals
-from util.metrics import compare
+from util.metric_summary import forget_summary, write_summary
+from util.metrics import Metrics
 from util.weights import load_weights, weights_path
 
 PEERS_NUM_TEST = 50
@@ -67,40 +68,48 @@ def main(argv: list[str]) -> int:
         load_weights(net, file)
     if options.results.eval:
         model.eval()
+    metrics = Metrics.load(
+        options.metrics.names, device, options.metrics.lpips_weights, options.metrics.inception_weights
+    )
     if distributed.rank():
-        for _ in translate(loader, model):
+        for _ in translate(loader, model, metrics):
             pass
+        metrics.compute()
         distributed.leave()
         return 0
 
     save(options)
     if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
         log.info("Translating all %d pictures; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
-    measured: dict[str, list[float]] = {}
+    rows: list[tuple[str, dict[str, float]]] = []
     shown = 0
     with create_gallery(options) as gallery:
+        forget_summary(gallery.folder)
         if overview := model.overview():
             gallery.add("overview", {name: to_uint8(picture) for name, picture in overview.items()})
-        for result in translate(loader, model):
-            gallery.add(result.name, result.visuals, result.captions)
+        for result in translate(loader, model, metrics):
+            name = gallery.add(result.name, result.visuals, result.captions)
             shown += 1
-            for what, value in result.measured.items():
-                measured.setdefault(what, []).append(value)
-    for what, numbers in measured.items():
-        log.info("Mean %s: %.4f", what, sum(numbers) / len(numbers))
+            if result.measured:
+                rows.append((name, result.measured))
+    summary = metrics.compute()
+    for line in summary.lines():
+        log.info("%s", line)
+    if rows or summary.mean:
+        write_summary(gallery.folder, rows, summary)
     log.info("%d pictures: %s", shown, gallery.page.path)
     distributed.leave()
     return 0
 
 
-def translate(loader: Loader, model: BaseModel) -> Iterator[Result]:
+def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Result]:
     """Yield every picture's translation in the order of the files; of several processes in the first."""
     waiting: dict[int, Result] = {}
     left_out: set[int] = set()
     turn = 0
     batches = on_device(loader.epoch(0), model.device, model.dtype)
     for batch in tqdm(distributed.rounds(batches), disable=True if distributed.rank() else None):
-        mine = {} if batch is None else results(batch, model, loader.dataset.paired)
+        mine = {} if batch is None else results(batch, model, metrics, loader.dataset.paired)
         for found, bad in distributed.gather_objects((mine, loader.left_out)):
             waiting |= found
             left_out |= bad
@@ -113,16 +122,16 @@ def translate(loader: Loader, model: BaseModel) -> Iterator[Result]:
         yield waiting[index]
 
 
-def results(batch: Batch, model: BaseModel, paired: bool) -> dict[int, Result]:
+def results(batch: Batch, model: BaseModel, metrics: Metrics, paired: bool) -> dict[int, Result]:
     """Return what becomes of each picture of a batch, by its index."""
     visuals, captions = model.translate(batch), model.captions(batch)
-    measured = {what: values.tolist() for what, values in compare(visuals, paired).items()}
+    measured = metrics.update_visuals(batch, visuals, paired)
     return {
         index: Result(
             Path(batch.paths_A[i]).stem,
             {name: to_uint8(picture[i]) for name, picture in visuals.items()},
             captions[i],
-            {what: values[i] for what, values in measured.items()},
+            measured[i],
         )
         for i, index in enumerate(batch.index.tolist())
     }

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from options.base_options import CommandOptions
 from util.device import constant
 from util.errors import UserError
-from util.weights import load_into, read_weights
+from util.weights import check_hash, load_into, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -80,20 +79,6 @@ class Fingerprint(nn.Module):
                 f" have the SHA-256 {theirs}..., these {ours}...): give the weights that it was trained with"
             )
         super()._load_from_state_dict(state_dict, prefix, *arguments)
-
-
-def check_hash(path: Path, flag: str) -> None:
-    """Raise a `UserError` if a file is named by a SHA-256 that it does not have: vgg16-397923af.pth."""
-    promised = re.fullmatch(r".*-([0-9a-f]{8})", path.stem)
-    if promised is None:
-        return
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(promised[1]):
-        raise UserError(
-            f"--{flag} {path}: by its name its SHA-256 begins with {promised[1]}, but it begins with"
-            f" {digest[:8]}: the file is damaged or another one; fetch it again, or rename it if you trust it"
-        )
 
 
 def untrained_backbones(options: CommandOptions) -> str:

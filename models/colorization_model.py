@@ -15,7 +15,7 @@ from models.optimizers import MakeOptimizer, adam
 from models.perceptual import Features
 from models.pix2pix_model import VANILLA, Pix2PixModel, Pix2PixOptions
 from models.rebalancing import ColourFrequencies
-from options.base_options import CommandOptions
+from options.base_options import COLOR_METRICS, CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
 from util.batch import Batch, Step
@@ -54,7 +54,11 @@ class ColorizationModel(Pix2PixModel):
     """
 
     Options = ColorizationOptions
-    defaults: ClassVar[Mapping[str, object]] = {**Pix2PixModel.defaults, "dataset_mode": "colorization"}
+    defaults: ClassVar[Mapping[str, object]] = {
+        **Pix2PixModel.defaults,
+        "dataset_mode": "colorization",
+        "metrics": COLOR_METRICS,
+    }
 
     def __init__(
         self,

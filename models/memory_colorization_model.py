@@ -26,7 +26,7 @@ from models.losses import total
 from models.networks import allow_only, finish
 from models.objective import Objective
 from models.optimizers import MakeOptimizer, adam
-from options.base_options import CommandOptions, NetworkOptions
+from options.base_options import COLOR_METRICS, CommandOptions, NetworkOptions
 from options.option import option
 from options.train_options import TrainOptions
 from util import distributed
@@ -105,6 +105,7 @@ class MemoryColorizationModel(BaseModel):
     Options = MemoryColorizationOptions
     defaults: ClassVar[Mapping[str, object]] = {
         "dataset_mode": "colorization",
+        "metrics": COLOR_METRICS,
         "netG": "unet_256",
         "gan_mode": "vanilla",
         "pool_size": 0,

@@ -18,7 +18,7 @@ from models.objective import Objective
 from models.optimizers import MakeOptimizer, adam
 from models.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
 from models.style_networks import UnifiedGenerator, style_code
-from options.base_options import CommandOptions
+from options.base_options import COLOR_METRICS, CommandOptions
 from options.option import option
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -89,6 +89,7 @@ class UnifiedModel(BaseModel):
     Options = UnifiedOptions
     defaults: ClassVar[Mapping[str, object]] = {
         "dataset_mode": "style",
+        "metrics": COLOR_METRICS,
         "input_nc": 1,
         "norm": "batch",
         "batch_size": 4,

@@ -1,5 +1,6 @@
 """The flags that train.py and test.py share, in groups: each part of the program takes those it needs."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -9,6 +10,10 @@ import torch
 
 from options.option import option
 from util.errors import UserError
+from util.feature_metrics import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
+from util.metrics import HIGHER_IS_BETTER, SET_METRICS, parse_names
+
+log = logging.getLogger(__name__)
 
 GENERATORS = ("resnet_9blocks", "resnet_6blocks", "unet_32", "unet_64", "unet_128", "unet_256")
 DISCRIMINATORS = ("basic", "n_layers", "pixel")
@@ -204,6 +209,37 @@ class DataOptions:
             )
 
 
+DEFAULT_METRICS = "psnr,ssim,l1"
+COLOR_METRICS = f"{DEFAULT_METRICS},ciede2000,colorfulness"
+"""The default of models whose results are colours."""
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """What is measured of results where there is a truth to compare them with."""
+
+    metrics: str = option(
+        DEFAULT_METRICS,
+        f"what is measured, some of {', '.join(HIGHER_IS_BETTER)}, with commas, or none; lpips, fid and kid"
+        " need requirements-metrics.txt; fid and kid need no pairs",
+    )
+    lpips_weights: str = option(DOWNLOAD, f"the network of lpips: download, or the path of {ALEXNET_FILE}")
+    inception_weights: str = option(
+        DOWNLOAD, f"the network of fid and kid: download, or the path of {INCEPTION_FILE}"
+    )
+
+    def __post_init__(self) -> None:
+        names = self.names
+        for flag, users in (("lpips_weights", ("lpips",)), ("inception_weights", SET_METRICS)):
+            if getattr(self, flag) != DOWNLOAD and not set(users) & set(names):
+                log.warning("--%s has no effect without --metrics %s", flag, " or ".join(users))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics that are asked for."""
+        return parse_names(self.metrics)
+
+
 @dataclass(frozen=True)
 class DisplayOptions:
     """How results are shown."""
@@ -232,6 +268,7 @@ class CommandOptions:
     speed: SpeedOptions
     network: NetworkOptions
     data: DataOptions
+    metrics: MetricOptions
     display: DisplayOptions
     model: Any
     dataset: Any

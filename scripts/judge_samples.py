@@ -23,8 +23,8 @@ from data.images_dataset import Pictures, find_pictures
 from data.transforms import Decision, Transform
 from util.batch import normalise
 from util.errors import UserError, run_command
+from util.feature_metrics import frechet_distance
 from util.image_io import read_image
-from util.metrics import frechet_distance
 from util.seeding import seed_for, torch_rng
 
 FEATURES = 64

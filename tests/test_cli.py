@@ -55,7 +55,7 @@ def test_results_do_not_depend_on_batch_size_or_workers(
         shutil.rmtree(results, ignore_errors=True)
         found = command("test.py", "--dataroot", pairs, "--name", "run", "--model", "pix2pix", *flags)
         assert "netG unet_32, ngf 4" in " ".join(found.stdout.split())  # from the checkpoint's options
-        assert re.search(r"Mean L1 between fake_B and real_B \(0 to 2\): 0\.\d+", found.stdout)
+        assert re.search(r"Mean l1 \(0 to 2\): 0\.\d+", found.stdout)
         (folder,) = results.iterdir()
         return {path.name: np.array(Image.open(path)).astype(int) for path in (folder / "images").iterdir()}
 

@@ -25,7 +25,7 @@ from options.train_options import TrainOptions
 from util.batch import Batch
 from util.color import AB_BINS, AB_SCALE, rgb_to_lab, to_L_ab
 from util.errors import UserError
-from util.metrics import compare
+from util.metrics import Metrics
 
 CPU = torch.device("cpu")
 SMALL = ["--netG", "unet_32", "--ngf", "4", "--ndf", "4", "--load_size", "32", "--crop_size", "32"]
@@ -100,15 +100,22 @@ def test_grey_files_need_no_ground_truth(tmp_path: Path) -> None:
     colour, grey = (model.translate(batch) for batch in batches)
     assert set(colour) == {"real_A", "real_B_rgb", "fake_B_rgb"} and set(grey) == {"real_A", "fake_B_rgb"}
     assert grey["fake_B_rgb"].shape == (2, 3, 32, 32) and grey["real_A"].shape == (2, 1, 32, 32)
-    assert set(compare(colour, True)) > {"CIEDE2000 of fake_B_rgb"} and compare(grey, True) == {}
+    metrics = Metrics(["ciede2000"])
+    measured = [
+        metrics.update_visuals(*pair, paired=True) for pair in zip(batches, (colour, grey), strict=True)
+    ]
+    assert [[list(values) for values in each] for each in measured] == [[["ciede2000"]], [[], []]]
 
 
 def test_measures_of_a_perfect_and_of_a_grey_result() -> None:
-    real = torch.rand(2, 3, 8, 8) * 2 - 1
-    found = compare({"fake_B_rgb": real, "real_B_rgb": real}, paired=False)
-    assert found["CIEDE2000 of fake_B_rgb"].max() < 1e-3
-    assert found["CIEDE2000 of the grey picture"].min() > 5
-    assert torch.equal(found["colourfulness of fake_B_rgb"], found["colourfulness of real_B_rgb"])
+    real = torch.randint(256, (2, 3, 8, 8), dtype=torch.uint8)
+    metrics = Metrics(["ciede2000", "colorfulness"])
+    assert metrics.update(real, real, keys=[0, 1])["ciede2000"].max() < 1e-3
+    found = metrics.compute()
+    assert found.reference["ciede2000_of_grey"] > 5
+    assert found.reference["colorfulness_of_truth"] == found.mean["colorfulness"] > 0
+    metrics.update(real[:, :1].expand(-1, 3, -1, -1), real, keys=[0, 1])
+    assert metrics.compute().mean["colorfulness"] == 0
 
 
 def test_rare_colours_weigh_more() -> None:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from util.metrics import frechet_distance
+from util.feature_metrics import frechet_distance
 
 
 def features(mean: list[float], covariance: list[list[float]]) -> Tensor:

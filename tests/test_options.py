@@ -101,6 +101,9 @@ OWN = {
     "padding": "reflect",
     "speed": "auto",
     "compile": False,
+    "metrics": "psnr,ssim,l1",
+    "lpips_weights": "download",
+    "inception_weights": "download",
 }
 OWN_TRAIN = OWN | {
     "cuda_graph": "auto",

@@ -41,6 +41,7 @@ class Gallery:
     there after `finish`, which leaving the gallery's ``with`` block calls.
 
     Attributes:
+        folder, images: where the page and its pictures are.
         count: rows so far.
     """
 
@@ -66,7 +67,7 @@ class Gallery:
         """
         if not 0 < aspect_ratio < float("inf"):
             raise ValueError(f"The aspect ratio must be a positive number, not {aspect_ratio}.")
-        self.images = folder / "images"
+        self.folder, self.images = folder, folder / "images"
         self.images.mkdir(parents=True, exist_ok=True)
         self.width = width
         self.aspect_ratio = aspect_ratio
@@ -89,11 +90,11 @@ class Gallery:
 
     def add(
         self, name: str, visuals: dict[str, NDArray[np.uint8]], captions: Mapping[str, str] | None = None
-    ) -> None:
+    ) -> str:
         """Save images/{name}_{label}.png, or another format, for every label and append a row with them.
 
-        The pictures are (H, W, 3) or (H, W). A name that is taken becomes {name}_2, {name}_3 and so on.
-        `captions` say more than the label of some pictures does.
+        The pictures are (H, W, 3) or (H, W). A name that is taken becomes {name}_2, {name}_3 and so on; the
+        row's name is returned. `captions` say more than the label of some pictures does.
 
         Raises:
             ValueError: the name or a label is no plain file name.
@@ -120,6 +121,7 @@ class Gallery:
             )
         self._waiting.append(Row(sample_tag(figures, heading=name), size, saving))
         self.count += 1
+        return name
 
     def finish(self) -> None:
         """Wait until every picture is saved and every row on the page.

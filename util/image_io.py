@@ -77,12 +77,15 @@ def save_image(picture: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVE
     Image.fromarray(picture).save(path, compress_level=png_level, quality=LOSSY_QUALITY)
 
 
+def to_levels(pictures: Tensor) -> Tensor:
+    """Return pictures (..., 1 or 3, H, W) in [-1, 1] as they are saved: uint8, (..., 3, H, W), rounded."""
+    levels = ((pictures.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.expand(*levels.shape[:-3], 3, -1, -1)
+
+
 def to_uint8(picture: Tensor) -> NDArray[np.uint8]:
     """Return a picture (1 or 3, H, W) in [-1, 1] as (H, W, 3) in 0..255, rounded to the nearest level."""
-    levels = ((picture.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    if levels.shape[0] == 1:
-        levels = levels.expand(3, -1, -1)
-    return levels.permute(1, 2, 0).cpu().numpy()
+    return to_levels(picture).permute(1, 2, 0).cpu().numpy()
 
 
 def _upright(picture: Image.Image) -> Image.Image:

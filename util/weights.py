@@ -3,6 +3,7 @@
 Every file is read with ``weights_only=True``: none can run code.
 """
 
+import hashlib
 import logging
 import re
 import zipfile
@@ -110,6 +111,20 @@ def load_into(
         )
     net.load_state_dict({**own, **weights})
     return missing
+
+
+def check_hash(path: Path, flag: str) -> None:
+    """Raise a `UserError` if a file is named by a SHA-256 that it does not have: vgg16-397923af.pth."""
+    promised = re.fullmatch(r".*-([0-9a-f]{8})", path.stem)
+    if promised is None:
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(promised[1]):
+        raise UserError(
+            f"--{flag} {path}: by its name its SHA-256 begins with {promised[1]}, but it begins with"
+            f" {digest[:8]}: the file is damaged or another one; fetch it again, or rename it if you trust it"
+        )
 
 
 def initialise_from(nets: Mapping[str, nn.Module], source: Path, tag: str) -> None:
