@@ -40,7 +40,7 @@ LONG = {2: list(FLAGS), 3: ["pix2pix", "cycle_gan", "memory_colorization", "dcga
 
 RUN = ["--model=pix2pix", "--netG=unet_32", "--ngf=4", "--ndf=4", "--norm=instance", "--load_size=36"]
 RUN += ["--crop_size=32", "--gpu_ids=-1", "--no_dropout", "--num_threads=0", "--no_html", "--precision=fp64"]
-RUN += ["--batch_size=4", "--print_freq=4", "--no_flip", "--name=run"]
+RUN += ["--batch_size=4", "--print_freq=4", "--no_flip", "--name=run", "--val_freq=1", "--best=psnr"]
 """Six pictures: a full batch an epoch, and a smaller one."""
 
 
@@ -127,9 +127,14 @@ def test_a_run_and_its_test_on_two_processes(pairs: Path, tmp_path: Path) -> Non
     more = ["--n_epochs=3", "--n_epochs_decay=0", "--continue_train"]
     call(sys.executable, ROOT / "train.py", *flags, *more, cwd=together)
     assert_close(weights(alone), weights(together), "two processes, then one")
-    assert len((together / "checkpoints/run/losses.jsonl").read_text().splitlines()) == len(
-        (alone / "checkpoints/run/losses.jsonl").read_text().splitlines()
-    )
+    logs = [
+        [json.loads(line) for line in (folder / "checkpoints/run" / name).read_text().splitlines()]
+        for name in ("losses.jsonl", "metrics.jsonl")
+        for folder in (alone, together)
+    ]
+    assert len(logs[0]) == len(logs[1])
+    for ours, theirs in zip(*logs[2:], strict=True):
+        assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
 
     test = [f"--dataroot={pairs}", "--model=pix2pix", "--name=run", "--crop_size=32", "--gpu_ids=-1"]
     test += ["--num_threads=0", "--batch_size=2", "--precision=fp64"]
