@@ -25,7 +25,7 @@ from options.parse import parse
 from options.train_options import TrainOptions
 from util.batch import Batch
 from util.errors import UserError
-from util.image_io import BadPicture
+from util.image_io import BadPicture, read_image
 from util.seeding import numpy_rng, python_rng
 
 
@@ -199,9 +199,8 @@ def test_a_crop_larger_than_the_picture_is_refused() -> None:
 def test_an_applied_picture_is_contiguous_and_its_own_however_the_scaled_one_lies(
     preprocess: str, flip: bool, grey: bool, tmp_path: Path
 ) -> None:
-    save_noise(tmp_path / "p.png", 9, 7)
     transform, decision = Transform(preprocess, 0, 5, flip=True), Decision(2, 1, flip)
-    read = transform.scale(read_image(tmp_path / "p.png"), grey)
+    read = transform.scale(read_image(picture(tmp_path / "p.png", 9, 7)), grey)
     kept = read.contiguous()
     expected = read[:, 1:6, 2:7] if preprocess == "crop" else read.clone()
     expected = expected.flip(2) if flip else expected
