@@ -1,9 +1,9 @@
 """Pairs of pictures: two halves of one file, or two files of one name."""
 
 from pathlib import Path
+from random import Random
 from typing import Self
 
-import numpy as np
 from torch import Tensor
 
 from data.base_dataset import BaseDataset, Sample, check_channels
@@ -56,7 +56,7 @@ class AlignedDataset(BaseDataset):
     def sources(self) -> list[list[tuple[str, ...]]]:
         return [[(A,) if A == B else (A, B) for A, B in self.pairs]]
 
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         (path_A, path_B), A, B = self.first_good(self._open, index, len(self))
         if self.swap:
             A, B, path_A, path_B = B, A, path_B, path_A

@@ -3,9 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from random import Random
 from typing import ClassVar, Self, TypeVar
 
-import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,7 +14,7 @@ from data.transforms import Transform
 from options.base_options import CommandOptions
 from util.errors import UserError
 from util.image_io import BadPicture, read_image
-from util.seeding import numpy_rng
+from util.seeding import python_rng
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         """Return the number of samples."""
 
     @abstractmethod
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         """Return sample `index` with its augmentation drawn from `rng`; open its files by `first_good`."""
 
     def sources(self) -> list[list[tuple[str, ...]]]:
@@ -147,10 +147,10 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         epoch, index = key
         self._passed_over = []
         try:
-            sample = self.read(index, numpy_rng("augmentation", self.seed, epoch, index))
+            sample = self.read(index, python_rng("augmentation", self.seed, epoch, index))
         except UserError as error:
             return Rejected(index, error)
-        return replace(sample, passed_over=tuple(self._passed_over))
+        return replace(sample, passed_over=tuple(self._passed_over)) if self._passed_over else sample
 
 
 def check_channels(flag: str, channels: int) -> bool:

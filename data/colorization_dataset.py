@@ -1,9 +1,8 @@
 """One folder of colour pictures, for learning and applying colour."""
 
 from collections.abc import Mapping
+from random import Random
 from typing import ClassVar, Self
-
-import numpy as np
 
 from data.base_dataset import BaseDataset, Sample
 from data.image_folder import find_images
@@ -47,7 +46,7 @@ class ColorizationDataset(BaseDataset):
     def sources(self) -> list[list[tuple[str, ...]]]:
         return [[(path,) for path in self.paths]]
 
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         picture, path = self.first_good(self.opener(self.paths, False), index, len(self))
         A = self.transform.apply(picture, self.transform.decide(picture, rng), path)
         return Sample(index, drop_color(A) if self.keep_grey else A, None, path, path)

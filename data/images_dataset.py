@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import ClassVar, Self
 
 import numpy as np
@@ -101,7 +102,7 @@ class ImagesDataset(BaseDataset):
     def __len__(self) -> int:
         return self.count
 
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         pictures = self.pictures
         picture, position = self.first_good(lambda place: (self.open(place), place), index, len(self))
         path = pictures.paths[position]

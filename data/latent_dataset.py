@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import Random
 from typing import ClassVar, Self
 
-import numpy as np
 import torch
 
 from data.base_dataset import BaseDataset, Sample
@@ -47,7 +47,7 @@ class LatentDataset(BaseDataset):
     def __len__(self) -> int:
         return self.num_samples
 
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         name = f"sample_{index + 1:04d}"
         label = index % self.num_classes if self.num_classes else None
         return Sample(index, torch.zeros(1, 1, 1, dtype=torch.uint8), None, name, name, label=label)

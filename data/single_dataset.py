@@ -1,8 +1,7 @@
 """One folder of pictures, for testing one generator."""
 
+from random import Random
 from typing import Self
-
-import numpy as np
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.image_folder import find_images
@@ -30,7 +29,7 @@ class SingleDataset(BaseDataset):
     def sources(self) -> list[list[tuple[str, ...]]]:
         return [[(path,) for path in self.paths]]
 
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         picture, path = self.first_good(self.opener(self.paths, self.grey), index, len(self))
         A = self.transform.apply(picture, self.transform.decide(picture, rng), path)
         return Sample(index, A, None, path, path)

@@ -1,9 +1,8 @@
 """Photos, each with a picture of a style."""
 
 from collections.abc import Mapping
+from random import Random
 from typing import ClassVar, Self
-
-import numpy as np
 
 from data.base_dataset import BaseDataset, Sample
 from data.image_folder import find_images
@@ -62,14 +61,14 @@ class StyleDataset(BaseDataset):
     def __len__(self) -> int:
         return len(self.paths_A)
 
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         picture, path_A = self.first_good(self.opener(self.paths_A, False), index, len(self))
         A = self.transform.apply(picture, self.transform.decide(picture, rng), path_A)
         A = drop_color(A) if self.keep_grey else A
         if not self.paths_B:
             return Sample(index, A, None, path_A, path_A)
         count = len(self.paths_B)
-        partner = int(rng.integers(count)) if self.random_style else index % count
+        partner = rng.randrange(count) if self.random_style else index % count
         picture, path_B = self.first_good(self.opener(self.paths_B, False), partner, count)
         B = self.transform.apply(picture, self.transform.decide(picture, rng), path_B)
         return Sample(index, A, B, path_A, path_B)

@@ -4,9 +4,9 @@ It makes pairs out of single pictures: B is the picture, A the same blurred. A m
 """
 
 from dataclasses import dataclass
+from random import Random
 from typing import Self
 
-import numpy as np
 from PIL import ImageFilter
 from torch import Tensor
 
@@ -59,7 +59,7 @@ class TemplateDataset(BaseDataset):
     def sources(self) -> list[list[tuple[str, ...]]]:
         return [[(path,) for path in self.paths]]
 
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         """Read one sample; whatever is random in it comes from `rng`, so that it can be repeated."""
         A, B, path = self.first_good(self._open, index, len(self))  # a bad picture gives way to the next
         decision = self.transform.decide(B, rng)  # one decision for both: they are cropped and flipped alike

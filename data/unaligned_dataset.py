@@ -1,8 +1,7 @@
 """Two folders of pictures that do not belong together."""
 
+from random import Random
 from typing import Self
-
-import numpy as np
 
 from data.base_dataset import BaseDataset, Sample, check_channels
 from data.image_folder import find_images
@@ -62,10 +61,10 @@ class UnalignedDataset(BaseDataset):
     def sources(self) -> list[list[tuple[str, ...]]]:
         return [[(path,) for path in paths] for paths in (self.paths_A, self.paths_B)]
 
-    def read(self, index: int, rng: np.random.Generator) -> Sample:
+    def read(self, index: int, rng: Random) -> Sample:
         count_A, count_B = len(self.paths_A), len(self.paths_B)
         if self.together is None:
-            partner = int(rng.integers(count_B)) if self.random_partner else index % count_B
+            partner = rng.randrange(count_B) if self.random_partner else index % count_B
             positions = index % count_A, partner
         else:
             positions = self.together

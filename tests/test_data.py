@@ -25,8 +25,8 @@ from options.parse import parse
 from options.train_options import TrainOptions
 from util.batch import Batch
 from util.errors import UserError
-from util.image_io import BadPicture
-from util.seeding import numpy_rng
+from util.image_io import BadPicture, read_image
+from util.seeding import numpy_rng, python_rng
 
 
 def picture(path: Path, width: int, height: int, seed: int = 0) -> str:
@@ -142,7 +142,7 @@ def test_sizes_of_the_preprocess_modes(preprocess: str, size: tuple[int, int]) -
     transform = Transform(preprocess, 20, 16, flip=True)
     source = Image.new("RGB", (40, 60))
     scaled = transform.scale(source, grey=False)
-    decisions = [transform.decide(scaled, numpy_rng("t", i)) for i in range(50)]
+    decisions = [transform.decide(scaled, python_rng("t", i)) for i in range(50)]
     assert {decision.flip for decision in decisions} == {True, False}
     for decision in decisions:
         assert transform.apply(scaled, decision, "p").shape == (3, size[1], size[0])
@@ -191,6 +191,23 @@ def test_a_crop_larger_than_the_picture_is_refused() -> None:
         UserError, match=r"p\.png: --crop_size 32 is larger than this picture of 40 x 20 pixels"
     ):
         transform.apply(torch.zeros(3, 20, 40, dtype=torch.uint8), Decision(0, 0, False), "p.png")
+
+
+@pytest.mark.parametrize("preprocess", ["none", "crop"])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("grey", [False, True])
+def test_an_applied_picture_is_contiguous_and_its_own_however_the_scaled_one_lies(
+    preprocess: str, flip: bool, grey: bool, tmp_path: Path
+) -> None:
+    transform, decision = Transform(preprocess, 0, 5, flip=True), Decision(2, 1, flip)
+    read = transform.scale(read_image(picture(tmp_path / "p.png", 9, 7)), grey)
+    kept = read.contiguous()
+    expected = read[:, 1:6, 2:7] if preprocess == "crop" else read.clone()
+    expected = expected.flip(2) if flip else expected
+    for scaled in (read, kept):
+        found = transform.apply(scaled, decision, "p")
+        assert torch.equal(found, expected) and found.is_contiguous()
+        assert found.untyped_storage().data_ptr() != scaled.untyped_storage().data_ptr()
 
 
 def loader(tmp_path: Path, sizes: list[tuple[int, int]], transform: Transform, **arguments: object) -> Loader:
