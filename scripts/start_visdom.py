@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     check_packages(["visdom"])
+    # visdom would import torch where there is one, which takes seconds; its server has no use for it.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     import visdom
     from visdom.server.run_server import start_server
 
@@ -41,8 +43,8 @@ def main(argv: list[str]) -> int:
     static = Path(visdom.__file__).parent / "static"
     if not all((static / name).exists() for name in LIBRARIES):
         sys.stderr.write(
-            "The JavaScript libraries of visdom's page are not on this machine: the server takes data and hands"
-            " them out, but a browser shows an empty page. The command visdom -port"
+            "The JavaScript libraries of visdom's page are not on this machine: the server takes data and"
+            " hands them out, but a browser shows an empty page. The command visdom -port"
             f" {arguments.port} in this script's place downloads them, once and where there is a network\n"
         )
     try:

@@ -22,6 +22,10 @@ Visuals = dict[str, NDArray[np.uint8]]
 """Pictures of one sample by name, (H, W, 3)."""
 
 
+MEASURED = ("time", "data", "images_per_second", "peak_memory")
+"""What of a `LossRecord` is measured: the same run has it otherwise another time."""
+
+
 @dataclass(frozen=True)
 class LossRecord:
     """The losses of one training step, and where and how fast the run was.

@@ -22,6 +22,7 @@ class TensorBoardLog(Sink):
                 happened; readers leave it out.
         """
         self.progress = progress
+        self.shown = 0
         if progress.pictures == 0:
             for path in folder.glob("events.out.tfevents.*"):
                 path.unlink()
@@ -41,6 +42,9 @@ class TensorBoardLog(Sink):
         self._write(record.scalars(), record.total_iters)
 
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
+        if self.progress.pictures == self.shown:  # an epoch has ended with a step whose turn it was
+            return
+        self.shown = self.progress.pictures
         for name, picture in by_name(samples):
             self.writer.add_image(name, picture, self.progress.pictures, dataformats="HWC")
         self.writer.flush()

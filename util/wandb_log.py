@@ -69,5 +69,5 @@ class WandbLog(Sink):
         self.run.finish()
 
     def _write(self, values: Mapping[str, Any], step: int) -> None:
-        # A resumed run comes to steps that it has told of before with the same values; wandb leaves them out.
+        # Where a resumed run repeats steps it repeats their values; wandb takes no step that it has already.
         self.run.log(dict(values), step=step)
