@@ -57,6 +57,8 @@ def main(argv: list[str]) -> int:
     options = parse(TestOptions, argv, MODELS, DATASETS)
     if (processes := processes_wanted(options.run.gpu_ids)) > 1:
         return distributed.launch(processes, __file__, argv)
+    if options.display.use_wandb:
+        log.warning("--use_wandb: only train.py logs to Weights & Biases; results are in the gallery")
     device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
     loader = create_loader(options, device)
     model = create_model(options, device)

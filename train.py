@@ -25,10 +25,10 @@ from options.train_options import TrainOptions
 from training.run import Run, start
 from training.validation import Validation
 from util import distributed
-from util.device import peak_memory, prepare_device, processes_wanted
+from util.device import prepare_device, processes_wanted
 from util.errors import run_command
-from util.loggers import Console, JsonLines, Logger, MetricLines, Sink, TextLog
-from util.progress import FirstSteps, Stopwatch
+from util.loggers import Console, JsonLines, Logger, MetricLines, Sink, TextLog, check_packages
+from util.progress import FirstSteps, Progress, Stopwatch
 from util.run_lock import RunLock
 from util.stopping import STOPPED_STATUS, StopSignals
 from util.training_page import TrainingPage
@@ -45,6 +45,7 @@ TO_SAVE_MEMORY = (
 def main(argv: list[str]) -> int:
     with StopSignals() as stop:
         options = parse(TrainOptions, argv, MODELS, DATASETS)
+        check_packages(options.sinks)
         if (processes := processes_wanted(options.run.gpu_ids)) > 1:
             return distributed.launch(processes, __file__, argv)
         if distributed.is_restart():
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
                 distributed.size(),
                 options.data.batch_size,
             )
-        shows = distributed.rank() == 0 and not options.logging.no_html
+        shows = distributed.rank() == 0 and options.sinks
         samples = loader.first(options.logging.html_samples) if shows else []
         validation = Validation.from_options(options, device)
 
@@ -69,7 +70,8 @@ def main(argv: list[str]) -> int:
             progress = start(options, model, learning_rate, len(loader), validation)
             if distributed.rank() == 0:
                 save(options)
-            logger = create_logger(options) if distributed.rank() == 0 else Logger(options.run_folder, [])
+            writes = distributed.rank() == 0
+            logger = create_logger(options, progress) if writes else Logger(options.run_folder, [])
             run = Run(options, loader, samples, model, learning_rate, progress, logger, lock, validation)
             if train(run, stop):
                 logger.close()
@@ -105,13 +107,11 @@ def train(run: Run, stop: StopSignals) -> bool:
                 stopping, due = agreement.any(bool(stop.received), run.is_due())
                 bar.update(batch.whole)
                 if first_steps.done(batch.whole, watch.waited_in_all):
-                    memory = peak_memory(run.model.device)  # waits for the device
-                    log.info("%s; peak memory %s", first_steps.report(bar.total - bar.n), memory)
+                    run.tell_speed(first_steps, bar.total - bar.n)
                 if progress.crossed(logs.print_freq):
                     bar.set_postfix(run.log_losses(losses, watch))
                     run.check()
-                if progress.crossed(logs.update_html_freq):
-                    run.show(epoch)
+                run.show(epoch, progress.crossed(logs.update_html_freq), progress.crossed(logs.display_freq))
                 if progress.crossed(saving.save_latest_freq):
                     run.save(*([f"iter_{progress.pictures}"] if saving.save_by_iter else []), "latest")
                 elif stopping or due:
@@ -121,7 +121,7 @@ def train(run: Run, stop: StopSignals) -> bool:
 
             rate.end_epoch(float(progress.watched) / len(loader))
             progress.next_epoch()
-            run.show(epoch)
+            run.show(epoch, pages=True, live=True)
             tags = [str(epoch)] if epoch % saving.save_epoch_freq == 0 else []
             if run.validate(epoch):
                 tags.append("best")
@@ -134,28 +134,44 @@ def train(run: Run, stop: StopSignals) -> bool:
     return True
 
 
-def create_logger(options: TrainOptions) -> Logger:
-    """Return the logger with the sinks that the options ask for."""
-    folder, resume, logs = options.run_folder, options.saving.continue_train, options.logging
-    sinks: list[Sink] = [
-        Console(),
-        TextLog(folder / "loss_log.txt", resume),
-        JsonLines(folder / "losses.jsonl", resume),
-    ]
-    if options.validation.val_freq:
-        sinks.append(MetricLines(folder / "metrics.jsonl", resume))
-    if not logs.no_html:
-        title = f"Experiment name = {options.run_name}"
-        warning = untrained_backbones(options)
-        width = options.display.display_winsize
-        sinks.append(TrainingPage(folder, title, width=width, resume=resume, warning=warning))
-    if logs.display_id > 0:
-        log.warning(
-            "--display_id %d: no visdom display yet; the training page shows the run", logs.display_id
+def create_logger(options: TrainOptions, progress: Progress) -> Logger:
+    """Return the logger with the sinks that the options ask for, each beginning where the run is."""
+    folder, logs = options.run_folder, options.logging
+    resume, width = options.saving.continue_train, options.display.display_winsize
+
+    def html() -> Sink:
+        title, warning = f"Experiment name = {options.run_name}", untrained_backbones(options)
+        return TrainingPage(folder, title, width=width, resume=resume, warning=warning)
+
+    def tensorboard() -> Sink:
+        from util.tensorboard_log import TensorBoardLog
+
+        return TensorBoardLog(folder / "tensorboard", options.values(), progress)
+
+    def visdom() -> Sink:
+        from util.visdom_display import VisdomDisplay, connect
+
+        server = connect(logs.display_server, logs.display_port, logs.display_env)
+        display = VisdomDisplay(
+            server, max(1, logs.display_id), options.run_name, columns=logs.display_ncols, width=width
         )
-    if options.display.use_wandb:
-        log.warning("--use_wandb: no wandb log yet; the training page and losses.jsonl record the run")
-    return Logger(folder, sinks)
+        display.start(options.values(), folder, progress.pictures)
+        return display
+
+    def wandb() -> Sink:
+        from util.wandb_log import WandbLog
+
+        project = options.display.wandb_project_name
+        return WandbLog(folder, project, options.run_name, options.values(), progress, resume=resume)
+
+    makers = {"html": html, "tensorboard": tensorboard, "visdom": visdom, "wandb": wandb}
+    text, lines = TextLog(folder / "loss_log.txt", resume), JsonLines(folder / "losses.jsonl", resume)
+    logger = Logger(folder, [Console(), text, lines])
+    if options.validation.val_freq:
+        logger.sinks.append(MetricLines(folder / "metrics.jsonl", resume))
+    for name in options.sinks:
+        logger.add(name, makers[name])
+    return logger
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ def set_rates(optimizer: Optimizer, factor: float) -> None:
         _set_rate(group, group["initial_lr"] * factor)
 
 
+def rates(optimizers: Mapping[str, Optimizer], factor: float) -> dict[str, float]:
+    """Return every optimizer's learning rate by its name, given the factor; nothing is read from a device."""
+    return {name: optimizer.param_groups[0]["initial_lr"] * factor for name, optimizer in optimizers.items()}
+
+
 def _set_rate(group: dict[str, Any], rate: float) -> None:
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(rate)

@@ -245,10 +245,8 @@ class DisplayOptions:
     """How results are shown."""
 
     display_winsize: int = option(256, "width of a picture on a page, in pixels", minimum=16)
-    use_wandb: bool = option(False, "log to Weights & Biases (not available yet: a warning, nothing more)")
-    wandb_project_name: str = option(
-        "CycleGAN-and-pix2pix", "its project name there", needs=("use_wandb", ("True",))
-    )
+    use_wandb: bool = option(False, "log to Weights & Biases, as --log wandb does (in training)")
+    wandb_project_name: str = option("CycleGAN-and-pix2pix", "the project's name there")
 
 
 @dataclass(frozen=True)

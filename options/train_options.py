@@ -1,5 +1,6 @@
 """The flags of train.py alone."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,6 +9,20 @@ from options.base_options import CommandOptions
 from options.option import option
 from util.errors import UserError, did_you_mean
 from util.metrics import HIGHER_IS_BETTER
+
+SINKS = ("html", "tensorboard", "visdom", "wandb")
+"""What ``--log`` offers."""
+
+FLAGS_OF_SINKS = {
+    ("visdom",): ("display_ncols", "display_server", "display_env", "display_port"),
+    ("wandb",): ("wandb_project_name",),
+    ("visdom", "wandb"): ("display_freq",),
+    ("html", "tensorboard"): ("update_html_freq",),
+    SINKS: ("html_samples",),
+}
+"""Flags that only count if one of some sinks is there."""
+
+log = logging.getLogger(__name__)
 
 GAN_MODES = ("vanilla", "lsgan", "hinge", "wgangp")
 
@@ -91,16 +106,40 @@ class OptimizationOptions:
 class LoggingOptions:
     """What is logged and shown during training; frequencies count pictures."""
 
+    log: str = option(
+        "html",
+        "where losses and pictures go, beside the screen, loss_log.txt and losses.jsonl: some of"
+        f" {','.join(SINKS)}, with commas, or none",
+    )
     print_freq: int = option(100, "pictures between two lines of losses", minimum=1)
-    update_html_freq: int = option(1000, "pictures between two updates of the page's samples", minimum=1)
-    html_samples: int = option(4, "how many fixed pictures the page shows", minimum=1)
+    update_html_freq: int = option(
+        1000, "pictures between two updates of the samples on the training page and TensorBoard", minimum=1
+    )
+    html_samples: int = option(4, "how many fixed pictures are shown", minimum=1)
     no_html: bool = option(False, "write no training page")
-    display_freq: int = option(400, "pictures between two updates of the visdom display", minimum=1)
+    display_freq: int = option(
+        400, "pictures between two updates of the samples in visdom and Weights & Biases", minimum=1
+    )
     display_ncols: int = option(4, "pictures in a row of the visdom display; 0: a window each", minimum=0)
-    display_id: int = option(0, "visdom window; 0: no display (visdom is not available yet: a warning)")
+    display_id: int = option(
+        0, "number of the first visdom window; above 0 it asks for visdom, as --log visdom does with 1"
+    )
     display_server: str = option("http://localhost", "visdom server")
     display_env: str = option("main", "visdom environment")
     display_port: int = option(8097, "visdom port", minimum=1)
+
+    def __post_init__(self) -> None:
+        for name in self.listed:
+            if name not in SINKS:
+                raise UserError(
+                    f"--log {name}: no such choice{did_you_mean(name, SINKS)}"
+                    f" Choices, with commas: {', '.join(SINKS)}; or none"
+                )
+
+    @property
+    def listed(self) -> list[str]:
+        """The names in ``--log``."""
+        return [] if self.log == "none" else self.log.split(",")
 
 
 @dataclass(frozen=True)
@@ -169,7 +208,18 @@ class TrainOptions(CommandOptions):
     validation: ValidationOptions
     saving: SavingOptions
 
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """Where losses and pictures go: by ``--log``, and by the peer's flags."""
+        logs = self.logging
+        asked = {*logs.listed, *(["visdom"] * (logs.display_id > 0)), *(["wandb"] * self.display.use_wandb)}
+        return tuple(name for name in SINKS if name in asked and not (name == "html" and logs.no_html))
+
     def __post_init__(self) -> None:
+        for sinks, flags in FLAGS_OF_SINKS.items():
+            for name in flags:
+                if name in self.explicit and not set(sinks) & set(self.sinks):
+                    log.warning("--%s has no effect without --log %s", name, " or ".join(sinks))
         batch_size, parts = self.data.batch_size, self.optimization.accumulate
         if batch_size % parts:
             raise UserError(

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from datasets import make_demo_dataset  # noqa: E402
 from util.checkpoint import load_state  # noqa: E402
 from util.errors import UserError  # noqa: E402
+from util.loggers import MEASURED  # noqa: E402
 
 SMALL = "--gpu_ids -1 --load_size 36 --crop_size 32 --netG resnet_6blocks --ngf 4 --ndf 4 --n_epochs_decay 2"
 OFTEN = "--save_latest_freq 1 --print_freq 1 --update_html_freq 5 --save_epoch_freq 2 --html_samples 1"
@@ -76,7 +77,7 @@ def differences(one: Path, other: Path) -> Iterator[str]:
         yield f"loss_log.txt: {len(logs[0])} and {len(logs[1])} lines"
     records = [
         [
-            json.loads(line) | {"time": 0, "data": 0}
+            json.loads(line) | dict.fromkeys(MEASURED, 0)
             for line in (run / "losses.jsonl").read_text().splitlines()
         ]
         for run in (one, other)

@@ -15,6 +15,8 @@ import torch
 from conftest import ONE_THREAD, ROOT, Command
 from PIL import Image
 
+from util.loggers import MEASURED
+
 SMALL = ["--model", "pix2pix", "--gpu_ids", "-1", "--netG", "unet_32", "--ngf", "4", "--crop_size", "32"]
 TRAINING = [*SMALL, "--ndf", "4", "--load_size", "36", "--n_epochs_decay", "0", "--print_freq", "2"]
 
@@ -22,7 +24,7 @@ TRAINING = [*SMALL, "--ndf", "4", "--load_size", "36", "--n_epochs_decay", "0", 
 def records(folder: Path) -> list[dict[str, Any]]:
     """The logged losses without their timings."""
     lines = (folder / "losses.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("time", "data")} for line in lines]
+    return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
 
 
 def test_frequencies_count_pictures_and_act_when_crossed(

@@ -107,6 +107,7 @@ OWN = {
 }
 OWN_TRAIN = OWN | {
     "cuda_graph": "auto",
+    "log": "html",
     "html_samples": 4,
     "lambda_gp": 10.0,
     "on_nan": "stop",
@@ -183,6 +184,12 @@ def test_options_are_frozen() -> None:
         (["--load_size", "200"], "--crop_size 256 is larger than the pictures"),
         (["--config", "none.json"], "none.json: cannot be read"),
         (["--num_test", "5"], "--num_test: there is no such flag"),
+        (["--log", "html,tensorbord"], "--log tensorbord: no such choice; did you mean tensorboard?"),
+        (
+            ["--log", "paper"],
+            "--log paper: no such choice. Choices, with commas: html, tensorboard, visdom, wandb",
+        ),
+        (["--log", ""], "--log : no such choice"),
     ],
 )
 def test_mistakes_are_named(argv: list[str], message: str) -> None:
@@ -306,6 +313,30 @@ def test_a_flag_without_effect_is_mentioned(caplog: pytest.LogCaptureFixture) ->
     assert "--n_layers_D 5 has no effect without --netD n_layers" in caplog.text
     caplog.clear()
     train("--n_layers_D", "5", "--netD", "n_layers")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "sinks"),
+    [
+        ("", ("html",)),
+        ("--no_html", ()),
+        ("--log none", ()),
+        ("--log wandb,tensorboard", ("tensorboard", "wandb")),
+        ("--display_id 3 --use_wandb", ("html", "visdom", "wandb")),
+        ("--display_id -1 --log visdom,html --no_html", ("visdom",)),
+    ],
+)
+def test_the_peers_flags_ask_for_sinks_too(flags: str, sinks: tuple[str, ...]) -> None:
+    assert train(*flags.split()).sinks == sinks
+
+
+def test_flags_of_sinks_that_are_not_asked_for_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    train("--display_port", "1", "--display_freq", "2", "--log", "wandb", "--wandb_project_name", "p")
+    assert "--display_port has no effect without --log visdom" in caplog.text
+    assert len(caplog.records) == 1
+    caplog.clear()
+    train("--display_id", "1", "--display_port", "1", "--display_freq", "2", "--update_html_freq", "3")
     assert not caplog.text
 
 

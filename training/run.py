@@ -7,21 +7,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from data import Loader
 from data.prefetch import on_device
 from models.base_model import BaseModel
+from models.optimizers import rates
 from models.schedules import LearningRate
 from options.train_options import TrainOptions
 from training.validation import Validation
 from util import distributed
 from util.batch import Batch
 from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside
+from util.device import peak_memory
 from util.errors import UserError
 from util.image_io import to_uint8
 from util.loggers import Logger, LossRecord, MetricRecord, cut_back
-from util.progress import Progress, Stopwatch
+from util.progress import FirstSteps, Progress, Stopwatch
 from util.run_lock import RunLock
 from util.weights import initialise_from, load_weights, weights_path
 
@@ -71,6 +74,14 @@ class Run:
             progress.watched += batch.whole * sum(losses[name].double() for name in model.watched_losses)
         return losses
 
+    def tell_speed(self, first_steps: FirstSteps, left: int) -> None:
+        """Tell how fast the first steps were, with what it means for so many pictures that are `left`."""
+        device = self.model.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        whose = "GiB of the GPU's" if device.type == "cuda" else "GiB"
+        log.info("%s; peak memory %.2f %s", first_steps.report(left), peak_memory(device), whose)
+
     def log_losses(self, losses: Mapping[str, Tensor], watch: Stopwatch) -> dict[str, float]:
         """Hand the losses of a step to the logger and return their values; this waits for the device.
 
@@ -84,6 +95,7 @@ class Run:
         for warning in self.model.health.warnings(health):
             log.warning("%s", warning)
         computed, waited = watch.per_picture(progress.pictures)
+        factor = self.learning_rate.factor(progress.epoch)
         record = LossRecord(
             epoch=progress.epoch,
             epoch_fraction=progress.position / len(self.loader),
@@ -91,14 +103,22 @@ class Run:
             total_iters=progress.pictures,
             time=computed,
             data=waited,
-            learning_rate=self.options.optimization.lr * self.learning_rate.factor(progress.epoch),
+            learning_rate=self.options.optimization.lr * factor,
             losses=values | health,
+            learning_rates=rates(self.model.optimizers, factor),
+            images_per_second=1 / (computed + waited),
+            peak_memory=peak_memory(self.model.device),
         )
         self.logger.log_losses(record)
         return values
 
-    def show(self, epoch: int) -> None:
-        """Hand the fixed samples, translated as they would be now, to the logger."""
+    def show(self, epoch: int, pages: bool = True, live: bool = True) -> None:
+        """Hand the fixed samples, translated as they would be now, to the sinks whose turn it is.
+
+        Without such sinks nothing is translated, and the device does not have to be waited for.
+        """
+        if not self.logger.takes_visuals(pages, live):
+            return
         device, dtype = self.model.device, self.model.dtype
         found = [self.model.translate(sample.to(device, dtype)) for sample in self.samples]
         if found:
@@ -107,7 +127,7 @@ class Run:
             ]
             if overview := self.model.overview():
                 pictures.append({name: to_uint8(picture) for name, picture in overview.items()})
-            self.logger.log_visuals(epoch, pictures)
+            self.logger.log_visuals(epoch, pictures, pages, live)
 
     def validate(self, epoch: int) -> bool:
         """Measure the model if that is due, and log it; return whether it is the best one so far."""

@@ -108,13 +108,15 @@ def keep_freed_memory() -> None:
         library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def peak_memory(device: torch.device) -> str:
-    """Return the most memory that was in use so far; this waits for the GPU."""
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory in use so far, in GiB: what tensors took of a GPU, or else the whole process.
+
+    This does not wait for the GPU: the host keeps the books.
+    """
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return f"{torch.cuda.max_memory_allocated(device) / 2**30:.2f} GiB of the GPU's"
+        return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.2f} GiB"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def use_deterministic_algorithms() -> None:

@@ -4,19 +4,26 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from util.errors import UserError
 from util.files import NO_ROOM
 
 log = logging.getLogger(__name__)
 
 Visuals = dict[str, NDArray[np.uint8]]
 """Pictures of one sample by name, (H, W, 3)."""
+
+
+MEASURED = ("time", "data", "images_per_second", "peak_memory")
+"""What of a `LossRecord` is measured: the same run has it otherwise another time."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,9 @@ class LossRecord:
         iters: pictures seen in this epoch.
         total_iters: pictures seen in the whole run.
         time, data: seconds a picture since the last record: computing, and waiting for data.
+        learning_rate: what ``--lr`` has become; `learning_rates` has that of each optimizer.
+        images_per_second: pictures of all processes since the last record, by the clock.
+        peak_memory: the most memory in use so far, in GiB: of the GPU, or else of the process.
     """
 
     epoch: int
@@ -39,11 +49,24 @@ class LossRecord:
     data: float
     learning_rate: float
     losses: Mapping[str, float]
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    images_per_second: float = 0.0
+    peak_memory: float = 0.0
 
     def line(self) -> str:
         """Return the record as the peer's log writes it."""
         head = f"(epoch: {self.epoch}, iters: {self.iters}, time: {self.time:.3f}, data: {self.data:.3f}) "
         return head + "".join(f"{name}: {value:.3f} " for name, value in self.losses.items())
+
+    def scalars(self) -> dict[str, float]:
+        """Return all that makes a curve, by group and name."""
+        return {
+            **{f"loss/{name}": value for name, value in self.losses.items()},
+            **{f"learning_rate/{name}": value for name, value in self.learning_rates.items()},
+            "speed/images_per_second": self.images_per_second,
+            "speed/seconds_waiting_for_data": self.data,
+            "memory/peak_GiB": self.peak_memory,
+        }
 
 
 @dataclass(frozen=True)
@@ -64,15 +87,24 @@ class MetricRecord:
         head = f"(epoch: {self.epoch}, validation) "
         return head + "".join(f"{name}: {value:.4f} " for name, value in self.metrics.items())
 
+    def scalars(self) -> dict[str, float]:
+        """Return all that makes a curve, by group and name."""
+        return {f"metrics/{name}": value for name, value in self.metrics.items()}
+
+
+Record = TypeVar("Record", LossRecord, MetricRecord)
+
 
 class Sink:
     """A place that takes records and pictures; what a sink has no use for, it ignores.
 
     Attributes:
+        live: whether its pictures follow ``--display_freq`` rather than ``--update_html_freq``.
         files: the files that it only ever appends to; a resumed run cuts them back to where its state was
             saved.
     """
 
+    live: ClassVar[bool] = False
     files: tuple[Path, ...] = ()
 
     def log_losses(self, record: LossRecord) -> None:
@@ -163,13 +195,33 @@ class Logger:
         """Hand on what validation has found."""
         self._each(lambda sink: sink.log_metrics(record))
 
-    def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
-        """Hand on the pictures of the run's fixed samples."""
-        self._each(lambda sink: sink.log_visuals(epoch, samples))
+    def takes_visuals(self, pages: bool, live: bool) -> bool:
+        """Return whether any sink takes pictures now that it is the pages' turn, or the live ones'."""
+        return any(
+            (live if sink.live else pages) and type(sink).log_visuals is not Sink.log_visuals
+            for sink in self.sinks
+        )
+
+    def log_visuals(self, epoch: int, samples: list[Visuals], pages: bool, live: bool) -> None:
+        """Hand on the pictures of the run's fixed samples to those sinks whose turn it is."""
+        self._each(lambda sink: sink.log_visuals(epoch, samples) if (live if sink.live else pages) else None)
 
     def close(self) -> None:
         """Finish every sink."""
         self._each(lambda sink: sink.close())
+
+    def add(self, name: str, make: Callable[[], Sink]) -> None:
+        """Add the sink that `make` returns; one that cannot start is left out with a warning.
+
+        Args:
+            name: its name in ``--log``.
+        """
+        try:
+            self.sinks.append(make())
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                raise
+            log.warning("--log %s: %s: %s; training goes on without it", name, type(error).__name__, error)
 
     def lengths(self) -> dict[str, int]:
         """Bring the appended files to the disk; return how many bytes each has, by its path in the folder."""
@@ -194,6 +246,33 @@ class Logger:
                     error,
                 )
                 self.sinks.remove(sink)
+
+
+def check_packages(sinks: Iterable[str]) -> None:
+    """Raise a `UserError` if a sink, by its name in ``--log``, needs a package that is not installed."""
+    for name in sinks:
+        if name != "html" and find_spec(name) is None:  # the others are named after their packages
+            raise UserError(f"--log {name} needs the package {name}: pip install -r requirements-loggers.txt")
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """Return the records in a file that has one as a JSON object on each line; none if there is no file."""
+    if not path.exists():
+        return []
+    return [kind(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def by_name(samples: list[Visuals]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Yield every picture as (H, W, 3) with its name, which is its label and its sample's number from 1."""
+    for number, visuals in enumerate(samples, 1):
+        for label, picture in visuals.items():
+            yield f"{label}/{number}", in_colour(picture)
+
+
+def in_colour(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture of (H, W), (H, W, 1) or (H, W, 3) as (H, W, 3)."""
+    height, width = picture.shape[:2]
+    return np.broadcast_to(picture.reshape(height, width, -1), (height, width, 3))
 
 
 def cut_back(folder: Path, lengths: Mapping[str, int]) -> None:
