@@ -30,7 +30,7 @@ from util.gallery import Gallery
 from util.image_io import to_uint8
 from util.loggers import Visuals
 from util.metric_summary import forget_summary, write_summary
-from util.metrics import Metrics
+from util.metrics import PICTURE_METRICS, Metrics
 from util.weights import load_weights, weights_path
 
 PEERS_NUM_TEST = 50
@@ -95,8 +95,10 @@ def main(argv: list[str]) -> int:
     summary = metrics.compute()
     for line in summary.lines():
         log.info("%s", line)
-    if rows or summary.mean:
+    if rows or summary.mean or summary.left_out:
         write_summary(gallery.folder, rows, summary)
+    if not rows and "metrics" in options.explicit and set(PICTURE_METRICS) & set(metrics.names):
+        log.warning("--metrics %s: these results have no truth to be compared with", options.metrics.metrics)
     log.info("%d pictures: %s", shown, gallery.page.path)
     distributed.leave()
     return 0

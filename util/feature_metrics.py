@@ -68,14 +68,19 @@ def kernel_distance(one: Tensor, other: Tensor, seed: int = 0) -> Tensor:
         seed: of the subsets.
     """
     one, other = one.double(), other.double()
-    size = min(KID_SUBSET_SIZE, len(one), len(other))
+    subsets, size = kid_subsets(len(one), len(other))
     generator = torch.Generator().manual_seed(seed)
 
     def subset(features: Tensor) -> Tensor:
         return features[torch.randperm(len(features), generator=generator)[:size].to(features.device)]
 
-    subsets = 1 if size == len(one) == len(other) else KID_SUBSETS
     return torch.stack([_squared_mmd(subset(one), subset(other)) for _ in range(subsets)]).mean()
+
+
+def kid_subsets(one: int, other: int) -> tuple[int, int]:
+    """Return how many subsets of which size are taken of so many features."""
+    size = min(KID_SUBSET_SIZE, one, other)
+    return 1 if size == one == other else KID_SUBSETS, size
 
 
 def _squared_mmd(one: Tensor, other: Tensor) -> Tensor:
@@ -110,9 +115,10 @@ def load_inception(source: str = DOWNLOAD) -> Network:
         _read_file("inception_weights", source, INCEPTION_FILE)
     path = None if source == DOWNLOAD else source
     try:
-        net = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
-        )
+        with torch.random.fork_rng(devices=[]):  # see load_lpips
+            net = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
+            )
     except OSError as error:
         raise _not_downloaded("inception_weights", INCEPTION_FILE, error) from error
     except RuntimeError as error:
