@@ -8,8 +8,8 @@ import contextlib
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth of torch-fidelity"
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth of torchvision"
 LPIPS_LEAST = 31
 """AlexNet sees nothing in pictures with a shorter side."""
+
+UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError)
+"""What comes of a download that fails or was cut off, or of another network's weights."""
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
@@ -119,9 +122,9 @@ def load_inception(source: str = DOWNLOAD) -> Network:
             net = FeatureExtractorInceptionV3(
                 "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
             )
-    except OSError as error:
-        raise _not_downloaded("inception_weights", INCEPTION_FILE, error) from error
-    except RuntimeError as error:
+    except UNREADABLE as error:
+        if source == DOWNLOAD:
+            raise _not_downloaded("inception_weights", INCEPTION_FILE, error) from error
         raise UserError(
             f"--inception_weights {source}: not the weights of that network; give download, or the path of"
             f" {INCEPTION_FILE}"
@@ -163,7 +166,7 @@ def load_lpips(source: str = DOWNLOAD) -> Network:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 found = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
+        except UNREADABLE as error:
             raise _not_downloaded("lpips_weights", ALEXNET_FILE, error) from error
     else:
         found = _read_file("lpips_weights", source, ALEXNET_FILE)
@@ -195,7 +198,7 @@ def _not_installed(package: str, error: ImportError) -> Unavailable:
     return Unavailable(f"needs {package} ({error}): pip install -r requirements-metrics.txt")
 
 
-def _not_downloaded(flag: str, wanted: str, error: OSError | URLError) -> Unavailable:
+def _not_downloaded(flag: str, wanted: str, error: Exception) -> Unavailable:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return Unavailable(
         f"needs {wanted}, which cannot be downloaded ({error}): fetch it where there is a network and put it"
