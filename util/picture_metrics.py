@@ -11,7 +11,7 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 STRIP = 1 << 16
-"""Values are computed for about so many pixels at a time: that stays in a CPU's cache, and needs no memory."""
+"""Values are computed for about so many pixels at a time, which stay in a CPU's cache."""
 
 
 def psnr(fake: Tensor, real: Tensor) -> Tensor:
