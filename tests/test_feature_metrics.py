@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from util import feature_metrics
+from util.batch import Batch
 from util.errors import UserError
 from util.feature_metrics import LPIPS_LEAST, Network, frechet_distance, load_inception, load_lpips
 from util.metrics import Metrics
@@ -99,6 +100,20 @@ def test_sets_of_one_picture_have_no_distance() -> None:
     found = metrics.compute()
     assert found.mean.keys() == {"l1"} == found.protocol.keys()
     assert found.left_out.keys() == {"fid", "kid"} and "at least (here 1 and 1)" in found.left_out["fid"]
+
+
+def test_unpaired_results_are_compared_as_sets() -> None:
+    """Each file once, however often the shorter folder comes round; single values there are none."""
+    fake, real = (pictures / 127.5 - 1 for pictures in sets(4, 4))
+    metrics = Metrics(["fid", "psnr"], inception=Network(StandIn(), "a stand-in"))
+    for paths_B in (["x", "y", "z", "w"], ["x", "y", "z", "w"]):
+        batch = Batch(fake, real, ["a", "b", "c", "d"], paths_B, torch.arange(4))
+        assert metrics.update_visuals(batch, {"fake_B": fake, "real_B": real}, paired=False) == [{}] * 4
+    found = metrics.compute()
+    assert found.mean.keys() == {"fid"} and "4 results, 4 real pictures" in found.protocol["fid"]
+    single = Batch(fake, None, ["a", "b", "c", "d"], [], torch.arange(4))
+    assert metrics.update_visuals(single, {"real_A": fake, "fake_B": fake}, paired=False) == [{}] * 4
+    assert "here 0 and 0" in metrics.compute().left_out["fid"]
 
 
 def alexnet() -> dict[str, Tensor]:
