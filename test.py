@@ -8,7 +8,7 @@ gallery goes to ``<results_dir>/<name>/<phase>_<epoch>/index.html``.
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from util.gallery import Gallery
 from util.image_io import to_uint8
 from util.loggers import Visuals
 from util.metric_summary import forget_summary, write_summary
-from util.metrics import Metrics
+from util.metrics import PICTURE_METRICS, Metrics
 from util.weights import load_weights, weights_path
 
 PEERS_NUM_TEST = 50
@@ -94,14 +94,21 @@ def main(argv: list[str]) -> int:
             shown += 1
             if result.measured:
                 rows.append((name, result.measured))
-    summary = metrics.compute()
-    for line in summary.lines():
-        log.info("%s", line)
-    if rows or summary.mean:
-        write_summary(gallery.folder, rows, summary)
+    report(metrics, rows, gallery.folder)
+    if not rows and "metrics" in options.explicit and set(PICTURE_METRICS) & set(metrics.names):
+        log.warning("--metrics %s: these results have no truth to be compared with", options.metrics.metrics)
     log.info("%d pictures: %s", shown, gallery.page.path)
     distributed.leave()
     return 0
+
+
+def report(metrics: Metrics, rows: Sequence[tuple[str, Mapping[str, float]]], folder: Path) -> None:
+    """Log and write what was measured: each picture's values, by its name, and what they come to together."""
+    summary = metrics.compute()
+    for line in summary.lines():
+        log.info("%s", line)
+    if rows or summary.mean or summary.left_out:
+        write_summary(folder, rows, summary)
 
 
 def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Result]:

@@ -11,7 +11,7 @@ import torch
 from options.option import option
 from util.errors import UserError
 from util.feature_metrics import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
-from util.metrics import HIGHER_IS_BETTER, SET_METRICS, parse_names
+from util.metrics import DEFAULT_METRICS, HIGHER_IS_BETTER, SET_METRICS, parse_names
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +209,6 @@ class DataOptions:
             )
 
 
-DEFAULT_METRICS = "psnr,ssim,l1"
 COLOR_METRICS = f"{DEFAULT_METRICS},ciede2000,colorfulness"
 """The default of models whose results are colours."""
 

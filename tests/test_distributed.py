@@ -18,7 +18,7 @@ from rank_worker import train
 from test_models import arguments
 from torch import Tensor
 
-from util import distributed
+from util import compare_folders, distributed
 from util.device import processes_wanted
 from util.errors import UserError
 
@@ -151,6 +151,25 @@ def test_a_run_and_its_test_on_two_processes(pairs: Path, tmp_path: Path) -> Non
     assert len(files[0]) > 9 and files[0].keys() == files[1].keys()
     differ = [path for path, content in files[0].items() if content != files[1][path]]
     assert not differ
+    gallery = together / "two" / "run" / "test_latest"
+    measured_are_those_of_the_files(gallery, together / "measured")
+
+
+def measured_are_those_of_the_files(gallery: Path, out: Path) -> None:
+    """What test.py measured is what `python -m util.metrics` finds in the pictures that it has written."""
+    suffixes = ["--suffix_a=_fake_B", "--suffix_b=_real_B", "--gpu_ids=-1"]
+    assert compare_folders.main([*[str(gallery / "images")] * 2, *suffixes, f"--out={out}"]) == 0
+    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (gallery, out))
+    assert ours.keys() == {"pictures", "mean", "reference", "protocol", "left_out"}
+    assert [row["name"] for row in ours["pictures"]] == ["0001", "0002", "0003"]
+    assert ours["mean"].keys() == {"psnr", "ssim", "l1"} == ours["protocol"].keys()
+    for metric, mean in ours["mean"].items():
+        assert mean == pytest.approx(theirs["mean"][metric], rel=1e-9)
+        found, expected = ([row[metric] for row in each["pictures"]] for each in (ours, theirs))
+        assert found == pytest.approx(expected, rel=1e-9) and len(set(found)) == 3
+    table = [line.split(",") for line in (gallery / "metrics.csv").read_text().splitlines()]
+    assert table[0] == ["name", "psnr", "ssim", "l1"] and len(table) == 5
+    assert table[-1] == ["mean", *(str(ours["mean"][name]) for name in table[0][1:])]
 
 
 @pytest.mark.slow

@@ -1,42 +1,201 @@
-"""Distances of sets of features, against closed forms."""
+"""What is measured of results: against scikit-image and published values, in files, and of two folders."""
 
+import json
+import logging
 import math
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
+from conftest import ROOT
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from util.feature_metrics import frechet_distance
+from util import compare_folders, distributed
+from util.errors import UserError
+from util.image_io import read_image
+from util.metric_summary import Summary, write_summary
+from util.metrics import HIGHER_IS_BETTER, PICTURE_METRICS, SET_METRICS, Metrics, parse_names
+from util.picture_metrics import l1, psnr, ssim
+
+PUBLISHED = ROOT.parent / "shared" / "data" / "metrics"
+needs_published = pytest.mark.skipif(
+    not PUBLISHED.exists(), reason="no pictures with published values at hand"
+)
 
 
-def features(mean: list[float], covariance: list[list[float]]) -> Tensor:
-    """Features with exactly this mean and covariance."""
-    size = len(mean)
-    points = torch.cat([torch.eye(size), -torch.eye(size)]).double() * math.sqrt((2 * size - 1) / 2)
-    return points @ torch.linalg.cholesky(torch.tensor(covariance).double()).mT + torch.tensor(mean)
+def picture(levels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(levels)).permute(2, 0, 1)[None]
 
 
-def test_without_correlations_standard_deviations_are_compared() -> None:
-    one = features([1, 2, 3], [[4, 0, 0], [0, 1, 0], [0, 0, 9]])
-    other = features([1, 0, 6], [[1, 0, 0], [0, 16, 0], [0, 0, 9]])
-    # ‖μ₁ − μ₂‖² + Σ(σ₁ − σ₂)²
-    torch.testing.assert_close(frechet_distance(one, other).item(), 13.0 + (1 + 9 + 0))
-    assert frechet_distance(one, one).item() < 1e-12
+def noisy(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A picture with smooth parts, edges and noise."""
+    y, x = np.mgrid[:height, :width]
+    shades = np.sin(x / 7)[..., None] * rng.uniform(20, 90, 3) + (y > height / 2)[..., None] * 60
+    return (
+        (128 + shades + rng.normal(0, rng.uniform(0, 30), (height, width, 3))).clip(0, 255).astype(np.uint8)
+    )
 
 
-def test_covariances_that_do_not_commute() -> None:
-    A, B = [[2.0, 1.0], [1.0, 3.0]], [[1.0, -0.5], [-0.5, 2.0]]
-    product = torch.tensor(A) @ torch.tensor(B)
-    # Of a 2 x 2 matrix the root's trace is √(tr M + 2√det M).
-    root = math.sqrt(product.trace().item() + 2 * math.sqrt(torch.linalg.det(product).item()))
-    expected = 5 + 3 - 2 * root
-    for one, other in ((A, B), (B, A)):
-        found = frechet_distance(features([0, 0], one), features([0, 0], other)).item()
-        assert abs(found - expected) < 1e-6
+def test_psnr_and_ssim_are_scikit_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for case in range(50):
+        height, width = rng.integers(11, 80, 2)
+        real = noisy(rng, height, width)
+        fake = (real + rng.normal(0, rng.uniform(1, 40), real.shape)).clip(0, 255).astype(np.uint8)
+        # In strips of a few rows every other time: their edges must not show.
+        monkeypatch.setattr("util.picture_metrics.STRIP", 1 << 16 if case % 2 else 1)
+        expected = structural_similarity(
+            fake, real, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        assert ssim(picture(fake), picture(real)).item() == pytest.approx(expected, abs=1e-6)
+        expected = peak_signal_noise_ratio(real, fake)
+        assert psnr(picture(fake), picture(real)).item() == pytest.approx(expected, rel=1e-9)
+        expected = np.abs(fake.astype(float) - real).mean() / 127.5
+        assert l1(picture(fake), picture(real)).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_features_that_never_vary_are_no_trouble() -> None:
-    generator = torch.Generator().manual_seed(0)
-    one = torch.randn(50, 4, generator=generator) * torch.tensor([1.0, 0.0, 2.0, 0.0])
-    assert 0 <= frechet_distance(one, one).item() < 1e-9
-    shifted = frechet_distance(one, one + torch.tensor([0.0, 3.0, 0.0, 4.0])).item()
-    assert abs(shifted - 25) < 1e-4
+def test_pictures_of_a_batch_do_not_influence_each_other() -> None:
+    fake, real = torch.randint(256, (2, 3, 3, 20, 20), dtype=torch.uint8)
+    together = Metrics(PICTURE_METRICS).update(fake, real, range(3))
+    assert list(together) == ["psnr", "ssim", "l1", "ciede2000", "colorfulness"]  # no network was given
+    for i in range(3):
+        alone = Metrics(PICTURE_METRICS).update(fake[i : i + 1], real[i : i + 1], [i])
+        for name, values in together.items():
+            torch.testing.assert_close(values[i : i + 1], alone[name])
+
+
+@needs_published
+def test_published_values() -> None:
+    camera = np.array(read_image(PUBLISHED / "skimage" / "camera.png"))
+    noise = 20.0 * np.random.RandomState(5).randn(512, 512, 1)
+    noised = np.clip(camera + noise, 0, 255).astype(np.uint8)
+    pairs = [(picture(noised), picture(camera), 22.409353, 0.357964)]
+    for one, other, *values in (
+        ("goldhill_jpeg.gif", "goldhill.gif", 27.4314, 0.68237),
+        ("i01_01_5.bmp", "I01.BMP", 21.0157, 0.52707),
+    ):
+        fake, real = (picture(np.array(read_image(PUBLISHED / "piq" / name))) for name in (one, other))
+        pairs.append((fake, real, *values))
+    for fake, real, decibels, similarity in pairs:
+        assert psnr(fake, real).item() == pytest.approx(decibels, abs=6e-5)
+        assert ssim(fake, real).item() == pytest.approx(similarity, abs=6e-6)
+
+
+def test_what_has_no_value_is_left_out_of_the_mean(tmp_path: Path) -> None:
+    """Equal pictures have an infinite PSNR, pictures below the window no SSIM: null in JSON, not in means."""
+    metrics = Metrics(["psnr", "ssim", "l1"])
+    small = torch.randint(256, (2, 3, 10, 40), dtype=torch.uint8)
+    rows = []
+    for key, (fake, real) in enumerate([(small[:1], small[:1]), (small[:1], small[1:])]):
+        found = metrics.update(fake, real, [key])
+        rows.append((str(key), {name: values.item() for name, values in found.items()}))
+    assert rows[0][1]["psnr"] == math.inf and math.isnan(rows[1][1]["ssim"])
+    summary = metrics.compute()
+    assert summary.mean == {"psnr": rows[1][1]["psnr"], "l1": rows[1][1]["l1"] / 2}
+    assert summary.left_out == {
+        "psnr": "1 of 2 pictures: equal to the truth, where it is infinite",
+        "ssim": "2 of 2 pictures: a side below the window's 11 pixels",
+    }
+    write_summary(tmp_path, rows, summary)
+    text = (tmp_path / "metrics.json").read_text()
+    written = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert written["pictures"][0] == {"name": "0", "psnr": None, "ssim": None, "l1": 0.0}
+    assert written["left_out"] == summary.left_out and written["protocol"].keys() == {"psnr", "l1"}
+    table = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    assert [row[0] for row in table] == ["name", "0", "1", "mean"]
+    assert table[1] == ["0", "inf", "", "0.0"] and table[3][1] == table[2][1]
+    assert metrics.compute() == Summary({}, {}, {}, {})  # what was computed is forgotten
+
+
+def test_processes_share_what_they_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture that both have measured counts once; a metric that one of them lacks is left out."""
+    fake, real = torch.randint(256, (2, 5, 3, 12, 12), dtype=torch.uint8)
+    alone, first, second = Metrics(["psnr", "l1"]), Metrics(["psnr", "l1"]), Metrics(["psnr", "l1"])
+    alone.update(fake, real, range(5))
+    first.update(fake[[0, 2, 4]], real[[0, 2, 4]], [0, 2, 4])
+    second.update(fake[[1, 3, 4]], real[[1, 3, 4]], [1, 3, 4])
+    sent: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "gather_objects", lambda mine: sent.append(mine) or [])
+        assert second.compute() == Summary({}, {}, {}, {})
+    monkeypatch.setattr(distributed, "gather_objects", lambda mine: [mine, *sent])
+    together = first.compute()
+    monkeypatch.undo()
+    assert together == alone.compute()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [("psnr,sim", "did you mean ssim"), ("", "There are psnr"), ("none,l1", "no such")]
+)
+def test_unknown_metrics_are_refused(names: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_names(names)
+
+
+def test_names() -> None:
+    assert parse_names("none") == () and parse_names("l1,psnr,l1") == ("l1", "psnr")
+    assert {*PICTURE_METRICS, *SET_METRICS} == HIGHER_IS_BETTER.keys()
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders with pictures a and b, and one with both under the names of a gallery."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        for side, ending, label in (("fake", "png", "fake_B"), ("real", "bmp", "real_B")):
+            made = Image.fromarray(noisy(rng, 20, 24))
+            for path in (tmp_path / side / f"{name}.{ending}", tmp_path / "images" / f"{name}_{label}.png"):
+                path.parent.mkdir(exist_ok=True)
+                made.save(path)
+    return tmp_path / "fake", tmp_path / "real"
+
+
+def test_two_folders_are_compared(folders: tuple[Path, Path], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    tmp_path, flags = folders[0].parent, ["--metrics", "psnr,ssim", "--gpu_ids", "-1"]
+    assert compare_folders.main([*map(str, folders), *flags, "--out", str(tmp_path / "out")]) == 0
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [row["name"] for row in written["pictures"]] == ["a", "b"]
+    values = [
+        psnr(
+            *(
+                picture(np.array(Image.open(path)))
+                for path in (folders[0] / f"{n}.png", folders[1] / f"{n}.bmp")
+            )
+        )
+        for n in ("a", "b")
+    ]
+    assert written["mean"]["psnr"] == pytest.approx(sum(values).item() / 2)
+    assert f"Mean psnr (dB): {written['mean']['psnr']:.4f}" in caplog.text and "Mean ssim: 0." in caplog.text
+    # One folder of a gallery, compared with itself.
+    images = [str(tmp_path / "images")] * 2
+    suffixes = ["--suffix_a", "_fake_B", "--suffix_b", "_real_B"]
+    assert compare_folders.main([*images, *flags, *suffixes, "--out", str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == written
+
+
+def test_folders_that_cannot_be_compared(folders: tuple[Path, Path]) -> None:
+    fake, real = folders
+
+    def refused(message: str, *flags: str) -> None:
+        with pytest.raises(UserError, match=message):
+            compare_folders.main([str(fake), str(real), "--gpu_ids", "-1", *flags])
+
+    refused("no picture whose name ends with _fake", "--suffix_a", "_fake")
+    refused("nothing left to measure", "--metrics", "none")
+    (fake / "c.png").write_bytes((fake / "a.png").read_bytes())
+    refused(r"real: 1 pictures have no partner there \(c\)")
+    Image.new("RGB", (24, 21)).save(real / "c.png")
+    refused(r"c\.png has 24 x 20 pixels, .*c\.png 24 x 21")
+    (real / "c.png").write_bytes(b"not a picture")
+    refused(r"c\.png: cannot be read as a picture")
+    (real / "c.tif").write_bytes(b"")
+    refused("two pictures of one name")
+    for path in real.iterdir():
+        path.unlink()
+    refused("real: there is no picture in it")
+    real.rmdir()
+    refused("real: there is no such folder")

@@ -15,7 +15,7 @@ from util.errors import UserError
 from util.feature_metrics import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
 from util.image_io import EXTENSIONS, read_image
 from util.metric_summary import write_summary
-from util.metrics import HIGHER_IS_BETTER, PICTURE_METRICS, Metrics, parse_names
+from util.metrics import DEFAULT_METRICS, HIGHER_IS_BETTER, PICTURE_METRICS, Metrics, parse_names
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ def main(argv: list[str]) -> int:
         options.lpips_weights,
         options.inception_weights,
     )
+    if not metrics.names:
+        raise UserError(f"--metrics {options.metrics}: there is nothing left to measure")
     results = find_pictures(options.results, options.suffix_a)
     truth = find_pictures(options.truth, options.suffix_b)
     rows: list[tuple[str, dict[str, float]]] = []
@@ -110,8 +112,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("truth", type=Path, help="what they are compared with; may be the same folder")
     parser.add_argument(
         "--metrics",
-        default="psnr,ssim,l1",
-        help=f"some of {', '.join(HIGHER_IS_BETTER)} (default: psnr,ssim,l1); with fid and kid alone the"
+        default=DEFAULT_METRICS,
+        help=f"some of {', '.join(HIGHER_IS_BETTER)} (default: {DEFAULT_METRICS}); with fid and kid alone the"
         " folders may hold different pictures",
     )
     parser.add_argument("--suffix_a", default="", help="take the results whose name ends so, such as _fake_B")

@@ -8,8 +8,8 @@ import contextlib
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import NamedTuple
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth of torch-fidelity"
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth of torchvision"
 LPIPS_LEAST = 31
 """AlexNet sees nothing in pictures with a shorter side."""
+
+UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError)
+"""What comes of a download that fails or was cut off, or of another network's weights."""
 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 
@@ -68,14 +71,19 @@ def kernel_distance(one: Tensor, other: Tensor, seed: int = 0) -> Tensor:
         seed: of the subsets.
     """
     one, other = one.double(), other.double()
-    size = min(KID_SUBSET_SIZE, len(one), len(other))
+    subsets, size = kid_subsets(len(one), len(other))
     generator = torch.Generator().manual_seed(seed)
 
     def subset(features: Tensor) -> Tensor:
         return features[torch.randperm(len(features), generator=generator)[:size].to(features.device)]
 
-    subsets = 1 if size == len(one) == len(other) else KID_SUBSETS
     return torch.stack([_squared_mmd(subset(one), subset(other)) for _ in range(subsets)]).mean()
+
+
+def kid_subsets(one: int, other: int) -> tuple[int, int]:
+    """Return how many subsets of which size are taken of so many features."""
+    size = min(KID_SUBSET_SIZE, one, other)
+    return 1 if size == one == other else KID_SUBSETS, size
 
 
 def _squared_mmd(one: Tensor, other: Tensor) -> Tensor:
@@ -110,12 +118,13 @@ def load_inception(source: str = DOWNLOAD) -> Network:
         _read_file("inception_weights", source, INCEPTION_FILE)
     path = None if source == DOWNLOAD else source
     try:
-        net = FeatureExtractorInceptionV3(
-            "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
-        )
-    except OSError as error:
-        raise _not_downloaded("inception_weights", INCEPTION_FILE, error) from error
-    except RuntimeError as error:
+        with torch.random.fork_rng(devices=[]):  # see load_lpips
+            net = FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=path
+            )
+    except UNREADABLE as error:
+        if source == DOWNLOAD:
+            raise _not_downloaded("inception_weights", INCEPTION_FILE, error) from error
         raise UserError(
             f"--inception_weights {source}: not the weights of that network; give download, or the path of"
             f" {INCEPTION_FILE}"
@@ -157,7 +166,7 @@ def load_lpips(source: str = DOWNLOAD) -> Network:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 found = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
+        except UNREADABLE as error:
             raise _not_downloaded("lpips_weights", ALEXNET_FILE, error) from error
     else:
         found = _read_file("lpips_weights", source, ALEXNET_FILE)
@@ -189,7 +198,7 @@ def _not_installed(package: str, error: ImportError) -> Unavailable:
     return Unavailable(f"needs {package} ({error}): pip install -r requirements-metrics.txt")
 
 
-def _not_downloaded(flag: str, wanted: str, error: OSError | URLError) -> Unavailable:
+def _not_downloaded(flag: str, wanted: str, error: Exception) -> Unavailable:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     return Unavailable(
         f"needs {wanted}, which cannot be downloaded ({error}): fetch it where there is a network and put it"

@@ -20,12 +20,12 @@ from util.batch import Batch
 from util.errors import UserError, did_you_mean, run_command
 from util.feature_metrics import (
     DOWNLOAD,
-    KID_SUBSET_SIZE,
     LPIPS_LEAST,
     Network,
     Unavailable,
     frechet_distance,
     kernel_distance,
+    kid_subsets,
     load_inception,
     load_lpips,
 )
@@ -44,6 +44,8 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
     "fid": False,
     "kid": False,
 }
+DEFAULT_METRICS = "psnr,ssim,l1"
+
 SET_METRICS = ("fid", "kid")
 """What is measured of all pictures together."""
 
@@ -260,19 +262,18 @@ class Metrics:
         assert self.inception
         wanted = [name for name in SET_METRICS if name in self.names]
         if min(len(fake), len(real)) < 2:
-            counts = f"needs two pictures of each kind at least (here {len(fake)} and {len(real)})"
-            left_out |= dict.fromkeys(wanted, counts)
+            too_few = f"needs two results and two real pictures at least (here {len(fake)} and {len(real)})"
+            left_out |= dict.fromkeys(wanted, too_few)
             return {}
         one, other = (
             torch.stack([features[key] for key in sorted(features)]).to(self.device)
             for features in (fake, real)
         )
         counts = f"{len(fake)} results, {len(real)} real pictures; {self.inception.description}"
-        size = min(KID_SUBSET_SIZE, len(fake), len(real))
+        subsets, size = kid_subsets(len(fake), len(real))
         protocol["fid"] = f"{counts}; unbiased covariances"
-        protocol["kid"] = (
-            f"{counts}; kernel (x.y / {one.shape[1]} + 1)^3, unbiased squared MMD, mean over random subsets"
-            f" of {size} (seed 0)"
+        protocol["kid"] = f"{counts}; kernel (x.y / {one.shape[1]} + 1)^3, unbiased squared MMD," + (
+            f" mean over {subsets} random subsets of {size}, seed 0" if subsets > 1 else " of all pictures"
         )
         distances = {"fid": frechet_distance, "kid": kernel_distance}
         return {name: distances[name](one, other).item() for name in wanted}
@@ -280,7 +281,7 @@ class Metrics:
 
 def _lpips(network: Network, fake: Tensor, real: Tensor) -> Tensor:
     if min(fake.shape[-2:]) < LPIPS_LEAST:
-        return torch.full((len(fake),), math.nan)
+        return torch.full((len(fake),), math.nan, dtype=torch.float64)
     return network.net(fake.float() / 127.5 - 1, real.float() / 127.5 - 1).flatten().double()
 
 

@@ -10,8 +10,8 @@ from util.color import ciede2000, colourfulness, rgb_to_lab
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
-STRIP = 1 << 20
-"""Values are computed in float64 for so many pixels at a time: large pictures need little memory."""
+STRIP = 1 << 16
+"""Values are computed for about so many pixels at a time, which stay in a CPU's cache."""
 
 
 def psnr(fake: Tensor, real: Tensor) -> Tensor:
@@ -64,13 +64,13 @@ def _mean(per_pixel: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, w
     for first in range(0, last, rows):
         strip = slice(first, min(first + rows, last) + window - 1)
         values = per_pixel(x[:, :, strip].double(), y[:, :, strip].double()).flatten(1)
-        total, count = total + values.sum(1), count + values.shape[1]
+        total, count = total + values.sum(1, dtype=torch.float64), count + values.shape[1]
     return total / count
 
 
 def _structural_similarity(x: Tensor, y: Tensor) -> Tensor:
     mean_x, mean_y = _smooth(x), _smooth(y)
-    variances = _smooth(x * x) - mean_x**2 + _smooth(y * y) - mean_y**2
+    variances = _smooth(x * x + y * y) - mean_x**2 - mean_y**2
     covariance = _smooth(x * y) - mean_x * mean_y
     similarity = (2 * mean_x * mean_y + SSIM_C1) * (2 * covariance + SSIM_C2)
     return similarity / ((mean_x**2 + mean_y**2 + SSIM_C1) * (variances + SSIM_C2))
@@ -91,4 +91,4 @@ def _smooth(x: Tensor) -> Tensor:
 
 
 def _lab(levels: Tensor) -> Tensor:
-    return rgb_to_lab(levels / 255)
+    return rgb_to_lab(levels.float() / 255)  # whose digits are enough here, in half the time

@@ -1,0 +1,238 @@
+"""FID, KID and LPIPS against closed forms and float64, with networks that stand in for trained ones."""
+
+import logging
+import math
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from util import feature_metrics
+from util.batch import Batch
+from util.errors import UserError
+from util.feature_metrics import LPIPS_LEAST, Network, frechet_distance, load_inception, load_lpips
+from util.metrics import Metrics
+
+needs_torchmetrics = pytest.mark.skipif(
+    not all(map(find_spec, ("torchmetrics", "torch_fidelity"))),
+    reason="requirements-metrics.txt is not installed",
+)
+Array = NDArray[np.float64]
+
+
+class StandIn(nn.Module):
+    """Features (N, 12) of uint8 pictures: the means of quarters, bent."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.dtype == torch.uint8
+        return (F.adaptive_avg_pool2d(x.float() / 64, 2).flatten(1) * 2).sin() + x.float().std((1, 2, 3))[
+            :, None
+        ]
+
+
+def sets(fake: int, real: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shades = torch.rand(fake + real, 3, 2, 2, generator=generator) * 200
+    pictures = F.interpolate(shades, 8) + torch.rand(fake + real, 3, 8, 8, generator=generator) * 50
+    return pictures[:fake].to(torch.uint8), (pictures[fake:] * 0.9).to(torch.uint8)
+
+
+def measured(fake: Tensor, real: Tensor) -> Metrics:
+    """Metrics that have seen the pictures in batches of unequal size, some of them twice."""
+    metrics = Metrics(["fid", "kid"], inception=Network(StandIn(), "a stand-in"))
+    for side, pictures in (("fake", fake), ("real", real)):
+        for chosen in (range(3), range(2, 9), range(9, len(pictures))):
+            metrics.update_set(side, pictures[list(chosen)], [f"{number:04}" for number in chosen])
+    return metrics
+
+
+def reference_mmd(x: Array, y: Array) -> float:
+    count, width = x.shape
+    total = 0.0
+    for i in range(count):
+        for j in range(count):
+            if i != j:
+                total += (x[i] @ x[j] / width + 1) ** 3 / (count * (count - 1))
+                total += (y[i] @ y[j] / width + 1) ** 3 / (count * (count - 1))
+            total -= 2 * (x[i] @ y[j] / width + 1) ** 3 / count**2
+    return total
+
+
+def test_fid_and_kid_are_those_of_float64() -> None:
+    fake, real = sets(60, 60)
+    summary = measured(fake, real).compute()
+    x, y = (StandIn()(pictures).double().numpy() for pictures in (fake, real))
+    product = np.cov(x.T) @ np.cov(y.T)
+    root = np.sqrt(np.linalg.eigvals(product).astype(complex)).real.sum()
+    fid = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T)) + np.trace(np.cov(y.T)) - 2 * root
+    assert summary.mean["fid"] == pytest.approx(fid, rel=1e-6) and fid > 0.01
+    assert summary.mean["kid"] == pytest.approx(reference_mmd(x, y), rel=1e-6)
+    assert "60 results, 60 real pictures; a stand-in" in summary.protocol["fid"]
+    assert "/ 12 + 1)^3" in summary.protocol["kid"] and "of all pictures" in summary.protocol["kid"]
+
+
+def test_kid_of_many_pictures_is_the_mean_over_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_metrics, "KID_SUBSETS", 4)
+    monkeypatch.setattr(feature_metrics, "KID_SUBSET_SIZE", 10)
+    fake, real = sets(30, 25)
+    summary = measured(fake, real).compute()
+    x, y = (StandIn()(pictures).double().numpy() for pictures in (fake, real))
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(4):
+        chosen = [torch.randperm(count, generator=generator)[:10].numpy() for count in (30, 25)]
+        found.append(reference_mmd(x[chosen[0]], y[chosen[1]]))
+    assert summary.mean["kid"] == pytest.approx(np.mean(found), rel=1e-6)
+    assert "4 random subsets of 10, seed 0" in summary.protocol["kid"]
+
+
+def test_sets_of_one_picture_have_no_distance() -> None:
+    metrics = Metrics(["fid", "kid", "l1"], inception=Network(StandIn(), "a stand-in"))
+    fake, real = sets(1, 1)
+    metrics.update(fake, real, keys=[0])
+    found = metrics.compute()
+    assert found.mean.keys() == {"l1"} == found.protocol.keys()
+    assert found.left_out.keys() == {"fid", "kid"} and "at least (here 1 and 1)" in found.left_out["fid"]
+
+
+def test_unpaired_results_are_compared_as_sets() -> None:
+    """Each file once, however often the shorter folder comes round; single values there are none."""
+    fake, real = (pictures / 127.5 - 1 for pictures in sets(4, 4))
+    metrics = Metrics(["fid", "psnr"], inception=Network(StandIn(), "a stand-in"))
+    for paths_B in (["x", "y", "z", "w"], ["x", "y", "z", "w"]):
+        batch = Batch(fake, real, ["a", "b", "c", "d"], paths_B, torch.arange(4))
+        assert metrics.update_visuals(batch, {"fake_B": fake, "real_B": real}, paired=False) == [{}] * 4
+    found = metrics.compute()
+    assert found.mean.keys() == {"fid"} and "4 results, 4 real pictures" in found.protocol["fid"]
+    single = Batch(fake, None, ["a", "b", "c", "d"], [], torch.arange(4))
+    assert metrics.update_visuals(single, {"real_A": fake, "fake_B": fake}, paired=False) == [{}] * 4
+    assert "here 0 and 0" in metrics.compute().left_out["fid"]
+
+
+def alexnet() -> dict[str, Tensor]:
+    """Weights of AlexNet's convolutions, by torchvision's names."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
+    weights = {}
+    for place, (out, into, side) in shapes.items():
+        scale = math.sqrt(2 / (into * side**2))
+        weights[f"features.{place}.weight"] = torch.randn(out, into, side, side, generator=generator) * scale
+        weights[f"features.{place}.bias"] = torch.randn(out, generator=generator) * 0.1
+    return weights
+
+
+def reference_lpips(weights: dict[str, Tensor], heads: list[Tensor], pictures: Tensor) -> float:
+    """LPIPS (Zhang et al. 2018) of two pictures in [-1, 1], (2, 3, H, W), float64."""
+    shift, scale = (
+        torch.tensor(v).double().view(3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
+    )
+    x, total = (pictures - shift) / scale, 0.0
+    for (place, stride, padding), head in zip(
+        ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1)), heads, strict=True
+    ):
+        if place in (3, 6):
+            x = F.max_pool2d(x, 3, 2)
+        weight, bias = (weights[f"features.{place}.{kind}"].double() for kind in ("weight", "bias"))
+        x = F.conv2d(x, weight, bias, stride, padding).relu()
+        unit = x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt()
+        total += ((unit[0] - unit[1]).square() * head.double()[0]).sum(0).mean().item()
+    return total
+
+
+@needs_torchmetrics
+def test_lpips_is_that_of_the_paper(tmp_path: Path) -> None:
+    from torchmetrics.functional.image import lpips
+
+    heads = torch.load(Path(lpips.__file__).parent / "lpips_models" / "alex.pth", "cpu", weights_only=True)
+    weights, file = alexnet(), tmp_path / "alexnet.pth"
+    torch.save(weights, file)
+    torch.manual_seed(7)
+    metrics = Metrics(["lpips"], lpips=load_lpips(str(file)))
+    assert torch.equal(torch.rand(3), torch.manual_seed(7) and torch.rand(3))  # randomness is left alone
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.randint(256, (2, 2, 3, 70, 64), dtype=torch.uint8, generator=generator)
+    found = metrics.update(*pictures, keys=[0, 1])["lpips"]
+    for i in range(2):
+        expected = reference_lpips(weights, list(heads.values()), pictures[:, i].double() / 127.5 - 1)
+        assert found[i].item() == pytest.approx(expected, rel=1e-4) and expected > 0.01
+    edge = torch.zeros(1, 3, LPIPS_LEAST, LPIPS_LEAST, dtype=torch.uint8)
+    assert metrics.update(edge, edge, [2])["lpips"].item() == 0
+    assert metrics.update(edge[..., 1:], edge[..., 1:], [3])["lpips"].isnan().all()
+    summary = metrics.compute()
+    assert summary.left_out == {"lpips": f"1 of 4 pictures: a side below {LPIPS_LEAST} pixels"}
+    assert "torchmetrics" in summary.protocol["lpips"]
+
+
+@needs_torchmetrics
+def test_what_cannot_be_had_is_left_out_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import torch_fidelity.feature_extractor_inceptionv3 as inception
+
+    def no_network(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(inception, "load_state_dict_from_url", no_network)
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional.image.lpips", None)
+    fake = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+    metrics = Metrics.load(["l1", "lpips", "fid", "kid"])
+    metrics.update(fake, fake, [0, 1])
+    found = metrics.compute()
+    assert found.mean == {"l1": 0.0} and found.left_out.keys() == {"lpips", "fid", "kid"}
+    assert "pip install -r requirements-metrics.txt" in found.left_out["lpips"]
+    assert "no network" in found.left_out["fid"] and "--inception_weights" in found.left_out["fid"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert [text.split(":")[0] for text in warnings] == ["--metrics lpips", "--metrics fid,kid"]
+
+
+@needs_torchmetrics
+def test_files_that_are_no_such_weights_are_refused(tmp_path: Path) -> None:
+    absent, other = tmp_path / "absent.pth", tmp_path / "other.pth"
+    torch.save({"weight": torch.zeros(2)}, other)
+    for load in (load_lpips, load_inception):
+        with pytest.raises(UserError, match="there is no such file; give download, or the path"):
+            load(str(absent))
+        with pytest.raises(UserError, match=r"_weights .*other\.pth: "):
+            load(str(other))
+
+
+def features(mean: list[float], covariance: list[list[float]]) -> Tensor:
+    """Features with exactly this mean and covariance."""
+    size = len(mean)
+    points = torch.cat([torch.eye(size), -torch.eye(size)]).double() * math.sqrt((2 * size - 1) / 2)
+    return points @ torch.linalg.cholesky(torch.tensor(covariance).double()).mT + torch.tensor(mean)
+
+
+def test_without_correlations_standard_deviations_are_compared() -> None:
+    one = features([1, 2, 3], [[4, 0, 0], [0, 1, 0], [0, 0, 9]])
+    other = features([1, 0, 6], [[1, 0, 0], [0, 16, 0], [0, 0, 9]])
+    # ‖μ₁ − μ₂‖² + Σ(σ₁ − σ₂)²
+    torch.testing.assert_close(frechet_distance(one, other).item(), 13.0 + (1 + 9 + 0))
+    assert frechet_distance(one, one).item() < 1e-12
+
+
+def test_covariances_that_do_not_commute() -> None:
+    A, B = [[2.0, 1.0], [1.0, 3.0]], [[1.0, -0.5], [-0.5, 2.0]]
+    product = torch.tensor(A) @ torch.tensor(B)
+    # Of a 2 x 2 matrix the root's trace is √(tr M + 2√det M).
+    root = math.sqrt(product.trace().item() + 2 * math.sqrt(torch.linalg.det(product).item()))
+    expected = 5 + 3 - 2 * root
+    for one, other in ((A, B), (B, A)):
+        found = frechet_distance(features([0, 0], one), features([0, 0], other)).item()
+        assert abs(found - expected) < 1e-6
+
+
+def test_features_that_never_vary_are_no_trouble() -> None:
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(50, 4, generator=generator) * torch.tensor([1.0, 0.0, 2.0, 0.0])
+    assert 0 <= frechet_distance(one, one).item() < 1e-9
+    shifted = frechet_distance(one, one + torch.tensor([0.0, 3.0, 0.0, 4.0])).item()
+    assert abs(shifted - 25) < 1e-4
