@@ -192,7 +192,7 @@ def test_what_is_done_is_skipped_and_what_is_outdated_is_not(
     assert [line.split()[0] for line in calls(tmp_path)] == ["test"] * 4
     weights.unlink()
     assert call(*flags) == 0
-    assert calls(tmp_path) == ["train norm=batch_seed1 true -1", "test norm=batch_seed1"]
+    assert calls(tmp_path) == ["train norm=batch_seed1 true ", "test norm=batch_seed1"]
 
 
 def test_other_flags_in_a_runs_folder_are_refused(tmp_path: Path, call: Callable[..., int]) -> None:
@@ -239,7 +239,7 @@ def test_a_signal_stops_the_run_and_the_same_command_goes_on(
     ]
     assert call() == 0
     left = calls(tmp_path)
-    assert left[0] == "train norm=instance_seed1 true -1" and len(left) == 6
+    assert left[0] == "train norm=instance_seed1 true " and len(left) == 6
 
 
 def test_gpus_are_shared_out(tmp_path: Path, call: Callable[..., int]) -> None:

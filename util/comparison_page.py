@@ -18,6 +18,9 @@ from util.metrics import HIGHER_IS_BETTER
 from util.page import STATIC, Page, picture_tag
 from util.tables import decimals, groups_csv, groups_latex, runs_csv
 
+OPEN_CHARTS = 6
+"""So many curves are shown at once; losses come first, then the measures of health."""
+
 TABLE, RUNS, LATEX = "table.csv", "runs.csv", "table.tex"
 
 
@@ -156,16 +159,23 @@ def _curves(
     for number, group in enumerate(groups):
         box = tags.input_(type="checkbox", checked=True, cls=f"show-{number}", autocomplete="off")
         legend.add(tags.label(box, _swatch(number), f"{group.label} ({len(group.runs)})"))
-    charts = tags.div(cls="charts")
+    charts = []
     for name in names:
         drawn = []
         for number, group in enumerate(groups):
             series = [curves_of(run)[name] for run in group.runs if name in curves_of(run)]
             if series:
                 drawn.append(CurveGroup(number, group.label, series))
-        charts.add(tags.figure(tags.figcaption(name), raw(chart(drawn))))
+        charts.append(tags.figure(tags.figcaption(name), raw(chart(drawn))))
     told = "Thin: a run. Thick: the mean of a group's runs, as far as all have got. Across: epochs."
-    return tags.section(tags.h2(heading), legend, charts, tags.p(told, cls="note"), cls="panel")
+    section = tags.section(
+        tags.h2(heading), legend, tags.div(*charts[:OPEN_CHARTS], cls="charts"), cls="panel"
+    )
+    if further := charts[OPEN_CHARTS:]:
+        count = f"{len(further)} further curves" if len(further) > 1 else "one further curve"
+        section.add(tags.details(tags.summary(count), tags.div(*further, cls="charts"), cls="further"))
+    section.add(tags.p(told, cls="note"))
+    return section
 
 
 def _pictures(groups: Sequence[RunGroup], images: Path, samples: int, width: int) -> tags.section | None:
