@@ -198,6 +198,9 @@ def _refuse_equal(runs: Sequence[PlannedRun]) -> None:
 
 def refuse_other_runs(runs: Sequence[PlannedRun]) -> None:
     """Raise a `UserError` if a run's folder holds one that was trained with other flags."""
+    together = runs[0].folder.parent
+    if (together / "train_opt.json").exists():
+        raise UserError(f"{together}: is a run itself, where no others belong; choose another --name")
     for run in runs:
         if not (run.folder / "train_opt.json").exists():
             continue

@@ -130,7 +130,8 @@ def run_here(runs: Sequence[PlannedRun], jobs: int, gpus: Sequence[str], stop: S
             worker.state = "done"
             log.info("%s: done before", worker.run.name)
     free = [gpus[slot % len(gpus)] if gpus else "" for slot in range(jobs)]
-    waiting, running, times = list(todo), list[Worker](), list[float]()
+    waiting, running = list(todo), list[Worker]()
+    began, done = time.monotonic(), 0
     while (waiting and not stop.received) or running:
         while waiting and free and not stop.received:
             worker = waiting.pop(0)
@@ -143,20 +144,18 @@ def run_here(runs: Sequence[PlannedRun], jobs: int, gpus: Sequence[str], stop: S
             if worker.poll() != "running":
                 running.remove(worker)
                 free.append(worker.gpu)
-                times += [worker.seconds] if worker.state == "done" else []
-                report(worker, len(waiting) + len(running), times, jobs)
+                done += worker.state == "done"
+                each = (time.monotonic() - began) / done if done else None
+                report(worker, len(waiting) + len(running), each)
         time.sleep(POLL_SECONDS)
     for worker in waiting:
         worker.told = "not begun" if next_stage(worker.run) == "train" else "not tested yet"
     return workers
 
 
-def report(worker: Worker, left: int, times: Sequence[float], jobs: int) -> None:
-    """Print a run's line: its name, state and time, and a guess of what is left."""
-    guess = ""
-    if left and times:
-        seconds = round(sum(times) / len(times) * left / min(jobs, left))
-        guess = f", about {timedelta(seconds=seconds)}"
+def report(worker: Worker, left: int, seconds: float | None) -> None:
+    """Print a run's line: its name, state and time, and, from the `seconds` for each so far, what is left."""
+    guess = f", about {timedelta(seconds=round(seconds * left))}" if left and seconds else ""
     state = f"{worker.state}: {worker.told}" if worker.told else worker.state
     took = timedelta(seconds=round(worker.seconds))
     log.info("%s: %s, %s; %d left%s", worker.run.name, state, took, left, guess)

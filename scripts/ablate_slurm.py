@@ -73,7 +73,7 @@ def run_on_slurm(
     jobs |= _submit(submitit, cluster, folder, new, settings)
     write_text(record, json.dumps({name: job.job_id for name, job in jobs.items()}, indent=1) + "\n")
     log.info("%d jobs submitted, %d from before; their files: %s", len(new), len(jobs) - len(new), folder)
-    _wait([worker for worker in workers if worker.state == "waiting"], jobs, cluster, stop, settings.jobs)
+    _wait([worker for worker in workers if worker.state == "waiting"], jobs, cluster, stop)
     if stop.received and any(worker.state == "running" for worker in workers):
         ids = " ".join(jobs[worker.run.name].job_id for worker in workers if worker.state == "running")
         log.info(
@@ -121,31 +121,34 @@ def _earlier(submitit: Any, folder: Path, record: Path) -> dict[str, Any]:
     """Return the jobs of an earlier call that are still queued or running, by the runs' names."""
     ids: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
     alive = _queued() if ids else set()
+    if alive is None:
+        raise UserError(
+            "--slurm: squeue does not answer, and there are jobs of an earlier call; try again later"
+        )
     return {name: submitit.SlurmJob(folder, number) for name, number in ids.items() if number in alive}
 
 
-def _queued() -> set[str]:
-    """Return the numbers of all jobs, and tasks of arrays, that Slurm has not done with."""
+def _queued() -> set[str] | None:
+    """Return the numbers of jobs, and tasks of arrays, that are not over; None if Slurm does not answer."""
     command = ["squeue", "--noheader", "--array", "--format=%i"]
-    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    done = subprocess.run(command, capture_output=True, text=True)
+    return None if done.returncode else set(done.stdout.split())
 
 
-def _wait(
-    waiting: list[Worker], jobs: Mapping[str, Any], cluster: str, stop: StopSignals, at_once: int | None
-) -> None:
-    began = {worker.run.name: time.monotonic() for worker in waiting}
-    times: list[float] = []
+def _wait(waiting: Sequence[Worker], jobs: Mapping[str, Any], cluster: str, stop: StopSignals) -> None:
+    began, done = time.monotonic(), 0
     for worker in waiting:
         worker.state, worker.told = "running", "its job is not through"
     left = list(waiting)
     while left and not stop.received:
-        queued = _queued() if cluster == "slurm" else {job.job_id for job in jobs.values() if not job.done()}
-        for worker in [worker for worker in left if jobs[worker.run.name].job_id not in queued]:
+        alive = _queued() if cluster == "slurm" else {job.job_id for job in jobs.values() if not job.done()}
+        over = [] if alive is None else [each for each in left if jobs[each.run.name].job_id not in alive]
+        for worker in over:
             left.remove(worker)
-            worker.seconds = time.monotonic() - began[worker.run.name]
+            worker.seconds = time.monotonic() - began
             _conclude(worker, jobs[worker.run.name])
-            times += [worker.seconds] if worker.state == "done" else []
-            report(worker, len(left), times, at_once or len(waiting))
+            done += worker.state == "done"
+            report(worker, len(left), worker.seconds / done if done else None)
         time.sleep(POLL_SECONDS)
 
 

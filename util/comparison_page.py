@@ -83,7 +83,7 @@ def _table(groups: Sequence[RunGroup]) -> tags.section:
         section.add(
             tags.p("Nothing was measured: test.py writes metrics.json where there is a truth.", cls="note")
         )
-    head = [_head(name) for name in flags or ["run"]] + [_head("n", "runs with results", "number")]
+    head = [_head(name) for name in flags or ["run"]] + [_head("n", "runs that were measured", "number")]
     head += [_head(name + _arrow(name), _direction(name), "number") for name in metrics]
     columns = {}
     for name in metrics:
