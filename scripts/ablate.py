@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     vary = parse_vary(settings.vary)
     runs = plan(settings.name, vary, settings.seeds, settings.flags, test_flags)
     refuse_other_runs(runs)
-    log.info("%d runs in %s", len(runs), runs[0].folder.parent)
+    log.info("%d runs; the output of each: %s", len(runs), runs[0].folder.parent / "*" / runs[0].log.name)
     with StopSignals() as stop:
         if settings.slurm:
             workers = run_on_slurm(runs, settings, stop)

@@ -70,8 +70,8 @@ def resample(series: Series, end: float, count: int) -> Points:
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """Return at most `most` round numbers from `low` to `high`."""
-    exact = (high - low) / max(most - 1, 1)
+    """Return round numbers from `low` to `high`, with at most `most` steps between them."""
+    exact = (high - low) / most
     power = 10.0 ** math.floor(math.log10(exact))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if factor * power >= exact * 0.999)
     first = math.ceil(low / step - 1e-9)
@@ -94,7 +94,7 @@ class _Frame(NamedTuple):
     def grid(self) -> str:
         """Return lines and numbers for both axes."""
         parts = []
-        for value in ticks(self.low, self.high, 5):
+        for value in ticks(self.low, self.high, 6):
             y = self.y(value)
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
             parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.4g}</text>')

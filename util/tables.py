@@ -27,7 +27,7 @@ def decimals(statistics: Sequence[Statistic | None]) -> int:
     given = [each for each in statistics if each]
     deviations = sorted(each.deviation for each in given if each.deviation and math.isfinite(each.deviation))
     if deviations:
-        places = 1 - math.floor(math.log10(deviations[len(deviations) // 2]))
+        places = 1 - math.floor(math.log10(deviations[(len(deviations) - 1) // 2]))
     else:
         largest = max((abs(each.mean) for each in given if math.isfinite(each.mean)), default=0)
         places = 3 - math.floor(math.log10(largest)) if largest else 0
