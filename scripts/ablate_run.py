@@ -45,6 +45,7 @@ class Worker:
         self.state: State = "waiting"
         self.told = ""
         self.seconds = 0.0
+        self._root = ROOT  # travels with a job to its machine
         self._stage: Stage = "done"
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
@@ -101,10 +102,10 @@ class Worker:
         run.folder.mkdir(parents=True, exist_ok=True)
         if self._stage == "train":
             begun = (run.folder / "train_opt.json").exists()
-            argv = [str(ROOT / "train.py"), *run.train, *(["--continue_train=true"] if begun else [])]
+            argv = [str(self._root / "train.py"), *run.train, *(["--continue_train=true"] if begun else [])]
         else:
             run.tested.unlink(missing_ok=True)
-            argv = [str(ROOT / "test.py"), *run.test]
+            argv = [str(self._root / "test.py"), *run.test]
         argv += [f"--gpu_ids={self.gpu}"] if self.gpu else []
         with run.log.open("a") as output:
             # A session of its own: Ctrl-C would reach it twice, and a second one ends train.py at once.

@@ -167,6 +167,22 @@ def calls(folder: Path) -> list[str]:
     return lines
 
 
+def stop_when(true: Callable[[], bool], act: Callable[[], None]) -> None:
+    """Act in another thread as soon as something is true."""
+
+    def wait() -> None:
+        while not true():
+            time.sleep(0.02)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def has_begun(folder: Path) -> bool:
+    """Return whether a run is in its second epoch."""
+    return any('"epoch": 2' in path.read_text() for path in folder.glob("checkpoints/*/*/losses.jsonl"))
+
+
 def table(folder: Path) -> list[dict[str, str]]:
     text = (folder / "results" / "ablation" / "table.csv").read_text()
     return list(csv.DictReader(text.splitlines()))
@@ -223,15 +239,9 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
 def test_a_signal_stops_the_run_and_the_same_command_goes_on(
     tmp_path: Path, call: Callable[..., int]
 ) -> None:
-    def stop() -> None:
-        while not (tmp_path / "ready").exists():
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
+    ready = tmp_path / "ready"
+    stop_when(ready.exists, lambda: os.kill(os.getpid(), signal.SIGTERM))
     assert call(norm_instance_seed1="slow") == STOPPED_STATUS
-    thread.join()
     assert [line.split()[:2] for line in calls(tmp_path)] == [
         ["train", "norm=instance_seed0"],
         ["test", "norm=instance_seed0"],
@@ -269,21 +279,17 @@ def test_a_job_that_is_stopped_saves_and_goes_on_in_another(
     assert (run.results / "metrics.json").exists()
 
 
-def test_a_run_as_a_job_of_submitit(tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_are_jobs_of_submitit(tmp_path: Path, call: Callable[..., int]) -> None:
     pytest.importorskip("submitit")
-    for name, value in ONE_THREAD.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    runs = plan(
-        "a", {"norm": ["batch"]}, 1, ["--dataroot", str(pairs), *TRAIN, "--n_epochs", "1"], ["--phase=test"]
-    )
-    settings = Namespace(
-        name="a", jobs=None, time=5, cpus_per_task=1, gpus_per_node=None, partition=None, sbatch=None
-    )
+    (tmp_path / "ways.json").write_text(json.dumps({"norm=none_seed0": "3"}))
+    flags = ["--dataroot", ".", *TRAIN, "--n_epochs", "5"]
+    runs = plan("a", {"norm": ["batch", "none"]}, 1, flags, ["--phase=test"])
+    given = dict.fromkeys(("jobs", "gpus_per_node", "partition", "sbatch"))
+    settings = Namespace(name="a", time=5, cpus_per_task=1, **given)
     with StopSignals() as stop:
-        (worker,) = ablate_slurm.run_on_slurm(runs, settings, stop, cluster="local")
-    assert (worker.state, worker.told) == ("done", "")
-    assert (runs[0].results / "index.html").exists()
+        good, bad = ablate_slurm.run_on_slurm(runs, settings, stop, cluster="local")
+    assert (good.state, good.told) == ("done", "") and (runs[0].results / "metrics.json").exists()
+    assert bad.state == "failed" and "train.py ended with status 3" in bad.told
 
 
 def command(pairs: Path, *own: str, epochs: int) -> list[str]:
@@ -291,22 +297,16 @@ def command(pairs: Path, *own: str, epochs: int) -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / "ablate.py"), *own, "--", *train]
 
 
-def kill_and_continue(folder: Path, argv: list[str], signal_: int, until: str) -> None:
-    """Run it, send the signal when a run has begun to learn, and run it again to its end."""
-    with subprocess.Popen(argv, cwd=folder, env=ONE_THREAD, stdout=subprocess.DEVNULL) as process:
-        end = time.monotonic() + 200
-        while not any(until in path.read_text() for path in folder.glob("checkpoints/*/*/losses.jsonl")):
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.1)
-        process.send_signal(signal_)
-        assert process.wait(timeout=100) == STOPPED_STATUS
-    done = subprocess.run(argv, cwd=folder, env=ONE_THREAD, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_a_real_ablation_is_stopped_and_goes_on(tmp_path: Path, pairs: Path) -> None:
+def test_a_real_ablation_is_stopped_and_goes_on(
+    tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
     own = ["--name", "small", "--vary", "norm=instance,batch", "--test_flags", "--num_test 2"]
-    kill_and_continue(tmp_path, command(pairs, *own, epochs=6), signal.SIGTERM, '"epoch": 2')
+    argv = command(pairs, *own, epochs=6)[2:]
+    stop_when(lambda: has_begun(tmp_path), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert ablate.main(argv) == STOPPED_STATUS
+    assert ablate.main(argv) == 0
     logs = [path.read_text() for path in sorted(tmp_path.glob("checkpoints/small/*/ablation.log"))]
     assert len(logs) == 2 and sum("Going on in epoch" in log for log in logs) == 1
     for path in tmp_path.glob("checkpoints/small/*/losses.jsonl"):
@@ -324,7 +324,10 @@ def test_a_real_ablation_is_stopped_and_goes_on(tmp_path: Path, pairs: Path) -> 
 def test_two_by_two_by_two_seeds_killed_once_equal_those_left_in_peace(tmp_path: Path, pairs: Path) -> None:
     vary = ["--vary", "norm=instance,batch", "--vary", "attention=none,8", "--seeds", "2"]
     argv = command(pairs, "--name", "killed", *vary, epochs=12)
-    kill_and_continue(tmp_path, argv, signal.SIGINT, '"epoch": 2')
+    with subprocess.Popen(argv, cwd=tmp_path, env=ONE_THREAD) as process:
+        stop_when(lambda: has_begun(tmp_path), lambda: process.send_signal(signal.SIGINT))
+        assert process.wait(timeout=300) == STOPPED_STATUS
+    assert subprocess.run(argv, cwd=tmp_path, env=ONE_THREAD).returncode == 0
     calm = command(pairs, "--name", "calm", *vary, "--jobs", "2", epochs=12)
     assert subprocess.run(calm, cwd=tmp_path, env=ONE_THREAD).returncode == 0
     found = sorted((tmp_path / "checkpoints" / "calm").glob("*/latest_net_G.pth"))
