@@ -149,12 +149,9 @@ def results(batch: Batch, model: BaseModel, metrics: Metrics, paired: bool) -> d
 def create_gallery(options: TestOptions) -> Gallery:
     """Return the gallery at the peer's path."""
     run, results = options.run, options.results
-    folder = Path(results.results_dir) / options.run_name / f"{options.data.phase}_{run.epoch}"
-    if run.load_iter:
-        folder = folder.with_name(f"{folder.name}_iter{run.load_iter}")
     title = f"Experiment = {options.run_name}, Phase = {options.data.phase}, Epoch = {run.tag}"
     return Gallery(
-        folder,
+        options.results_folder,
         title,
         width=options.display.display_winsize,
         aspect_ratio=results.aspect_ratio,

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from options.base_options import CommandOptions
@@ -61,6 +62,12 @@ class TestOptions(CommandOptions):
     }
 
     results: ResultOptions
+
+    @property
+    def results_folder(self) -> Path:
+        """Where the gallery of this phase and checkpoint is."""
+        tag = f"{self.run.epoch}_iter{self.run.load_iter}" if self.run.load_iter else self.run.epoch
+        return Path(self.results.results_dir) / self.run_name / f"{self.data.phase}_{tag}"
 
     def __post_init__(self) -> None:
         data, tile = self.data, self.results.tile

@@ -1,0 +1,144 @@
+"""Train and test all combinations of flags' values, with several seeds; write a page that compares them.
+
+    python scripts/ablate.py --name norms --vary norm=instance,batch --vary attention=none,32 --seeds 3 \
+        -- --dataroot ./datasets/facades --model pix2pix --direction BtoA
+
+What follows -- goes to train.py in every run. Runs are in <checkpoints_dir>/<name>/, results and the page in
+<results_dir>/<name>/. What is done is skipped, what was cut goes on: after Ctrl-C (status 75), or after runs
+that failed (status 1), the same command continues.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.ablate_plan import parse_vary, plan, refuse_other_runs, split_flags  # noqa: E402
+from scripts.ablate_run import Worker, run_here  # noqa: E402
+from scripts.ablate_slurm import run_on_slurm  # noqa: E402
+from util.comparison import read_run  # noqa: E402
+from util.comparison_page import write_comparison  # noqa: E402
+from util.errors import UserError, run_command  # noqa: E402
+from util.stopping import STOPPED_STATUS, StopSignals  # noqa: E402
+
+FAILED_STATUS = 1
+SLURM_FLAGS = ("partition", "time", "cpus_per_task", "gpus_per_node", "sbatch")
+
+log = logging.getLogger(__name__)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    """Return the values of the flags, and in ``flags`` what follows ``--``."""
+    cut = argv.index("--") if "--" in argv else len(argv)
+    parser = _Parser(
+        description=(__doc__ or "").split("\n")[0],
+        epilog="What follows -- are flags of train.py for all runs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FLAG=V,V",
+        help="values of a flag of train.py; again for more flags. Where a value has commas, part values by"
+        " semicolons: 'attention=none;32,64'",
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each combination: seeds 0 to N - 1 (1)")
+    parser.add_argument("--name", default="ablation", help="its folder of runs and of results (ablation)")
+    parser.add_argument("--phase", default="test", help="which part of the data set is tested (test)")
+    parser.add_argument(
+        "--test_flags", default="", metavar="FLAGS", help='flags of test.py: "--num_test 50 --eval"'
+    )
+    parser.add_argument("--samples", type=int, default=8, help="inputs that the page shows (8)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (1; with --gpus one for each GPU)")
+    parser.add_argument("--gpus", default="", help="GPUs to spread the runs over: 0,1,2")
+    slurm = parser.add_argument_group("Slurm", "needs the package submitit")
+    slurm.add_argument("--slurm", action="store_true", help="each run is a job; --jobs so many at a time")
+    slurm.add_argument("--partition", help="the partition")
+    slurm.add_argument(
+        "--time", type=int, metavar="MINUTES", help="of a job, which goes on in another one (60)"
+    )
+    slurm.add_argument("--cpus_per_task", type=int, help="CPUs of a job (8)")
+    slurm.add_argument("--gpus_per_node", type=int, help="GPUs of a job (none)")
+    slurm.add_argument(
+        "--sbatch", action="append", metavar="KEY=VALUE", help="another option of sbatch, such as account=lab"
+    )
+    settings = parser.parse_args(argv[:cut])
+    settings.flags = argv[cut + 1 :]
+    check(settings)
+    return settings
+
+
+def check(settings: argparse.Namespace) -> None:
+    """Raise a `UserError` for values that will not do."""
+    for name in ("seeds", "jobs", "samples", "time", "cpus_per_task"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: expected 1 or more")
+    if Path(settings.name).name != settings.name or settings.name == "..":
+        raise UserError(f"--name {settings.name}: expected the plain name of a folder")
+    if not settings.vary and settings.seeds == 1:
+        raise UserError("--vary: there is nothing to compare; give --vary FLAG=VALUE,VALUE, or --seeds")
+    settings.gpus = [gpu.strip() for gpu in settings.gpus.split(",")] if settings.gpus else []
+    if not all(gpu.isdecimal() for gpu in settings.gpus) or len(set(settings.gpus)) < len(settings.gpus):
+        raise UserError(
+            f"--gpus {','.join(settings.gpus)}: expected different numbers of GPUs, such as 0,1,2"
+        )
+    if settings.gpus and any(word.split("=")[0] == "--gpu_ids" for word in settings.flags):
+        raise UserError("--gpu_ids after the --: --gpus gives every run its GPU; leave one of them out")
+    given = [name for name in SLURM_FLAGS if getattr(settings, name) is not None]
+    if given and not settings.slurm:
+        raise UserError(f"--{given[0]}: has a meaning with --slurm alone; add it, or leave this out")
+    if settings.slurm and settings.gpus:
+        raise UserError("--gpus: Slurm chooses a job's GPUs; give --gpus_per_node")
+
+
+def main(argv: list[str]) -> int:
+    settings = parse_arguments(argv)
+    test_flags = [f"--phase={settings.phase}", *split_flags(settings.test_flags)]
+    vary = parse_vary(settings.vary)
+    runs = plan(settings.name, vary, settings.seeds, settings.flags, test_flags)
+    refuse_other_runs(runs)
+    log.info("%d runs; the output of each: %s", len(runs), runs[0].folder.parent / "*" / runs[0].log.name)
+    with StopSignals() as stop:
+        if settings.slurm:
+            workers = run_on_slurm(runs, settings, stop)
+        else:
+            workers = run_here(runs, settings.jobs or len(settings.gpus) or 1, settings.gpus, stop)
+        unfinished = [worker for worker in workers if worker.state != "done"]
+        if unfinished and stop.received:
+            log.info(
+                "Stopped by %s with %d runs left: the same command goes on", stop.received, len(unfinished)
+            )
+            return STOPPED_STATUS
+    log.info("Page: %s", write_page(settings, workers))
+    for worker in unfinished:
+        log.error("%s: %s", worker.run.name, worker.told)
+    if any(worker.state == "failed" for worker in workers):
+        return FAILED_STATUS
+    return STOPPED_STATUS if unfinished else 0
+
+
+def write_page(settings: argparse.Namespace, workers: Sequence[Worker]) -> Path:
+    """Write the page of all runs; of those that are not done nothing is shown as a result."""
+    found = []
+    for worker in workers:
+        run = worker.run
+        results = run.results if worker.state == "done" else None
+        found.append(read_run(run.name, run.folder, results, run.values, worker.told))
+    folder = workers[0].run.results.parent.parent
+    return write_comparison(found, folder, f"Ablation: {settings.name}", samples=settings.samples)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
