@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from options.base_options import CommandOptions
@@ -220,6 +220,10 @@ class TrainOptions(CommandOptions):
             for name in flags:
                 if name in self.explicit and not set(sinks) & set(self.sinks):
                     log.warning("--%s has no effect without --log %s", name, " or ".join(sinks))
+        if not self.validation.val_freq:
+            for name in ("val_phase", "val_size", *(item.name for item in fields(self.metrics))):
+                if name in self.explicit:
+                    log.warning("--%s has no effect in training without --val_freq", name)
         batch_size, parts = self.data.batch_size, self.optimization.accumulate
         if batch_size % parts:
             raise UserError(

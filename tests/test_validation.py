@@ -8,6 +8,10 @@ import torch
 
 import test
 import train
+from data import DATASETS
+from models import MODELS
+from options.parse import parse
+from options.train_options import TrainOptions
 from util.errors import UserError
 
 FLAGS = ["--model=pix2pix", "--netG=unet_32", "--ngf=4", "--ndf=4", "--norm=instance", "--load_size=36"]
@@ -65,6 +69,15 @@ def test_it_changes_nothing_ends_early_and_resumes(
     for _ in range(2):  # the second time it has ended
         run(cut, pairs, "--n_epochs=40", *validation, "--continue_train")
         assert found(cut) == found(through)
+
+
+def test_flags_of_validation_alone_are_said_to_do_nothing(
+    pairs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parse(TrainOptions, [f"--dataroot={pairs}", *FLAGS, "--val_size=2"], MODELS, DATASETS)
+    for name in ("metrics", "val_size"):
+        assert f"--{name} has no effect in training without --val_freq" in caplog.text
+    assert caplog.text.count("--val_freq") == 2
 
 
 @pytest.mark.parametrize(
