@@ -27,7 +27,7 @@ from training.validation import Validation
 from util import distributed
 from util.device import prepare_device, processes_wanted
 from util.errors import run_command
-from util.loggers import Console, JsonLines, Logger, MetricLines, Sink, TextLog, check_packages
+from util.loggers import Console, JsonLines, Logger, Sink, TextLog, check_packages
 from util.progress import FirstSteps, Progress, Stopwatch
 from util.run_lock import RunLock
 from util.stopping import STOPPED_STATUS, StopSignals
@@ -165,10 +165,9 @@ def create_logger(options: TrainOptions, progress: Progress) -> Logger:
         return WandbLog(folder, project, options.run_name, options.values(), progress, resume=resume)
 
     makers = {"html": html, "tensorboard": tensorboard, "visdom": visdom, "wandb": wandb}
-    text, lines = TextLog(folder / "loss_log.txt", resume), JsonLines(folder / "losses.jsonl", resume)
-    logger = Logger(folder, [Console(), text, lines])
-    if options.validation.val_freq:
-        logger.sinks.append(MetricLines(folder / "metrics.jsonl", resume))
+    metrics = folder / "metrics.jsonl" if options.validation.val_freq else None
+    lines = JsonLines(folder / "losses.jsonl", resume, metrics)
+    logger = Logger(folder, [Console(), TextLog(folder / "loss_log.txt", resume), lines])
     for name in options.sinks:
         logger.add(name, makers[name])
     return logger

@@ -131,18 +131,25 @@ class Run:
 
     def validate(self, epoch: int) -> bool:
         """Measure the model if that is due, and log it; return whether it is the best one so far."""
-        if self.validation is None or not self.validation.is_due(epoch):
+        validation = self.validation
+        if validation is None or not validation.is_due(epoch):
             return False
         try:
-            means, best = self.validation.measure(self.model, epoch)
+            means, left_out = validation.measure(self.model)
         except UserError:
-            self.save("latest")
+            if distributed.size() == 1:  # others may have read on
+                self.save("latest")
             raise
-        if not means:
-            log.warning("--val_freq: nothing could be measured: there is no truth to compare results with")
-        elif distributed.rank() == 0:
+        if distributed.rank() == 0:
             self.logger.log_metrics(MetricRecord(epoch, self.progress.pictures, means))
-        return best
+        missing = "the results of this model have no truth to compare with"
+        if validation.watched and validation.watched not in means:
+            self.save("latest")
+            reason = left_out.get(validation.watched, missing)
+            raise UserError(f"--best {validation.watched}: not found in validation: {reason}")
+        if not means:
+            log.warning("--val_freq: nothing could be measured: %s", missing)
+        return validation.is_best(means, epoch)
 
     def is_over(self) -> bool:
         """Return whether validation has found nothing better for so long that training ends; say so."""

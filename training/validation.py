@@ -66,28 +66,24 @@ class Validation:
         """Whether there has been no better value for so long that training should end."""
         return self.patience is not None and self.stale >= self.patience
 
-    def measure(self, model: BaseModel, epoch: int) -> tuple[dict[str, float], bool]:
-        """Return the means by metric, the same in every process, and whether this is the best model so far.
-
-        Raises:
-            UserError: the metric whose best value counts was not found.
-        """
+    def measure(self, model: BaseModel) -> tuple[dict[str, float], dict[str, str]]:
+        """Return the means by metric, and why some are missing; the same in every process."""
         for batch in on_device(self.loader.epoch(0), model.device, model.dtype):
             self.metrics.update_visuals(batch, model.translate(batch), self.loader.dataset.paired)
         summary = self.metrics.compute()
-        means, left_out = distributed.from_first((summary.mean, summary.left_out))
+        return distributed.from_first((summary.mean, summary.left_out))
+
+    def is_best(self, means: Mapping[str, float], epoch: int) -> bool:
+        """Return whether what was measured after `epoch` is the best so far, and remember it."""
         if not self.watched:
-            return means, False
-        if self.watched not in means:
-            reason = left_out.get(self.watched, "the results of this model have no truth to compare with")
-            raise UserError(f"--best {self.watched}: not found in validation: {reason}")
+            return False
         value = means[self.watched]
         improved = value > self.best if HIGHER_IS_BETTER[self.watched] else value < self.best
-        if not self.best_epoch or improved:
-            self.best, self.best_epoch, self.stale = value, epoch, 0
-            return means, True
-        self.stale += 1
-        return means, False
+        if self.best_epoch and not improved:
+            self.stale += 1
+            return False
+        self.best, self.best_epoch, self.stale = value, epoch, 0
+        return True
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run has to know."""

@@ -150,28 +150,24 @@ class TextLog(Sink):
 
 
 class JsonLines(Sink):
-    """``losses.jsonl``: every record, an object a line."""
+    """``losses.jsonl`` and, if it is wanted, ``metrics.jsonl``: every record, an object a line."""
 
-    def __init__(self, path: Path, resume: bool):
-        self.files = (path,)
-        if not (resume and path.exists()):
-            path.write_text("")
+    def __init__(self, losses: Path, resume: bool, metrics: Path | None = None):
+        self.losses, self.metrics = losses, metrics
+        self.files = (losses, metrics) if metrics else (losses,)
+        for path in self.files:
+            if not (resume and path.exists()):
+                path.write_text("")
 
     def log_losses(self, record: LossRecord) -> None:
-        with self.files[0].open("a") as file:
-            file.write(f"{json.dumps(asdict(record))}\n")
-
-
-class MetricLines(Sink):
-    """``metrics.jsonl``: what every validation has found, an object a line."""
-
-    def __init__(self, path: Path, resume: bool):
-        self.files = (path,)
-        if not (resume and path.exists()):
-            path.write_text("")
+        self._write(self.losses, record)
 
     def log_metrics(self, record: MetricRecord) -> None:
-        with self.files[0].open("a") as file:
+        if self.metrics:
+            self._write(self.metrics, record)
+
+    def _write(self, path: Path, record: LossRecord | MetricRecord) -> None:
+        with path.open("a") as file:
             file.write(f"{json.dumps(asdict(record))}\n")
 
 
