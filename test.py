@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
         if overview := model.overview():
             gallery.add("overview", {name: to_uint8(picture) for name, picture in overview.items()})
         for result in translate(loader, model):
-            gallery.add(result.name, result.visuals, result.captions)
+            gallery.add(result.name, result.visuals, result.captions, result.measured)
             shown += 1
             for what, value in result.measured.items():
                 measured.setdefault(what, []).append(value)

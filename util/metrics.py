@@ -7,6 +7,17 @@ from torch import Tensor
 
 from util.color import ciede2000, colourfulness, rgb_to_lab
 
+HIGHER_IS_BETTER: Mapping[str, bool] = {
+    "psnr": True,
+    "ssim": True,
+    "l1": False,
+    "ciede2000": False,
+    "colorfulness": True,
+    "lpips": False,
+    "fid": False,
+    "kid": False,
+}
+
 
 def l1(x: Tensor, y: Tensor) -> Tensor:
     """Return each picture's mean absolute difference: (N, C, H, W) to (N,), 0 to 2 for values in [-1, 1]."""
