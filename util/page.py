@@ -16,7 +16,7 @@ STATIC = Path(__file__).parent / "static"
 MAX_COLUMNS = 6  # common.css has a rule for each number of columns up to this one
 
 PARTS = {
-    "gallery": ("common", "lightbox", "gallery"),
+    "gallery": ("common", "lightbox", "sorting", "chunks", "gallery"),
     "training": ("common", "lightbox", "curves", "chart", "epochs", "training"),
 }
 """What each kind of page is made of: .css and .js files of static/, of which each name has one or both."""

@@ -146,7 +146,7 @@ function makeChart(panel, { records, series: seriesList, whole, name, label, rea
 
 function drawAxes({ left, right, top, bottom, low, high, start, end, toX, toY }, isLog) {
   const parts = [];
-  for (const tick of (isLog ? logTicks : linearTicks)(low, high, (bottom - top) / 45)) {
+  for (const tick of (isLog ? logTicks : linearTicks)(low, high, Math.max(4, (bottom - top) / 45))) {
     const y = Math.round(toY(tick)) + 0.5;
     parts.push(`<line class="grid" x1="${left}" x2="${right}" y1="${y}" y2="${y}"/>`);
     parts.push(`<text x="${left - 8}" y="${y + 4}" text-anchor="end">${readable(tick)}</text>`);

@@ -1,33 +1,32 @@
 // The rows of a gallery: sorted by name or by what was measured, filtered by name.
 
-const HIGHER_IS_BETTER = JSON.parse(document.body.dataset.higherIsBetter ?? "{}");
-const METRIC = "metric:"; // in the values of the sort field, before the metric's name
-
 function startGallery() {
   const main = find("#content");
   const rows = readRows(main);
-  const lightbox = makeLightbox();
-  const controls = makeControls([...new Set(rows.flatMap((row) => [...row.measured.keys()]))], arrange);
-  let order = rows;
+  let shown = rows;
+  const chunks = makeChunks(main, addCompareButton);
+  const lightbox = makeLightbox(() => shown.flatMap((row) => picturesOf(row.element)), chunks.reveal);
+  const metrics = [...new Set(rows.flatMap((row) => [...row.measured.keys()]))];
+  const controls = makeControls(metrics, () => {
+    arrange();
+    scrollTo(0, 0);
+  });
   find("body > header").append(controls.bar);
   arrange();
-  addCompareButtons(rows, lightbox);
-  keepEstimate(main);
+  lightbox.openAddressed();
   onGalleryKeys(controls, lightbox);
 
   function arrange() {
-    const { text } = controls.state;
-    const wanted = text.toLowerCase().trim();
-    const before = order;
-    order = sortRows(rows, controls.state);
-    for (const row of order) {
-      const hidden = !row.name.toLowerCase().includes(wanted);
-      if (row.element.hidden !== hidden) row.element.hidden = hidden;
-    }
-    // Moving thousands of rows takes a moment: only where their order changes.
-    if (order.some((row, index) => before[index] !== row)) main.append(...order.map((row) => row.element));
-    find("#status").textContent = describe(order, metricOf(controls.state));
+    const wanted = controls.state.text.toLowerCase().trim();
+    shown = sortRows(rows, controls.state).filter((row) => row.name.toLowerCase().includes(wanted));
+    chunks.show(shown);
+    find("#status").textContent = describe(shown, rows.length, metricOf(controls.state));
   }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest(".compare");
+    if (button) lightbox.open(find("a.picture", button.parentElement), true);
+  });
 }
 
 function readRows(main) {
@@ -40,48 +39,13 @@ function readRows(main) {
   });
 }
 
-function metricOf({ sort }) {
-  return sort.startsWith(METRIC) ? sort.slice(METRIC.length) : null;
-}
-
-function describe(rows, metric) {
-  const shown = rows.filter((row) => !row.element.hidden);
+function describe(shown, count, metric) {
   const pictures = shown.reduce((sum, row) => sum + row.pictures, 0);
-  const part = shown.length < rows.length ? `${shown.length.toLocaleString("en")} of ` : "";
-  const texts = [part + counted(rows.length, "sample"), counted(pictures, "picture")];
+  const part = shown.length < count ? `${shown.length.toLocaleString("en")} of ` : "";
+  const texts = [part + counted(count, "sample"), counted(pictures, "picture")];
   const values = shown.map((row) => row.measured.get(metric)).filter(Number.isFinite);
   if (values.length) texts.push(`mean ${metric} ${readable(values.reduce((a, b) => a + b) / values.length)}`);
   return texts.join(" · ");
-}
-
-// Sorting -----------------------------------------------------------------------------------------
-
-function sortRows(rows, state) {
-  const sign = state.reversed ? -1 : 1;
-  const metric = metricOf(state);
-  if (metric !== null) {
-    // A metric's worst values come first; of one that nobody knows, the lowest.
-    const upwards = HIGHER_IS_BETTER[metric] === false ? -sign : sign;
-    return rows.toSorted((row, other) => compareValues(row, other, metric, upwards));
-  }
-  const { compare } = new Intl.Collator("en", { numeric: true });
-  const bySort = state.sort === "name" ? (row, other) => compare(row.name, other.name) : () => 0;
-  return rows.toSorted((row, other) => sign * (bySort(row, other) || row.place - other.place));
-}
-
-// Rows without a value, or with one that is no number, come last in both directions.
-function compareValues(row, other, metric, sign) {
-  const [a, b] = [row.measured.get(metric) ?? NaN, other.measured.get(metric) ?? NaN];
-  const missing = Number.isNaN(a) - Number.isNaN(b);
-  if (missing) return missing;
-  return a === b || Number.isNaN(a) ? row.place - other.place : sign * (a < b ? -1 : 1);
-}
-
-function directionName({ sort, reversed }) {
-  const metric = metricOf({ sort });
-  if (metric === null) return reversed ? "last first" : "first first";
-  if (metric in HIGHER_IS_BETTER) return reversed ? "best first" : "worst first";
-  return reversed ? "highest first" : "lowest first";
 }
 
 // Controls ----------------------------------------------------------------------------------------
@@ -89,14 +53,17 @@ function directionName({ sort, reversed }) {
 // The state outlives a reload: { sort: "", "name" or "metric:NAME", reversed, text }.
 function makeControls(metrics, changed) {
   const state = { sort: "", reversed: false, text: "", ...recall("arrangement") };
-  const options = [["", "order of the files"], ["name", "name"], ...metrics.map((metric) => [METRIC + metric, metric])];
+  const byMetric = metrics.map((metric) => [METRIC + metric, metric]);
+  const options = [["", "order of the files"], ["name", "name"], ...byMetric];
   if (!options.some(([value]) => value === state.sort)) state.sort = "";
 
-  const filter = make("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter by name", title: "Filter by name (/)" });
+  const names = { placeholder: "Filter by name", "aria-label": "Filter by name", title: "Filter by name (/)" };
+  const filter = make("input", { type: "search", ...names });
   const sort = make("select", { "aria-label": "Sort by", title: "Sort by" });
   sort.append(...options.map(([value, text]) => make("option", { value }, text)));
   const direction = make("button", { type: "button", title: "Turn the order round (R)" });
-  const bar = make("div", { class: "controls", role: "search" }, filter, make("label", {}, "Sort by ", sort), direction);
+  const label = make("label", {}, "Sort by ", sort);
+  const bar = make("div", { class: "controls", role: "search" }, filter, label, direction);
 
   function set(changes) {
     Object.assign(state, changes);
@@ -124,16 +91,10 @@ function makeControls(metrics, changed) {
   return { bar, state, filter, set, setEnd };
 }
 
-function addCompareButtons(rows, lightbox) {
-  for (const { element, name, pictures } of rows) {
-    if (pictures < 2) continue;
-    const label = `Compare two pictures of ${name} (C)`;
-    element.append(make("button", { type: "button", class: "compare", "aria-label": label, title: label }, "Compare"));
-  }
-  document.addEventListener("click", (event) => {
-    const button = event.target.closest(".compare");
-    if (button) lightbox.open(find("a.picture", button.parentElement), true);
-  });
+function addCompareButton({ element, name, pictures }) {
+  if (pictures < 2) return;
+  const label = `Compare two pictures of ${name} (C)`;
+  element.append(make("button", { type: "button", class: "compare", "aria-label": label, title: label }, "Compare"));
 }
 
 function onGalleryKeys(controls, lightbox) {
@@ -143,7 +104,7 @@ function onGalleryKeys(controls, lightbox) {
     w: () => controls.setEnd(false),
     b: () => controls.setEnd(true),
     c: () => {
-      const row = document.activeElement.closest(".sample") ?? find(".sample:not([hidden])");
+      const row = document.activeElement.closest(".sample") ?? find(".sample");
       if (row && find(".compare", row)) lightbox.open(find("a.picture", row), true);
     },
   };
@@ -152,17 +113,6 @@ function onGalleryKeys(controls, lightbox) {
     event.preventDefault();
     actions[event.key]();
   });
-}
-
-// Rows out of sight are not laid out; they are taken to be as high as those in sight, so that the scroll
-// bar hardly moves when they come.
-function keepEstimate(main) {
-  const update = () => {
-    const row = find(".sample:not([hidden])", main);
-    if (row) main.style.setProperty("--row-height", `${Math.round(row.getBoundingClientRect().height)}px`);
-  };
-  new ResizeObserver(update).observe(main);
-  update();
 }
 
 startGallery();

@@ -11,13 +11,14 @@ const STEPS = {
   ArrowRight: { sign: "→", label: "Next picture (right arrow)" },
 };
 
-const rowOf = (link) => findAll("a.picture", link.closest(".sample"));
+const isSideways = (key) => key === "ArrowLeft" || key === "ArrowRight";
+const picturesOf = (element) => findAll("a.picture", element);
+const rowOf = (link) => picturesOf(link.closest(".sample"));
 const labelOf = (link) => find("figcaption", link.closest("figure")).textContent;
 const addressOf = (link) => link.getAttribute("href").split("?")[0];
 
-// The shown pictures: their order, and who stands above and below whom. Rows may be sorted and hidden.
-function listPictures() {
-  const links = findAll("#content .sample:not([hidden]) a.picture");
+// Who stands beside, above and below whom.
+function connect(links) {
   const neighbours = new Map(links.map((link, index) => [link, { index }]));
   const above = new Map();
   links.forEach((link, index) => {
@@ -31,8 +32,9 @@ function listPictures() {
   return { links, neighbours };
 }
 
-function makeLightbox() {
-  let pictures = listPictures();
+// `list` returns all pictures in their present order, `reveal` brings one into the page if it is not there.
+function makeLightbox(list, reveal) {
+  let pictures = null;
   let current = null;
   let comparing = false;
 
@@ -44,14 +46,21 @@ function makeLightbox() {
   const pixels = makeButton("Pixels", "Show sharp pixels (P)", () => toggle(pixels, "pixels"));
   const actual = makeButton("100 %", "Show the picture's own size (A)", () => toggle(actual, "actual"));
   const steps = Object.entries(STEPS).map(([key, { sign, label }]) => {
-    return [key, makeButton(sign, label, () => step(key))];
+    const element = makeButton(sign, label, () => step(key));
+    element.classList.toggle("sideways", isSideways(key));
+    return [key, element];
   });
   const dialog = make(
     "dialog",
     { "aria-label": "Enlarged picture" },
     make("div", { class: "bar" }, caption, place, closing),
     view.stage,
-    make("div", { class: "bar steps" }, ...steps.map(([, element]) => element), compare, ...view.choices, pixels, actual),
+    make(
+      "div",
+      { class: "bar steps" },
+      ...steps.map(([, element]) => element),
+      ...[compare, ...view.choices, pixels, actual],
+    ),
   );
   document.body.append(dialog);
 
@@ -70,7 +79,7 @@ function makeLightbox() {
     const own = pictures.neighbours.get(link);
     place.textContent = `${own.index + 1} / ${pictures.links.length}`;
     for (const [key, element] of steps) {
-      element.disabled = !own[key] || (two && (key === "ArrowLeft" || key === "ArrowRight"));
+      element.disabled = !own[key];
       if (own[key]) new Image().src = own[key].href; // so that the next step is immediate
     }
     if (!dialog.open) dialog.showModal();
@@ -78,10 +87,12 @@ function makeLightbox() {
   }
 
   function open(link, withTwo) {
-    pictures = listPictures();
+    pictures = connect(list());
     comparing = withTwo;
     // The viewer of epochs shows pictures that stand further down in their epochs.
-    if (!pictures.neighbours.has(link)) link = pictures.links.find((other) => addressOf(other) === addressOf(link));
+    if (!pictures.neighbours.has(link)) {
+      link = pictures.links.find((other) => addressOf(other) === addressOf(link));
+    }
     if (link) show(link);
     if (link && withTwo) view.divider.focus();
   }
@@ -101,23 +112,21 @@ function makeLightbox() {
     if (!isForPage(event)) return;
     if (event.key in STEPS) {
       event.preventDefault();
-      const sideways = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-      if (comparing && sideways) view.moveDivider(sideways * (event.shiftKey ? 10 : 2));
-      else step(event.key);
+      if (!dialog.classList.contains("comparing") || !isSideways(event.key)) step(event.key);
+      else view.moveDivider((event.key === "ArrowLeft" ? -1 : 1) * (event.shiftKey ? 10 : 2));
     } else if (event.key === "p") toggle(pixels, "pixels");
     else if (event.key === "a") toggle(actual, "actual");
     else if (event.key === "c" && !compare.disabled) setComparing(!comparing);
   });
   dialog.addEventListener("close", () => {
     setHash("");
-    current.scrollIntoView({ block: "nearest" });
-    current.focus({ preventScroll: true });
+    goTo(current, reveal);
   });
   view.stage.addEventListener("click", (event) => event.target === view.stage && dialog.close());
   view.changed = () => show(current);
   onSwipe(view.stage, (key) => {
-    const sideways = key === "ArrowLeft" || key === "ArrowRight";
-    if (!view.stage.classList.contains("actual") && !(comparing && sideways)) step(key);
+    if (view.stage.classList.contains("actual")) return; // it scrolls
+    if (!dialog.classList.contains("comparing") || !isSideways(key)) step(key);
   });
 
   document.addEventListener("click", (event) => {
@@ -126,14 +135,13 @@ function makeLightbox() {
     event.preventDefault();
     open(link, false);
   });
-  onArrows(dialog);
-  function showAddressed() {
-    const link = findAll("#content a.picture").find((link) => location.hash === "#open=" + addressOf(link));
+  onArrows(dialog, list, reveal);
+  function openAddressed() {
+    const link = location.hash && list().find((link) => location.hash === "#open=" + addressOf(link));
     if (link) open(link, false);
   }
-  addEventListener("hashchange", showAddressed);
-  if (location.hash) showAddressed();
-  return { dialog, open };
+  addEventListener("hashchange", openAddressed);
+  return { dialog, open, openAddressed };
 }
 
 // The part between the bars: a picture, a second one over it and the divider, which is an input, so that
@@ -209,18 +217,24 @@ function choosePair(row) {
 }
 
 // From a picture that has the focus, arrows lead to its neighbours as they do when it is enlarged.
-function onArrows(dialog) {
+function onArrows(dialog, list, reveal) {
   let pictures = null;
   document.addEventListener("keydown", (event) => {
     const link = document.activeElement;
-    if (dialog.open || !(event.key in STEPS) || !isForPage(event) || !link.matches?.("#content a.picture")) return;
+    if (dialog.open || !(event.key in STEPS) || !isForPage(event)) return;
+    if (!link.matches("#content a.picture")) return;
     if (!event.repeat) pictures = null; // rows may have been sorted since
-    pictures ??= listPictures();
+    pictures ??= connect(list());
     event.preventDefault();
     const next = pictures.neighbours.get(link)?.[event.key];
-    next?.focus({ preventScroll: true });
-    next?.scrollIntoView({ block: "nearest" });
+    if (next) goTo(next, reveal);
   });
+}
+
+function goTo(link, reveal) {
+  reveal(link);
+  link.focus({ preventScroll: true });
+  link.scrollIntoView({ block: "nearest" });
 }
 
 function setHash(hash) {

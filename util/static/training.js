@@ -21,7 +21,8 @@ function startTraining() {
   }
   if (sections.length > 1) makeEpochViewer(find("#epochs"), sections);
   showStatus(losses, sections, written, ending);
-  const { dialog } = makeLightbox();
+  const { dialog, openAddressed } = makeLightbox(() => picturesOf(main), () => {});
+  openAddressed();
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && zoom.range && !dialog.open) setZoom(null);
   });
