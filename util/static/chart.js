@@ -15,7 +15,8 @@ function setZoom(range) {
 // `name` distinguishes what is remembered of this chart, `label` describes it, `rows` makes the readout's
 // rows of an index and the shown series. `legend` says whether curves can be switched off and the scale
 // changed, `logarithmic` which scale is the first.
-function makeChart(panel, { records, series: seriesList, whole, name, label, readout: describe, legend, logarithmic }) {
+function makeChart(panel, chart) {
+  const { records, series: seriesList, whole, name, label, readout: describe, legend, logarithmic } = chart;
   const positions = records.map((record) => record.position);
   const hidden = new Set(legend ? recall("hidden") : []);
   const clip = `plot-${name}`;
@@ -66,7 +67,9 @@ function makeChart(panel, { records, series: seriesList, whole, name, label, rea
     const [left, right, top, bottom] = [46, Math.max(47, width - 8), 8, Math.max(9, height - 24)];
     const shown = seriesList.filter((series) => !hidden.has(series.name));
     const [start, end] = zoom.range ?? whole;
-    const [from, to] = zoom.range ? [firstFrom(positions, start), firstFrom(positions, end + 1e-9)] : [0, records.length];
+    const [from, to] = zoom.range
+      ? [firstFrom(positions, start), firstFrom(positions, end + 1e-9)]
+      : [0, records.length];
     const [low, high] = valueRange(shown.map((series) => part(series, from, to)), isLog);
     const measure = isLog ? Math.log : (value) => value;
     const heightPerUnit = (bottom - top) / (measure(high) - measure(low));

@@ -45,5 +45,6 @@ function readable(value) {
 
 // Keys with these belong to the browser, and so do those that are typed into a field.
 function isForPage(event) {
-  return !event.altKey && !event.ctrlKey && !event.metaKey && !event.target.matches("input[type=search], select");
+  if (event.altKey || event.ctrlKey || event.metaKey) return false;
+  return !event.target.matches("input[type=search], select");
 }

@@ -9,12 +9,13 @@ function makeEpochViewer(panel, newestFirst) {
   );
   const last = sections.length - 1;
   const kept = sections.findIndex((section) => section.dataset.epoch === recall("epoch"));
-  const slider = make("input", { type: "range", min: 0, max: last, step: 1, "aria-label": "Epoch", id: "epoch-slider" });
+  const slider = make("input", { type: "range", min: 0, max: last, step: 1, id: "epoch-slider" });
   const shown = make("output", { for: "epoch-slider" });
   const samples = find(".samples", sections[last]).cloneNode(true);
   const fetched = new Set();
   slider.value = kept < 0 ? last : kept;
-  panel.append(make("div", { class: "slider" }, make("label", { for: "epoch-slider" }, "Epoch"), slider, shown), samples);
+  const label = make("label", { for: "epoch-slider" }, "Epoch");
+  panel.append(make("div", { class: "slider" }, label, slider, shown), samples);
   panel.hidden = false;
   slider.addEventListener("input", show);
   show();

@@ -94,7 +94,8 @@ function makeControls(metrics, changed) {
 function addCompareButton({ element, name, pictures }) {
   if (pictures < 2) return;
   const label = `Compare two pictures of ${name} (C)`;
-  element.append(make("button", { type: "button", class: "compare", "aria-label": label, title: label }, "Compare"));
+  const attributes = { type: "button", class: "compare", "aria-label": label, title: label };
+  element.append(make("button", attributes, "Compare"));
 }
 
 function onGalleryKeys(controls, lightbox) {

@@ -149,9 +149,12 @@ function makeLightbox(list, reveal) {
 function makeView() {
   const one = make("img");
   const other = make("img", { class: "other" });
-  const divider = make("input", { type: "range", min: 0, max: 100, step: 0.1, value: 50, "aria-label": "Divider" });
+  const range = { type: "range", min: 0, max: 100, step: 0.1, value: 50 };
+  const divider = make("input", { ...range, "aria-label": "Divider" });
   const frame = make("div", { class: "frame" }, one, other, divider);
-  const choices = ["Left picture", "Right picture"].map((label) => make("select", { "aria-label": label, title: label }));
+  const choices = ["Left picture", "Right picture"].map((label) => {
+    return make("select", { "aria-label": label, title: label });
+  });
   const stage = make("div", { class: "stage" }, frame);
   const view = { stage, choices, divider, showOne, showTwo, moveDivider, changed: null };
 

@@ -1,4 +1,4 @@
-// The page of a training run: curves, an epoch slider and the epochs, newest first; it reloads as the run goes on.
+// The page of a training run: curves, an epoch slider and the epochs, newest first; it reloads by itself.
 
 const RELOAD_SECONDS = 30;
 
@@ -46,7 +46,7 @@ function readRecords(selector, positionOf) {
   return records;
 }
 
-// Validation knows its epoch and how many pictures the run had seen; where in the epoch that was, losses tell.
+// Validation knows its epoch and how many pictures the run had seen; where that was, losses tell.
 function positionAmong(losses, { epoch, total_iters: seen }) {
   const after = losses.findIndex((record) => record.total_iters >= seen);
   const index = Math.min(Math.max(1, after < 0 ? losses.length - 1 : after), losses.length - 1);
@@ -60,7 +60,8 @@ function positionAmong(losses, { epoch, total_iters: seen }) {
 function makeCharts(losses, metrics) {
   const positions = [...losses, ...metrics].map((record) => record.position).sort((a, b) => a - b);
   if (!positions.length) return;
-  const start = Math.floor(positions[0] - 1e-9 * (losses.length === 0)); // validation alone: from where its epoch began
+  // Validation alone is shown from where its first epoch began.
+  const start = losses.length ? Math.floor(positions[0]) : Math.ceil(positions[0]) - 1;
   const whole = [start, Math.max(positions.at(-1), start + 1e-3)];
   if (zoom.range && !(zoom.range[0] < whole[1] && zoom.range[1] > whole[0])) zoom.range = null;
   if (losses.length) {
@@ -127,7 +128,8 @@ function reloadLater(dialog) {
   let due = false;
   const reload = () => {
     // Not while a picture is open or something is being dragged.
-    if (due && !dialog.open && !document.hidden && !find("input:active, svg:active")) location.reload();
+    const busy = dialog.open || document.hidden || find("input:active, svg:active");
+    if (due && !busy) location.reload();
   };
   setTimeout(() => {
     due = true;
