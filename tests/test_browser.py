@@ -270,8 +270,9 @@ def many(gallery: Path) -> Path:
     """A gallery of 5,000 rows, whose pictures are those of one."""
     text = gallery.read_text("utf-8")
     head, rows = text[: text.index("<article")], text[text.index("<article") :].splitlines()
-    row = rows[0].replace("<h2>a2<", "<h2>row NUMBER<").replace('"psnr": 20.0', '"psnr": VALUE')
-    assert "NUMBER" in row or "VALUE" in row
+    row = rows[0].replace("<h2>a2<", "<h2>row NUMBER<").replace("<b>20<", "<b>VALUE<")
+    row = row.replace("&quot;psnr&quot;: 20.0", "&quot;psnr&quot;: VALUE")
+    assert row.count("NUMBER") == 1 and row.count("VALUE") == 2
     path = gallery.with_name("many.html")
     numbered = (
         row.replace("NUMBER", str(number)).replace("VALUE", str(number * 7919 % 5000))
@@ -286,7 +287,7 @@ SCROLL = """async () => {
   const height = document.documentElement.scrollHeight;
   for (let step = 0, last = performance.now(); step < 40; step++) {
     scrollTo(0, step < 30 ? step * 400 : (height * (step - 30)) / 10);
-    await new Promise(requestAnimationFrame);
+    await Promise.race([new Promise(requestAnimationFrame), new Promise((done) => setTimeout(done, 3000))]);
     gaps.push(performance.now() - last);
     last = performance.now();
   }
@@ -301,7 +302,7 @@ def test_five_thousand_rows(many: Path, open_page: Open) -> None:
     assert page.locator("#status").inner_text() == "5,000 samples · 15,000 pictures"
     assert page.locator(".sample").count() < 500
     longest = page.evaluate(SCROLL)
-    assert longest < 5000
+    assert longest < 2500  # 0.1 s there
     print(f"first paint {paint:.0f} ms, longest frame while scrolling {longest:.0f} ms")
     page.locator(".controls select").select_option(label="psnr")
     page.wait_for_function("scrollY === 0")

@@ -19,7 +19,7 @@ PARTS = {
     "gallery": ("common", "lightbox", "sorting", "chunks", "gallery"),
     "training": ("common", "lightbox", "curves", "chart", "epochs", "training"),
 }
-"""What each kind of page is made of: .css and .js files of static/, of which each name has one or both."""
+"""What each kind of page is made of: .css and .js files of static/; a name has one of them or both."""
 
 
 class Page:

@@ -96,7 +96,8 @@ function makeChart(panel, chart) {
     if (to - from <= MOST_DOTS) {
       for (const series of shown) {
         for (let index = from; index < to; index++) {
-          if (series.raw[index] !== null) parts.push(dot("record", 2.5, index, series.raw[index], series.color));
+          const value = series.raw[index];
+          if (value !== null) parts.push(dot("record", 2.5, index, value, series.color));
         }
       }
     }
@@ -107,7 +108,8 @@ function makeChart(panel, chart) {
 
   function dot(kind, radius, index, value, color) {
     const [x, y] = [frame.toX(positions[index]), frame.toY(value)];
-    return Number.isFinite(y) ? `<circle class="${kind}" r="${radius}" cx="${x}" cy="${y}" style="${color}"/>` : "";
+    if (!Number.isFinite(y)) return "";
+    return `<circle class="${kind}" r="${radius}" cx="${x}" cy="${y}" style="${color}"/>`;
   }
 
   function point(offset) {
