@@ -299,11 +299,11 @@ SCROLL = """async () => {
 def test_five_thousand_rows(many: Path, open_page: Open) -> None:
     page = open_page(many)
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    assert paint < 8000  # 0.3 s on a machine that has nothing else to do
+    assert paint < 8000  # it was 0.3 to 0.6 s on two busy cores
     assert page.locator("#status").inner_text() == "5,000 samples · 15,000 pictures"
     assert page.locator(".sample").count() < 500
     longest = page.evaluate(SCROLL)
-    assert longest < 2500  # 0.1 s there
+    assert longest < 2500  # it was 0.1 s there
     print(f"first paint {paint:.0f} ms, longest frame while scrolling {longest:.0f} ms")
     page.locator(".controls select").select_option(label="psnr")
     page.wait_for_function("scrollY === 0")
