@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
         if overview := model.overview():
             gallery.add("overview", {name: to_uint8(picture) for name, picture in overview.items()})
         for result in translate(loader, model, metrics):
-            name = gallery.add(result.name, result.visuals, result.captions)
+            name = gallery.add(result.name, result.visuals, result.captions, result.measured)
             shown += 1
             if result.measured:
                 rows.append((name, result.measured))

@@ -16,7 +16,7 @@ from PIL import Image
 from util.errors import UserError
 from util.gallery import Gallery
 from util.image_io import save_image
-from util.page import STATIC
+from util.page import PARTS, STATIC
 
 ODD_NAME = "<b>&\"'#% ?ü;<script>alert(1)<h2>.png"
 
@@ -172,11 +172,12 @@ def test_page_is_self_contained(tmp_path: Path) -> None:
     page = Reader(text)
     assert page.values("script", "src") == [""]
     assert page.values("link", "href") == ["data:,"]
-    # Both are there as they are, and end where their own elements end.
-    script = (STATIC / "page.js").read_text("utf-8")
-    style = (STATIC / "page.css").read_text("utf-8")
-    assert script in text and style in text
-    assert "</script" not in script and "<!--" not in script and "</style" not in style
+    # Scripts and styles are there as they are, and end where their own elements end.
+    sources = [file for file in STATIC.iterdir() if file.stem in PARTS["gallery"]]
+    assert {file.suffix for file in sources} == {".css", ".js"}
+    for source in (file.read_text("utf-8") for file in sources):
+        assert source in text
+        assert "</script" not in source and "<!--" not in source and "</style" not in source
 
 
 def test_page_only_grows_and_by_the_same_amount(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from util.comparison import RunGroup, Series, Statistic, TrainedRun, best_groups
 from util.errors import UserError
 from util.files import write_text
 from util.metrics import HIGHER_IS_BETTER
-from util.page import STATIC, Page, picture_tag
+from util.page import Page, picture_tag
 from util.tables import decimals, groups_csv, groups_latex, runs_csv
 
 OPEN_CHARTS = 6
@@ -44,7 +44,7 @@ def write_comparison(
     write_text(folder / RUNS, runs_csv(groups))
     write_text(folder / TABLE, groups_csv(groups))
     write_text(folder / LATEX, groups_latex(groups))
-    page = Page(path, title, width=width, kind="comparison", intro=_outfit(len(groups)))
+    page = Page(path, title, width=width, kind="comparison", intro=(_hiding(len(groups)),))
     sections = [_missing(runs), _table(groups)]
     sections += [
         _curves(groups, "Validation", lambda run: run.validation),
@@ -56,15 +56,13 @@ def write_comparison(
     return path
 
 
-def _outfit(count: int) -> tuple[tags.html_tag, ...]:
-    """Return style and script of the page, with the rules by which the boxes of the legends hide groups."""
-    hide = "\n".join(
+def _hiding(count: int) -> tags.style:
+    """Return the rules by which the boxes of the legends hide groups."""
+    rules = "\n".join(
         f"section:has(.show-{number}:not(:checked)) .group-{number} {{ display: none; }}"
         for number in range(count)
     )
-    style = (STATIC / "compare.css").read_text("utf-8") + hide
-    script = (STATIC / "compare.js").read_text("utf-8")
-    return tags.style(raw("\n" + style)), tags.script(raw("\n" + script), type="module")
+    return tags.style(raw("\n" + rules))
 
 
 def _missing(runs: Sequence[TrainedRun]) -> tags.section | None:

@@ -22,6 +22,9 @@ SAVERS = 2
 WAITING_BYTES = 1 << 26
 """So much may wait to be saved, or one row if it has more."""
 
+THUMBNAIL_SCALE = 2
+"""Pixels of a thumbnail for each pixel of its width on the page, as screens of high resolution have them."""
+
 MAX_SIDES = {"jpg": 65_500, "webp": 16_383}
 """The most pixels that a side can have in some formats."""
 
@@ -36,6 +39,9 @@ class Row(NamedTuple):
 
 class Gallery:
     """A folder with index.html and images/: one row per sample, its pictures side by side.
+
+    Pictures much wider than they are shown have small copies in thumbs/, not among the pictures, which
+    programs may want to read as a whole folder.
 
     Threads save the pictures while others are made; a row is on the page when its pictures are whole. All is
     there after `finish`, which leaving the gallery's ``with`` block calls.
@@ -69,6 +75,7 @@ class Gallery:
             raise ValueError(f"The aspect ratio must be a positive number, not {aspect_ratio}.")
         self.folder, self.images = folder, folder / "images"
         self.images.mkdir(parents=True, exist_ok=True)
+        self.thumbnails = folder / "thumbs"
         self.width = width
         self.aspect_ratio = aspect_ratio
         self.file_format, self.png_level = file_format, png_level
@@ -89,12 +96,17 @@ class Gallery:
             self.finish()
 
     def add(
-        self, name: str, visuals: dict[str, NDArray[np.uint8]], captions: Mapping[str, str] | None = None
+        self,
+        name: str,
+        visuals: dict[str, NDArray[np.uint8]],
+        captions: Mapping[str, str] | None = None,
+        measured: Mapping[str, float] | None = None,
     ) -> str:
         """Save images/{name}_{label}.png, or another format, for every label and append a row with them.
 
         The pictures are (H, W, 3) or (H, W). A name that is taken becomes {name}_2, {name}_3 and so on; the
-        row's name is returned. `captions` say more than the label of some pictures does.
+        row's name is returned. `captions` say more than the label of some pictures does. `measured` are
+        values by the metric's name, by which a reader can sort the rows.
 
         Raises:
             ValueError: the name or a label is no plain file name.
@@ -108,18 +120,23 @@ class Gallery:
             self._append_oldest()
         for label, picture in stretched.items():
             self._check_sides(picture, self._file_name(name, label))
-        figures, saving = [], []
+        figures: list[tags.figure] = []
+        saving: list[Future[None]] = []
         for label, picture in stretched.items():
             file_name = self._file_name(name, label)
-            path = self.images / file_name
-            saving.append(self._savers.submit(save_image, picture, path, self.png_level))
             caption = (captions or {}).get(label, label)
             figures.append(
                 picture_tag(
-                    file_name, caption, f"{name} – {caption}", picture.shape[:2], self.width, key=label
+                    file_name,
+                    caption,
+                    f"{name} – {caption}",
+                    picture.shape[:2],
+                    self.width,
+                    key=label,
+                    thumbnail=self._save(picture, file_name, saving),
                 )
             )
-        self._waiting.append(Row(sample_tag(figures, heading=name), size, saving))
+        self._waiting.append(Row(sample_tag(figures, heading=name, measured=measured), size, saving))
         self.count += 1
         return name
 
@@ -131,6 +148,17 @@ class Gallery:
         """
         while self._waiting:
             self._append_oldest()
+
+    def _save(self, picture: NDArray[np.uint8], file_name: str, saving: list[Future[None]]) -> str | None:
+        """Start to save a picture; return the name of its thumbnail where it gets one."""
+        saving.append(self._savers.submit(save_image, picture, self.images / file_name, self.png_level))
+        width = THUMBNAIL_SCALE * self.width
+        if picture.shape[1] <= width:
+            return None
+        thumbnail = Path(file_name).with_suffix(".jpg").name
+        self.thumbnails.mkdir(exist_ok=True)
+        saving.append(self._savers.submit(save_thumbnail, picture, self.thumbnails / thumbnail, width))
+        return thumbnail
 
     def _append_oldest(self) -> None:
         row = self._waiting.popleft()
@@ -171,6 +199,14 @@ class Gallery:
         if Path(file_name).name != file_name:
             raise ValueError(f"A picture cannot be saved as {file_name!r}: it must be a plain file name.")
         return file_name
+
+
+def save_thumbnail(picture: NDArray[np.uint8], path: Path, width: int) -> None:
+    """Write the (H, W, 3) or (H, W) picture as a JPEG file that is `width` pixels wide or narrower."""
+    thumbnail = Image.fromarray(picture)
+    # "reducing_gap" averages whole pixels first, which is several times as fast for large pictures.
+    thumbnail.thumbnail((width, MAX_SIDES["jpg"]), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    save_image(np.asarray(thumbnail), path)
 
 
 def stretch(picture: NDArray[np.uint8], aspect_ratio: float) -> NDArray[np.uint8]:

@@ -44,6 +44,8 @@ HIGHER_IS_BETTER: Mapping[str, bool] = {
     "fid": False,
     "kid": False,
 }
+"""By a metric's name, as metrics.json has it."""
+
 DEFAULT_METRICS = "psnr,ssim,l1"
 
 SET_METRICS = ("fid", "kid")

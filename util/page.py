@@ -1,14 +1,26 @@
 """HTML pages that grow by appending and need nothing but themselves and their pictures."""
 
+import html
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from dominate import tags
 from dominate.util import raw
 
+from util.metrics import HIGHER_IS_BETTER
+
 STATIC = Path(__file__).parent / "static"
-MAX_COLUMNS = 6  # page.css has a rule for each number of columns up to this one
+MAX_COLUMNS = 6  # common.css has a rule for each number of columns up to this one
+
+PARTS = {
+    "gallery": ("common", "lightbox", "sorting", "chunks", "gallery"),
+    "comparison": ("common", "lightbox", "compare"),
+    "training": ("common", "lightbox", "curves", "chart", "epochs", "training"),
+}
+"""What each kind of page is made of: .css and .js files of static/; a name has one of them or both."""
 
 
 class Page:
@@ -24,16 +36,16 @@ class Page:
         title: str,
         *,
         fresh: bool = True,
+        kind: str,
         width: int = 256,
-        kind: str = "",
         intro: tuple[tags.html_tag, ...] = (),
         warning: str = "",
     ) -> None:
         """Start the page, or go on with it where `fresh` is False and the file exists.
 
-        `width` is the largest width of a picture on the page in CSS pixels, `kind` the class of the body,
-        `intro` what stands between the header and the appended content, and `warning` what a reader must
-        know before anything else.
+        `kind` is one of `PARTS`, `width` the largest width of a picture on the page in CSS pixels, `intro`
+        what stands between the header and the appended content, and `warning` what a reader must know before
+        anything else.
 
         Raises:
             ValueError: the width is below 1.
@@ -60,34 +72,62 @@ class Page:
 
 
 def picture_tag(
-    file_name: str, label: str, description: str, size: tuple[int, int], width: int, key: str
+    file_name: str,
+    label: str,
+    description: str,
+    size: tuple[int, int],
+    width: int,
+    key: str,
+    thumbnail: str | None = None,
 ) -> tags.figure:
     """Return a captioned picture of images/ that links to its file.
 
     `size` is (height, width) of the file in pixels, `width` its largest width on the page in CSS pixels.
-    Pictures with one `key` show the same thing in different rows of the page.
+    Pictures with one `key` show the same thing in different rows of the page. `thumbnail` is the file of
+    thumbs/ that the page shows instead.
     """
-    address = "images/" + quote(file_name, safe="", errors="surrogateescape")
+    address = _address("images", file_name)
+    source = _address("thumbs", thumbnail) if thumbnail else address
     # The attributes reserve the room before the picture is loaded, so that nothing jumps.
     height = max(1, round(width * size[0] / size[1]))
-    image = tags.img(src=address, alt=description, width=width, height=height, loading="lazy")
+    image = tags.img(src=source, alt=description, width=width, height=height, loading="lazy")
     return tags.figure(tags.a(image, href=address, cls="picture", data_key=key), tags.figcaption(label))
 
 
-def sample_tag(figures: list[tags.figure], heading: str | None = None) -> tags.article:
-    """Return the pictures of one sample side by side, in two lines where there are many."""
+def sample_tag(
+    figures: list[tags.figure], heading: str | None = None, measured: Mapping[str, float] | None = None
+) -> tags.article:
+    """Return the pictures of one sample side by side, in two lines where there are many.
+
+    `measured` are values by the metric's name, shown under the heading.
+    """
     count = len(figures)
     columns = count if count <= 5 else min(MAX_COLUMNS, math.ceil(count / 2))
     article = tags.article(cls=f"sample columns-{columns}")
     if heading is not None:
         article.add(tags.h2(heading))
+    if measured:
+        article["data-measured"] = json.dumps({name: _json_number(value) for name, value in measured.items()})
+        values = (tags.span(name, " ", tags.b(f"{value:.4g}")) for name, value in measured.items())
+        article.add(tags.p(*values, cls="measured"))
     article.add(tags.div(*figures, cls="pictures"))
     return article
 
 
+def _address(folder: str, file_name: str) -> str:
+    return f"{folder}/{quote(file_name, safe='', errors='surrogateescape')}"
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no numbers for what is not finite; JavaScript reads these words as such."""
+    if math.isfinite(value):
+        return float(f"{value:.6g}")
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def _head(title: str, width: int, kind: str, intro: tuple[tags.html_tag, ...]) -> str:
-    style = f":root {{ --width: {width}px; }}\n" + (STATIC / "page.css").read_text("utf-8")
-    script = (STATIC / "page.js").read_text("utf-8")
+    style = f":root {{ --width: {width}px; }}\n" + _joined(kind, ".css")
+    script = _joined(kind, ".js")
     head = [
         tags.meta(charset="utf-8"),
         tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
@@ -98,8 +138,15 @@ def _head(title: str, width: int, kind: str, intro: tuple[tags.html_tag, ...]) -
     ]
     header = tags.header(tags.h1(title), tags.p(id="status", role="status"))
     lines = ["<!DOCTYPE html>", '<html lang="en">', *_render(head)]
-    lines += [f'<body class="{kind}">', *_render([header, *intro]), '<main id="content">']
+    better = html.escape(json.dumps(dict(HIGHER_IS_BETTER)))
+    lines += [f'<body class="{kind}" data-higher-is-better="{better}">']
+    lines += [*_render([header, *intro]), '<main id="content">']
     return "\n".join(lines) + "\n"
+
+
+def _joined(kind: str, ending: str) -> str:
+    files = ((STATIC / part).with_suffix(ending) for part in PARTS[kind])
+    return "\n".join(file.read_text("utf-8") for file in files if file.exists())
 
 
 def _render(content: list[tags.html_tag]) -> list[str]:

@@ -3,13 +3,14 @@
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from dominate import tags
 from dominate.util import raw
 
 from util.image_io import save_image
-from util.loggers import LossRecord, Sink, Visuals
+from util.loggers import LossRecord, MetricRecord, Sink, Visuals
 from util.page import Page, picture_tag, sample_tag
 
 
@@ -30,14 +31,17 @@ class TrainingPage(Sink):
         self.images = folder / "web" / "images"
         self.images.mkdir(parents=True, exist_ok=True)
         self.width = width
-        chart = tags.section(id="losses", aria_label="losses", hidden=True)
+        panels = (
+            tags.section(id=name, cls="panel", aria_label=name, hidden=True)
+            for name in ("losses", "metrics", "epochs")
+        )
         self.page = Page(
             folder / "web" / "index.html",
             title,
             fresh=not resume,
             width=width,
             kind="training",
-            intro=(chart,),
+            intro=tuple(panels),
             warning=warning,
         )
         self.files = (self.page.path,)
@@ -55,9 +59,16 @@ class TrainingPage(Sink):
             "written": round(time.time()),
             "losses": {name: _number(value) for name, value in record.losses.items()},
         }
-        # Inside a script only "<" could end or change the element, and JSON may spell it as an escape.
-        data = json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        self.page.append(tags.script(raw(data), type="application/json", cls="loss"))
+        self._append_record("loss", values)
+
+    def log_metrics(self, record: MetricRecord) -> None:
+        """Append what validation has found; a value that is not finite leaves a gap in its curve."""
+        values = {
+            "epoch": record.epoch,
+            "total_iters": record.total_iters,
+            "metrics": {name: _number(value) for name, value in record.metrics.items()},
+        }
+        self._append_record("metric", values)
 
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
         """Save the pictures of the fixed samples and append a section where the epoch has none yet.
@@ -93,6 +104,11 @@ class TrainingPage(Sink):
     def close(self) -> None:
         """Mark the run as finished, so that the page no longer reloads itself."""
         self.page.append(tags.p("finished", cls="end", hidden=True))
+
+    def _append_record(self, kind: str, values: Mapping[str, object]) -> None:
+        # Inside a script only "<" could end or change the element, and JSON may spell it as an escape.
+        data = json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+        self.page.append(tags.script(raw(data), type="application/json", cls=kind))
 
     def _has_section(self, epoch: int) -> bool:
         # Quotes in texts and in JSON are escaped, so only an attribute can read like this.

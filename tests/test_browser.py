@@ -1,0 +1,423 @@
+"""Galleries and training pages as a person uses them: in Chromium, by mouse, keyboard and touch."""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from util.gallery import Gallery
+from util.loggers import LossRecord, MetricRecord
+from util.training_page import TrainingPage
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+PSNR = {"a2": 20.0, "a10": 10.0, "b1": math.inf, "b<i>": 15.0, "grey": None}
+"""Rows in the order of the files, with a metric that one does not have."""
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        # It makes an empty profile of its own and removes it.
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Open]:
+    """Opens a page file; a test fails where the page's script did, or where it asked the network."""
+    contexts, errors = [], []
+
+    def open_file(path: Path, size: dict[str, int] = DESKTOP, fragment: str = "", **settings: Any) -> Any:
+        context = browser.new_context(viewport=size, **settings)
+        context.set_default_timeout(60_000)  # the machine may be busy
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: request.url.startswith("http") and errors.append(request.url))
+        page.goto(path.as_uri() + fragment)
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    assert not errors
+
+
+def picture(level: int, width: int = 32) -> NDArray[np.uint8]:
+    return np.full((width, width, 3), level, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("gallery")
+    with Gallery(folder, "results") as made:
+        for level, (name, psnr) in enumerate(PSNR.items()):
+            measured = {} if psnr is None else {"psnr": psnr, "l1": 1 / psnr, "mine": -psnr}
+            visuals = {label: picture(10 * level) for label in ("real_A", "fake_B", "real_B")}
+            made.add(name, visuals, measured=measured)
+    return made.page.path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = TrainingPage(tmp_path_factory.mktemp("run"), "run")
+    for epoch in range(1, 11):
+        for part in (1, 2, 3, 4):
+            losses = {"G_GAN": 2.0 / epoch, "D": 1.0}
+            page.log_losses(
+                LossRecord(epoch, part / 4, 25 * part, 100 * epoch - 100 + 25 * part, 0.1, 0.0, 2e-4, losses)
+            )
+        metrics = {"psnr": 20.0 - abs(epoch - 7), "lpips": math.nan if epoch < 3 else 0.1 * epoch}
+        page.log_metrics(MetricRecord(epoch, 100 * epoch, metrics))
+        page.log_visuals(epoch, [{label: picture(epoch) for label in ("real_A", "fake_B")}] * 2)
+    page.close()
+    return page.files[0]
+
+
+def names(page: Any) -> list[str]:
+    return page.locator(".sample h2").all_text_contents()
+
+
+def enlarged(page: Any) -> str:
+    return page.locator("dialog .caption").inner_text()
+
+
+def ratio_of_divider(page: Any) -> float:
+    return float(page.locator(".frame input").input_value()) / 100
+
+
+# Galleries
+
+
+def test_sorting(gallery: Path, open_page: Open) -> None:
+    page = open_page(gallery)
+    assert names(page) == list(PSNR)
+    assert page.locator("#status").inner_text() == "5 samples · 15 pictures"
+    sort, direction = page.locator(".controls select"), page.locator(".controls button")
+    sort.select_option(label="name")
+    assert names(page) == ["a2", "a10", "b<i>", "b1", "grey"]
+    direction.click()
+    assert names(page) == ["grey", "b1", "b<i>", "a10", "a2"]
+    sort.select_option(label="psnr")
+    assert direction.inner_text() == "worst first"
+    assert names(page) == ["a10", "b<i>", "a2", "b1", "grey"]
+    assert page.locator("#status").inner_text().endswith("mean psnr 15")
+    direction.click()
+    assert direction.inner_text() == "best first"
+    assert names(page) == ["b1", "a2", "b<i>", "a10", "grey"]  # what was not measured stays last
+    sort.select_option(label="l1")  # lower is better
+    assert names(page) == ["a10", "b<i>", "a2", "b1", "grey"]
+    sort.select_option(label="mine")
+    assert direction.inner_text() == "lowest first" and names(page)[0] == "b1"
+    page.reload()
+    assert sort.input_value() == "metric:mine" and names(page)[0] == "b1"
+    assert page.locator(".measured").first.inner_text().split() == ["psnr", "inf", "l1", "0", "mine", "-inf"]
+
+
+def test_filter_and_keys(gallery: Path, open_page: Open) -> None:
+    page = open_page(gallery)
+    page.keyboard.press("/")
+    page.keyboard.type("B")
+    assert names(page) == ["b1", "b<i>"]
+    assert page.locator("#status").inner_text() == "2 of 5 samples · 6 pictures"
+    page.keyboard.press("w")  # typed, as long as the field has the focus
+    assert names(page) == []
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Enter")
+    page.keyboard.press("w")
+    assert names(page) == ["b<i>", "b1"]
+    page.keyboard.press("b")
+    assert names(page) == ["b1", "b<i>"]
+    page.keyboard.press("r")
+    assert names(page) == ["b<i>", "b1"]
+    page.keyboard.press("c")
+    assert enlarged(page) == "b<i> – real_A | fake_B"
+
+
+def test_enlarging(gallery: Path, open_page: Open) -> None:
+    page = open_page(gallery)
+    page.locator(".controls select").select_option(label="psnr")  # a10, b<i>, a2, b1, grey
+    page.locator("a.picture").nth(1).click()
+    assert enlarged(page) == "a10 – fake_B"
+    for key, expected in (
+        ("ArrowRight", "a10 – real_B"),
+        ("ArrowRight", "b<i> – real_A"),
+        ("ArrowDown", "a2 – real_A"),
+        ("ArrowLeft", "b<i> – real_B"),
+        ("ArrowUp", "a10 – real_B"),
+        ("ArrowUp", "a10 – real_B"),
+    ):
+        page.keyboard.press(key)
+        assert enlarged(page) == expected
+    assert page.url.endswith("#open=images/a10_real_B.png")
+    width = page.locator(".frame img").first.bounding_box()["width"]
+    page.keyboard.press("a")
+    assert page.locator(".frame img").first.bounding_box()["width"] == 32 < width
+    page.keyboard.press("Escape")
+    page.wait_for_function("!location.hash")
+    assert not page.locator("dialog").is_visible()
+    page.keyboard.press("ArrowDown")  # the focus is back on the picture, and goes on from there
+    page.keyboard.press("Enter")
+    assert enlarged(page) == "b<i> – real_B"
+    assert enlarged(open_page(gallery, fragment="#open=images/grey_fake_B.png")) == "grey – fake_B"
+
+
+def test_divider_by_mouse_and_keys(gallery: Path, open_page: Open) -> None:
+    page = open_page(gallery)
+    page.locator(".compare").nth(1).click()
+    assert enlarged(page) == "a10 – real_A | fake_B"
+    frame = page.locator(".frame").bounding_box()
+    middle = frame["y"] + frame["height"] / 2
+    page.mouse.move(frame["x"] + 0.5 * frame["width"], middle)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + 0.2 * frame["width"], middle, steps=4)
+    page.mouse.up()
+    assert ratio_of_divider(page) == pytest.approx(0.2, abs=0.01)
+    # What is seen of the right picture begins at the divider.
+    clip = page.locator(".frame .other").evaluate("image => getComputedStyle(image).clipPath")
+    assert float(clip.split()[-1].rstrip("%)")) == pytest.approx(20, abs=1)
+    page.keyboard.press("ArrowRight")
+    assert ratio_of_divider(page) == pytest.approx(0.22, abs=0.01)
+    page.keyboard.press("Shift+ArrowRight")
+    assert ratio_of_divider(page) == pytest.approx(0.32, abs=0.01)
+    page.locator("select[aria-label='Left picture']").select_option(label="real_B")
+    assert enlarged(page) == "a10 – real_B | fake_B"
+    page.keyboard.press("Escape")
+    page.locator(".compare").first.click()  # the choice holds for other rows
+    assert enlarged(page) == "a2 – real_B | fake_B"
+    page.keyboard.press("ArrowDown")
+    assert enlarged(page) == "a10 – real_B | fake_B"
+
+
+def test_divider_by_touch(gallery: Path, open_page: Open) -> None:
+    page = open_page(gallery, PHONE, has_touch=True, is_mobile=True)
+    page.locator(".compare").first.tap()
+    frame = page.locator(".frame").bounding_box()
+    page.touchscreen.tap(frame["x"] + 0.75 * frame["width"], frame["y"] + frame["height"] / 2)
+    assert ratio_of_divider(page) == pytest.approx(0.75, abs=0.02)
+    drag(page, ".frame", 0.7, 0.3)
+    assert ratio_of_divider(page) == pytest.approx(0.3, abs=0.03)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def drag(page: Any, selector: str, start: float, end: float) -> None:
+    """Drag a finger across an element, from one share of its width to another."""
+    box = page.locator(selector).first.bounding_box()
+    session = page.context.new_cdp_session(page)
+    y = box["y"] + box["height"] / 2
+    places = [
+        {"x": box["x"] + box["width"] * (start + (end - start) * part / 8), "y": y} for part in range(9)
+    ]
+    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": places[:1]})
+    for place in places[1:]:
+        session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [place]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_odd_file_names_load(tmp_path: Path, open_page: Open) -> None:
+    odd = ["quo'te\"s", "100%41", "a#b?c", "ключ 日本", "new\nline", "back\\slash", "<b>&amp;", " a ;"]
+    try:
+        name = b"caf\xe9".decode("utf-8", errors="surrogateescape")
+        (tmp_path / name).touch()
+        odd.append(name)
+    except OSError:
+        pass  # this file system takes only Unicode names
+    with Gallery(tmp_path, "results", width=16) as made:
+        for name in odd:
+            made.add(name, {"x": picture(9), "y": picture(9, width=64)})  # y has a thumbnail
+    page = open_page(made.page.path)
+    for index in range(2 * len(odd)):
+        page.locator("a.picture").nth(index).click()
+        page.wait_for_function("document.querySelector('.frame img').naturalWidth > 0")
+        page.keyboard.press("Escape")
+    widths = page.locator(".picture img").evaluate_all("images => images.map((image) => image.naturalWidth)")
+    assert widths == [32, 32] * len(odd)
+    assert page.locator("b").count() == 0
+
+
+def test_without_scripts_all_pictures_show(gallery: Path, run: Path, open_page: Open) -> None:
+    for path in (gallery, run):
+        page = open_page(path, {"width": 1400, "height": 4000}, java_script_enabled=False)
+        for link in page.locator("a.picture").all():
+            link.scroll_into_view_if_needed()
+        widths = page.locator(".picture img").evaluate_all(
+            "images => images.map((image) => image.naturalWidth)"
+        )
+        assert set(widths) == {32} and len(widths) == (15 if path == gallery else 40)
+        assert not page.locator("button, select, input").count()
+        page.locator("a.picture").last.click()
+        page.wait_for_url("**/images/*.png")
+
+
+@pytest.fixture
+def many(gallery: Path) -> Path:
+    """A gallery of 5,000 rows, whose pictures are those of one."""
+    text = gallery.read_text("utf-8")
+    head, rows = text[: text.index("<article")], text[text.index("<article") :].splitlines()
+    row = rows[0].replace("<h2>a2<", "<h2>row NUMBER<").replace("<b>20<", "<b>VALUE<")
+    row = row.replace("&quot;psnr&quot;: 20.0", "&quot;psnr&quot;: VALUE")
+    assert row.count("NUMBER") == 1 and row.count("VALUE") == 2
+    path = gallery.with_name("many.html")
+    numbered = (
+        row.replace("NUMBER", str(number)).replace("VALUE", str(number * 7919 % 5000))
+        for number in range(5000)
+    )
+    path.write_text(head + "\n".join(numbered), "utf-8")
+    return path
+
+
+SCROLL = """async () => {
+  const gaps = [];
+  const height = document.documentElement.scrollHeight;
+  for (let step = 0, last = performance.now(); step < 40; step++) {
+    scrollTo(0, step < 30 ? step * 400 : (height * (step - 30)) / 10);
+    await Promise.race([new Promise(requestAnimationFrame), new Promise((done) => setTimeout(done, 3000))]);
+    gaps.push(performance.now() - last);
+    last = performance.now();
+  }
+  return Math.max(...gaps);
+}"""
+
+
+def test_five_thousand_rows(many: Path, open_page: Open) -> None:
+    page = open_page(many)
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert paint < 8000  # it was 0.3 to 0.6 s on two busy cores
+    assert page.locator("#status").inner_text() == "5,000 samples · 15,000 pictures"
+    assert page.locator(".sample").count() < 500
+    longest = page.evaluate(SCROLL)
+    assert longest < 2500  # it was 0.1 s there
+    print(f"first paint {paint:.0f} ms, longest frame while scrolling {longest:.0f} ms")
+    page.locator(".controls select").select_option(label="psnr")
+    page.wait_for_function("scrollY === 0")
+    psnr = ".measured span:first-child b"
+    values = [float(text) for text in page.locator(psnr).all_text_contents()[:60]]
+    assert values == list(range(60))
+    # Rows far down come when they are scrolled to, and are where the scroll bar says.
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight / 2)")
+    page.wait_for_function(
+        "[...document.querySelectorAll('.sample')].some((row) => {"
+        " const { top } = row.getBoundingClientRect(); return top > 0 && top < innerHeight; })"
+    )
+    seen = [float(text) for text in page.locator(psnr).all_text_contents()]
+    assert any(2300 < value < 2700 for value in seen)
+    page.locator("input[type=search]").fill("row 499")
+    assert sorted(names(page)) == sorted(["row 499", *(f"row {number}" for number in range(4990, 5000))])
+
+
+def test_large_pictures_have_thumbnails(tmp_path: Path, open_page: Open) -> None:
+    with Gallery(tmp_path, "results", width=16) as made:
+        made.add("a", {"small": picture(9, width=32), "large": picture(9, width=200)})
+    assert [path.name for path in (tmp_path / "thumbs").iterdir()] == ["a_large.jpg"]
+    page = open_page(made.page.path)
+    sources = page.locator(".picture img").evaluate_all("images => images.map((i) => i.getAttribute('src'))")
+    assert sources == ["images/a_small.png", "thumbs/a_large.jpg"]
+    page.locator("a.picture").nth(1).click()
+    page.wait_for_function("document.querySelector('.frame img').naturalWidth === 200")
+
+
+# Training pages
+
+
+def last_label(page: Any, chart: str) -> float:
+    return float(page.locator(f"{chart} svg text[text-anchor=middle]").all_text_contents()[-1])
+
+
+def first_label(page: Any, chart: str) -> float:
+    text = page.locator(f"{chart} svg text[text-anchor=middle]").all_text_contents()[0]
+    return float(text.removeprefix("epoch "))
+
+
+def test_charts_zoom(run: Path, open_page: Open) -> None:
+    page = open_page(run)
+    assert (first_label(page, "#losses"), last_label(page, "#losses")) == (0, 10)
+    box = page.locator("#losses svg").bounding_box()
+    y = box["y"] + 60
+    page.mouse.move(box["x"] + 0.5 * box["width"], y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], y, steps=5)
+    assert page.locator("svg .selection").count() == 1
+    page.mouse.up()
+    # All charts show the same epochs.
+    for chart in ("#losses", "#metrics .metric:first-child", "#metrics .metric:last-child"):
+        assert 4 < first_label(page, chart) < 6 and 7 < last_label(page, chart) < 8.5
+    page.reload()  # as the page does by itself
+    assert 4 < first_label(page, "#losses") < 6
+    page.keyboard.press("Escape")
+    assert last_label(page, "#losses") == 10
+    page.locator("#losses svg").focus()
+    page.keyboard.press("+")
+    assert first_label(page, "#losses") >= 2.5 and last_label(page, "#losses") <= 7.5
+    page.locator("#losses svg").dblclick()
+    assert last_label(page, "#losses") == 10 and not page.locator("#losses .reset").is_visible()
+    page.mouse.move(box["x"] + 0.5 * box["width"], y)
+    assert "epoch 5.00" in page.locator("#losses .readout").inner_text().replace("4.75", "5.00")
+
+
+def test_charts_zoom_by_touch(run: Path, open_page: Open) -> None:
+    page = open_page(run, PHONE, has_touch=True, is_mobile=True)
+    drag(page, "#losses svg", 0.3, 0.7)
+    assert first_label(page, "#losses") > 1 and last_label(page, "#losses") < 8
+    page.locator("#losses .reset").click()  # a tap right after a drag may only stop its momentum
+    page.locator("#losses .reset").wait_for(state="hidden")
+    assert last_label(page, "#losses") == 10
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_curves_of_metrics(run: Path, open_page: Open) -> None:
+    page = open_page(run)
+    texts = page.locator("#metrics h2").all_inner_texts()
+    assert texts == ["psnr 17 now · best 20 in epoch 7", "lpips 1 now · best 0.3 in epoch 3"]
+    assert page.locator("#metrics .metric").nth(0).locator("circle").count() == 10
+    assert page.locator("#metrics .metric").nth(1).locator("circle").count() == 8  # two were not finite
+
+
+def test_epoch_slider(run: Path, open_page: Open) -> None:
+    page = open_page(run)
+    slider, pictures = page.locator("#epoch-slider"), page.locator("#epochs .picture img")
+    assert slider.input_value() == "9" and pictures.count() == 4
+    box = slider.bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 1, box["y"] + box["height"] / 2, steps=6)
+    page.mouse.up()
+    assert page.locator("#epochs output").inner_text() == "1 of 10"
+    sources = pictures.evaluate_all("images => images.map((image) => image.getAttribute('src'))")
+    assert sources == [
+        f"images/epoch001_{label}.png" for label in ("real_A", "fake_B", "real_A_1", "fake_B_1")
+    ]
+    page.keyboard.press("ArrowRight")
+    assert slider.get_attribute("aria-valuetext") == "epoch 2"
+    page.wait_for_function("document.querySelector('#epochs img').naturalWidth === 32")
+    page.locator("#epochs a.picture").nth(1).click()
+    assert enlarged(page) == "epoch 2 – sample 1 – fake_B"
+    page.keyboard.press("Escape")
+    page.reload()
+    assert page.locator("#epochs output").inner_text() == "2 of 10"
+
+
+def test_a_page_may_end_anywhere(run: Path, tmp_path: Path, open_page: Open) -> None:
+    text = run.read_bytes()
+    start = text.index(b'<main id="content">')
+    for share in (0.3, 0.6, 0.9):
+        path = tmp_path / f"{share}.html"
+        path.write_bytes(text[: start + int(share * (len(text) - start))])
+        page = open_page(path)
+        assert page.locator("#losses svg path").count() == 4

@@ -1,0 +1,36 @@
+// The order of a gallery's rows: as they came, by name, or by what was measured.
+
+const HIGHER_IS_BETTER = JSON.parse(document.body.dataset.higherIsBetter);
+const METRIC = "metric:"; // in the values of the sort field, before the metric's name
+
+function metricOf({ sort }) {
+  return sort.startsWith(METRIC) ? sort.slice(METRIC.length) : null;
+}
+
+function sortRows(rows, state) {
+  const sign = state.reversed ? -1 : 1;
+  const metric = metricOf(state);
+  if (metric !== null) {
+    // A metric's worst values come first; of one that nobody knows, the lowest.
+    const upwards = HIGHER_IS_BETTER[metric] === false ? -sign : sign;
+    return rows.toSorted((row, other) => compareValues(row, other, metric, upwards));
+  }
+  const { compare } = new Intl.Collator("en", { numeric: true });
+  const bySort = state.sort === "name" ? (row, other) => compare(row.name, other.name) : () => 0;
+  return rows.toSorted((row, other) => sign * (bySort(row, other) || row.place - other.place));
+}
+
+// Rows without a value, or with one that is no number, come last in both directions.
+function compareValues(row, other, metric, sign) {
+  const [a, b] = [row.measured.get(metric) ?? NaN, other.measured.get(metric) ?? NaN];
+  const missing = Number.isNaN(a) - Number.isNaN(b);
+  if (missing) return missing;
+  return a === b || Number.isNaN(a) ? row.place - other.place : sign * (a < b ? -1 : 1);
+}
+
+function directionName({ sort, reversed }) {
+  const metric = metricOf({ sort });
+  if (metric === null) return reversed ? "last first" : "first first";
+  if (metric in HIGHER_IS_BETTER) return reversed ? "best first" : "worst first";
+  return reversed ? "highest first" : "lowest first";
+}
