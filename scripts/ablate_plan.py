@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import math
 import re
 import shlex
 import tempfile
@@ -218,7 +219,7 @@ def refuse_other_runs(runs: Sequence[PlannedRun]) -> None:
 
 
 def is_trained(run: PlannedRun) -> bool:
-    """Return whether the run's last state is that after its last epoch."""
+    """Return whether the run's last state is that after its last epoch, or where ``--patience`` ended it."""
     path = state_path(run.folder, "latest")
     if not path.exists():
         return False
@@ -227,7 +228,9 @@ def is_trained(run: PlannedRun) -> bool:
         state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception:
         return False  # damaged: train.py says so and goes on from the state before
-    return state["progress"]["epoch"] > run.last_epoch
+    patience = run.values["patience"] or math.inf
+    out_of_patience = state.get("validation", {"stale": 0})["stale"] >= patience
+    return out_of_patience or state["progress"]["epoch"] > run.last_epoch
 
 
 def is_tested(run: PlannedRun) -> bool:

@@ -19,7 +19,7 @@ from conftest import ONE_THREAD, ROOT
 from test_slurm import Cluster, cluster  # noqa: F401 - a fixture
 
 from scripts import ablate, ablate_run, ablate_slurm
-from scripts.ablate_plan import parse_vary, plan, run_names
+from scripts.ablate_plan import is_trained, parse_vary, plan, run_names
 from util.errors import UserError
 from util.stopping import STOPPED_STATUS, StopSignals
 
@@ -209,6 +209,18 @@ def test_what_is_done_is_skipped_and_what_is_outdated_is_not(
     weights.unlink()
     assert call(*flags) == 0
     assert calls(tmp_path) == ["train norm=batch_seed1 true ", "test norm=batch_seed1"]
+
+
+def test_a_run_that_patience_has_ended_is_trained(tmp_path: Path) -> None:
+    early = ["--val_freq=1", "--best=psnr", "--patience=3", "--n_epochs=9"]
+    flags = [*TRAIN, *early, "--dataroot=x", f"--checkpoints_dir={tmp_path}"]
+    (run,) = plan("group", {"norm": ["instance"]}, 1, flags, [])
+    run.folder.mkdir(parents=True)
+    for stale, ended in ((2, False), (3, True)):
+        torch.save(
+            {"progress": {"epoch": 6}, "validation": {"stale": stale}}, run.folder / "latest_state.pth"
+        )
+        assert is_trained(run) == ended
 
 
 def test_other_flags_in_a_runs_folder_are_refused(tmp_path: Path, call: Callable[..., int]) -> None:
