@@ -45,14 +45,13 @@ class Traffic:
         def run(*args: Any, **kwargs: Any) -> Any:
             self.bytes += args[position].nbytes
             self.messages += 1
-            work = self._timed(lambda: operation(*args, **kwargs))
-            if work is not None:  # it goes on beside the computation until somebody waits for it
-                wait, work.wait = work.wait, lambda: self._timed(wait)
-            return work
+            work = self.timed(lambda: operation(*args, **kwargs))
+            return None if work is None else Awaited(work, self)
 
         return run
 
-    def _timed(self, act: Callable[[], Any]) -> Any:
+    def timed(self, act: Callable[[], Any]) -> Any:
+        """Return what `act` returns; the time that it takes counts."""
         self._wait()
         began = time.perf_counter()
         found = act()
@@ -63,6 +62,16 @@ class Traffic:
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+class Awaited:
+    """What goes on beside the computation: only the wait for it counts."""
+
+    def __init__(self, work: dist.Work, traffic: Traffic):
+        self.work, self.traffic = work, traffic
+
+    def wait(self) -> Any:
+        return self.traffic.timed(self.work.wait)
 
 
 def measure(name: str, flags: list[str], traffic: Traffic, steps: int) -> None:

@@ -5,14 +5,18 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ONE_THREAD, ROOT
+from torch import distributed as dist
 
 from scripts import benchmark
 from scripts import benchmark_whole_test as whole_test
+from scripts.benchmark_processes import Traffic
 from util.errors import UserError
 
 PEER = Path(os.environ.get("PEER", ROOT.parent / "peer"))
@@ -134,3 +138,21 @@ def test_a_worker_that_fails_is_one_line(pairs: Path) -> None:
     one_batch = [*flags, "--dataroot", str(pairs), "--batch_size", "6"]
     with pytest.raises(UserError, match=r"^pix2pix: --dataroot: there is only one batch"):
         benchmark.work("pix2pix", job | {"flags": one_batch}, 1)
+
+
+def test_traffic_counts_messages_and_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Work:
+        def wait(self) -> bool:
+            time.sleep(0.05)
+            return True
+
+    def all_reduce(tensor: torch.Tensor, async_op: bool = False) -> Work | None:
+        return Work() if async_op else None
+
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    monkeypatch.setattr(dist, "all_gather", all_reduce)
+    traffic = Traffic(torch.device("cpu"))
+    assert dist.all_reduce(torch.zeros(3)) is None
+    work = dist.all_reduce(torch.zeros(5), async_op=True)
+    assert (traffic.bytes, traffic.messages) == (32, 2) and traffic.seconds < 0.04
+    assert work.wait() and traffic.seconds >= 0.05

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 MEETING_SECONDS = 600
 
-MESSAGE_BYTES = 100_000_000
+MESSAGE_BYTES = 25_000_000
 """Gradients go out in messages of at most so many bytes, or of a single larger one."""
 
 T = TypeVar("T")
