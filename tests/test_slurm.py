@@ -192,6 +192,10 @@ class Cluster:
         return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
+EPOCHS = "40"
+"""More than a minute: Slurm looks every 30 s whether a job's time is over."""
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     daemons = ("sbatch", "slurmctld", "slurmd", "munged")
@@ -213,14 +217,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def calm(cluster: Cluster) -> str:
-    """The name of a run of 10 epochs that nobody disturbed."""
-    cluster.wait_for_end(cluster.submit("one_node.sh", "--name", "calm", "--n_epochs", "10"))
+    """The name of a run that nobody disturbed."""
+    cluster.wait_for_end(cluster.submit("one_node.sh", "--name", "calm", "--n_epochs", EPOCHS))
     return "calm"
 
 
 @pytest.mark.slow
 def test_a_requeued_run_ends_with_the_same_weights(cluster: Cluster, calm: str) -> None:
-    job = cluster.submit("one_node.sh", "--name", "requeued", "--n_epochs", "10")
+    job = cluster.submit("one_node.sh", "--name", "requeued", "--n_epochs", EPOCHS)
     cluster.wait_for_start(job)
     cluster.call("scontrol", "requeue", job)
     cluster.wait_for_end(job)
@@ -232,7 +236,7 @@ def test_a_requeued_run_ends_with_the_same_weights(cluster: Cluster, calm: str) 
 
 @pytest.mark.slow
 def test_the_end_of_the_time_leads_to_another_start(cluster: Cluster, calm: str) -> None:
-    flags = ("--name", "out_of_time", "--n_epochs", "10")
+    flags = ("--name", "out_of_time", "--n_epochs", EPOCHS)
     job = cluster.submit("one_node.sh", *flags, sbatch="--time=30 --signal=USR1@50")
     cluster.wait_for_start(job)
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # it is looked at every 30 s
@@ -246,7 +250,7 @@ def test_the_end_of_the_time_leads_to_another_start(cluster: Cluster, calm: str)
 
 @pytest.mark.slow
 def test_a_preempted_run_goes_on_after_what_was_more_urgent(cluster: Cluster, calm: str) -> None:
-    job = cluster.submit("one_node.sh", "--name", "preempted", "--n_epochs", "10")
+    job = cluster.submit("one_node.sh", "--name", "preempted", "--n_epochs", EPOCHS)
     cluster.wait_for_start(job)
     urgent = ["--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
     cluster.call("sbatch", "--parsable", *urgent)
