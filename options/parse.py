@@ -7,13 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar, get_type_hints
 
 from options.base_options import CommandOptions, attention_fractions, run_name
 from options.option import Flag, Group, SameAs, Unless, build, flags_of
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
-from util.errors import UserError, did_you_mean
+from util.errors import Parser, UserError, did_you_mean
 from util.files import write_text
 from util.registry import Registry
 
@@ -36,11 +36,6 @@ class ConfigurableModel(Configurable, Protocol):
 
     test_defaults: Mapping[str, object]
     architecture: tuple[str, ...]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
 
 
 def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Registry[Any]) -> P:
@@ -129,7 +124,7 @@ def _peek(
 
     Of a config file by the other command, what has another meaning here is left out.
     """
-    peeker = _Parser(add_help=False, allow_abbrev=False)
+    peeker = Parser(add_help=False, allow_abbrev=False)
     for name in ("config", "model", "dataset_mode"):
         peeker.add_argument(f"--{name}", nargs="?")
     peek, _ = peeker.parse_known_args(argv)
@@ -225,7 +220,7 @@ def _command_line(
     offered: Mapping[str, Sequence[str]],
 ) -> Values:
     """Return the values that the command line gives; print the help and exit if it asks for it."""
-    parser = _Parser(prog=f"{command}.py", allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = Parser(prog=f"{command}.py", allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for group_name, group in groups.items():
         section = parser.add_argument_group(group_name, (group.__doc__ or "").split("\n")[0])
         for flag in (flags[name] for name in flags_of(group) if name in flags):

@@ -13,7 +13,6 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -23,7 +22,7 @@ from scripts.ablate_run import Worker, run_here  # noqa: E402
 from scripts.ablate_slurm import run_on_slurm  # noqa: E402
 from util.comparison import read_run  # noqa: E402
 from util.comparison_page import write_comparison  # noqa: E402
-from util.errors import UserError, run_command  # noqa: E402
+from util.errors import Parser, UserError, run_command  # noqa: E402
 from util.stopping import STOPPED_STATUS, StopSignals  # noqa: E402
 
 FAILED_STATUS = 1
@@ -32,15 +31,10 @@ SLURM_FLAGS = ("partition", "time", "cpus_per_task", "gpus_per_node", "sbatch")
 log = logging.getLogger(__name__)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the values of the flags, and in ``flags`` what follows ``--``."""
     cut = argv.index("--") if "--" in argv else len(argv)
-    parser = _Parser(
+    parser = Parser(
         description=(__doc__ or "").split("\n")[0],
         epilog="What follows -- are flags of train.py for all runs.",
         allow_abbrev=False,

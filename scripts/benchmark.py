@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -35,7 +35,7 @@ from models import MODELS  # noqa: E402
 from options.parse import parse  # noqa: E402
 from options.train_options import TrainOptions  # noqa: E402
 from scripts import benchmark_whole_test as whole_test  # noqa: E402
-from util.errors import UserError, run_command  # noqa: E402
+from util.errors import Parser, UserError, run_command  # noqa: E402
 from util.files import write_text  # noqa: E402
 
 PEER = "peer"
@@ -56,15 +56,10 @@ COLUMNS = (
 log = logging.getLogger(__name__)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the values of the flags, and in ``further`` what follows ``--``."""
     cut = argv.index("--") if "--" in argv else len(argv)
-    parser = _Parser(
+    parser = Parser(
         description=(__doc__ or "").split("\n")[0],
         epilog="What follows -- goes to all variants and to the peer.",
         allow_abbrev=False,

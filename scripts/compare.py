@@ -12,26 +12,20 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from util.comparison import TrainedRun, read_flags, read_run  # noqa: E402
 from util.comparison_page import write_comparison  # noqa: E402
-from util.errors import UserError, run_command  # noqa: E402
+from util.errors import Parser, UserError, run_command  # noqa: E402
 
 log = logging.getLogger(__name__)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the values of the flags."""
-    parser = _Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a name, a run's folder, or a folder of runs")
     parser.add_argument("--checkpoints_dir", type=Path, default=Path("checkpoints"), help="where runs are")
     parser.add_argument(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -30,7 +30,7 @@ from models.neural_style import LEARNING_RATES, Method, StyleTransfer
 from models.perceptual import BLOCKS, Features, layer_index, with_average_pooling
 from util.checkpoint import load_state, remove_state, save_checkpoint, set_aside
 from util.device import select_device
-from util.errors import UserError, run_command
+from util.errors import Parser, UserError, run_command
 from util.image_io import read_image, save_image, to_uint8
 from util.loggers import cut_back
 from util.stopping import STOPPED_STATUS, StopSignals
@@ -40,14 +40,9 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 log = logging.getLogger(__name__)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """Return the flags' values, all of them checked and none of the needed ones None."""
-    parser = _Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
 
     def add(*flags: str, help: str, default: Any = None, **settings: Any) -> None:
         told = "" if default is None else f" (default: {default})"

@@ -1,67 +1,30 @@
-"""Galleries and training pages as a person uses them: in Chromium, by mouse, keyboard and touch."""
+"""Galleries as a person uses them: in Chromium, by mouse, keyboard and touch."""
 
 import math
-import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from chromium import (  # noqa: F401
+    DESKTOP,
+    PHONE,
+    Open,
+    browser,
+    drag,
+    enlarged,
+    names,
+    needs_chromium,
+    open_page,
+    picture,
+    run,
+)
 
 from util.gallery import Gallery
-from util.loggers import LossRecord, MetricRecord
-from util.training_page import TrainingPage
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+pytestmark = needs_chromium
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-)
-DESKTOP, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
 PSNR = {"a2": 20.0, "a10": 10.0, "b1": math.inf, "b<i>": 15.0, "grey": None}
 """Rows in the order of the files, with a metric that one does not have."""
-
-Open = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        # It makes an empty profile of its own and removes it.
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Open]:
-    """Opens a page file; a test fails where the page's script did, or where it asked the network."""
-    contexts, errors = [], []
-
-    def open_file(path: Path, size: dict[str, int] = DESKTOP, fragment: str = "", **settings: Any) -> Any:
-        context = browser.new_context(viewport=size, **settings)
-        context.set_default_timeout(60_000)  # the machine may be busy
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: request.url.startswith("http") and errors.append(request.url))
-        page.goto(path.as_uri() + fragment)
-        return page
-
-    yield open_file
-    for context in contexts:
-        context.close()
-    assert not errors
-
-
-def picture(level: int, width: int = 32) -> NDArray[np.uint8]:
-    return np.full((width, width, 3), level, np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -75,35 +38,8 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.page.path
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    page = TrainingPage(tmp_path_factory.mktemp("run"), "run")
-    for epoch in range(1, 11):
-        for part in (1, 2, 3, 4):
-            losses = {"G_GAN": 2.0 / epoch, "D": 1.0}
-            page.log_losses(
-                LossRecord(epoch, part / 4, 25 * part, 100 * epoch - 100 + 25 * part, 0.1, 0.0, 2e-4, losses)
-            )
-        metrics = {"psnr": 20.0 - abs(epoch - 7), "lpips": math.nan if epoch < 3 else 0.1 * epoch}
-        page.log_metrics(MetricRecord(epoch, 100 * epoch, metrics))
-        page.log_visuals(epoch, [{label: picture(epoch) for label in ("real_A", "fake_B")}] * 2)
-    page.close()
-    return page.files[0]
-
-
-def names(page: Any) -> list[str]:
-    return page.locator(".sample h2").all_text_contents()
-
-
-def enlarged(page: Any) -> str:
-    return page.locator("dialog .caption").inner_text()
-
-
 def ratio_of_divider(page: Any) -> float:
     return float(page.locator(".frame input").input_value()) / 100
-
-
-# Galleries
 
 
 def test_sorting(gallery: Path, open_page: Open) -> None:
@@ -217,20 +153,6 @@ def test_divider_by_touch(gallery: Path, open_page: Open) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
-def drag(page: Any, selector: str, start: float, end: float) -> None:
-    """Drag a finger across an element, from one share of its width to another."""
-    box = page.locator(selector).first.bounding_box()
-    session = page.context.new_cdp_session(page)
-    y = box["y"] + box["height"] / 2
-    places = [
-        {"x": box["x"] + box["width"] * (start + (end - start) * part / 8), "y": y} for part in range(9)
-    ]
-    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": places[:1]})
-    for place in places[1:]:
-        session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [place]})
-    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-
-
 def test_odd_file_names_load(tmp_path: Path, open_page: Open) -> None:
     odd = ["quo'te\"s", "100%41", "a#b?c", "ключ 日本", "new\nline", "back\\slash", "<b>&amp;", " a ;"]
     try:
@@ -331,93 +253,3 @@ def test_large_pictures_have_thumbnails(tmp_path: Path, open_page: Open) -> None
     assert sources == ["images/a_small.png", "thumbs/a_large.jpg"]
     page.locator("a.picture").nth(1).click()
     page.wait_for_function("document.querySelector('.frame img').naturalWidth === 200")
-
-
-# Training pages
-
-
-def last_label(page: Any, chart: str) -> float:
-    return float(page.locator(f"{chart} svg text[text-anchor=middle]").all_text_contents()[-1])
-
-
-def first_label(page: Any, chart: str) -> float:
-    text = page.locator(f"{chart} svg text[text-anchor=middle]").all_text_contents()[0]
-    return float(text.removeprefix("epoch "))
-
-
-def test_charts_zoom(run: Path, open_page: Open) -> None:
-    page = open_page(run)
-    assert (first_label(page, "#losses"), last_label(page, "#losses")) == (0, 10)
-    box = page.locator("#losses svg").bounding_box()
-    y = box["y"] + 60
-    page.mouse.move(box["x"] + 0.5 * box["width"], y)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.8 * box["width"], y, steps=5)
-    assert page.locator("svg .selection").count() == 1
-    page.mouse.up()
-    # All charts show the same epochs.
-    for chart in ("#losses", "#metrics .metric:first-child", "#metrics .metric:last-child"):
-        assert 4 < first_label(page, chart) < 6 and 7 < last_label(page, chart) < 8.5
-    page.reload()  # as the page does by itself
-    assert 4 < first_label(page, "#losses") < 6
-    page.keyboard.press("Escape")
-    assert last_label(page, "#losses") == 10
-    page.locator("#losses svg").focus()
-    page.keyboard.press("+")
-    assert first_label(page, "#losses") >= 2.5 and last_label(page, "#losses") <= 7.5
-    page.locator("#losses svg").dblclick()
-    assert last_label(page, "#losses") == 10 and not page.locator("#losses .reset").is_visible()
-    page.mouse.move(box["x"] + 0.5 * box["width"], y)
-    assert "epoch 5.00" in page.locator("#losses .readout").inner_text().replace("4.75", "5.00")
-
-
-def test_charts_zoom_by_touch(run: Path, open_page: Open) -> None:
-    page = open_page(run, PHONE, has_touch=True, is_mobile=True)
-    drag(page, "#losses svg", 0.3, 0.7)
-    assert first_label(page, "#losses") > 1 and last_label(page, "#losses") < 8
-    page.locator("#losses .reset").click()  # a tap right after a drag may only stop its momentum
-    page.locator("#losses .reset").wait_for(state="hidden")
-    assert last_label(page, "#losses") == 10
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-
-
-def test_curves_of_metrics(run: Path, open_page: Open) -> None:
-    page = open_page(run)
-    texts = page.locator("#metrics h2").all_inner_texts()
-    assert texts == ["psnr 17 now · best 20 in epoch 7", "lpips 1 now · best 0.3 in epoch 3"]
-    assert page.locator("#metrics .metric").nth(0).locator("circle").count() == 10
-    assert page.locator("#metrics .metric").nth(1).locator("circle").count() == 8  # two were not finite
-
-
-def test_epoch_slider(run: Path, open_page: Open) -> None:
-    page = open_page(run)
-    slider, pictures = page.locator("#epoch-slider"), page.locator("#epochs .picture img")
-    assert slider.input_value() == "9" and pictures.count() == 4
-    box = slider.bounding_box()
-    page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 1, box["y"] + box["height"] / 2, steps=6)
-    page.mouse.up()
-    assert page.locator("#epochs output").inner_text() == "1 of 10"
-    sources = pictures.evaluate_all("images => images.map((image) => image.getAttribute('src'))")
-    assert sources == [
-        f"images/epoch001_{label}.png" for label in ("real_A", "fake_B", "real_A_1", "fake_B_1")
-    ]
-    page.keyboard.press("ArrowRight")
-    assert slider.get_attribute("aria-valuetext") == "epoch 2"
-    page.wait_for_function("document.querySelector('#epochs img').naturalWidth === 32")
-    page.locator("#epochs a.picture").nth(1).click()
-    assert enlarged(page) == "epoch 2 – sample 1 – fake_B"
-    page.keyboard.press("Escape")
-    page.reload()
-    assert page.locator("#epochs output").inner_text() == "2 of 10"
-
-
-def test_a_page_may_end_anywhere(run: Path, tmp_path: Path, open_page: Open) -> None:
-    text = run.read_bytes()
-    start = text.index(b'<main id="content">')
-    for share in (0.3, 0.6, 0.9):
-        path = tmp_path / f"{share}.html"
-        path.write_bytes(text[: start + int(share * (len(text) - start))])
-        page = open_page(path)
-        assert page.locator("#losses svg path").count() == 4

@@ -1,11 +1,13 @@
 """What the user did wrong, said in one line; and the one place that turns it into an exit status."""
 
+import argparse
 import errno
 import logging
 import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from typing import NoReturn
 
 from util.files import NO_ROOM
 
@@ -21,6 +23,13 @@ LOST = re.compile(r"gloo.*(closed by peer|reset by peer|timed out)|NCCL.*(remote
 
 class UserError(Exception):
     """A mistake in a flag, a file or a value: the message names it and says what to do; no traceback."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of command lines whose complaints are `UserError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
