@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from util.device import select_device
-from util.errors import UserError
+from util.errors import Parser, UserError
 from util.feature_metrics import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
 from util.image_io import EXTENSIONS, read_image
 from util.metric_summary import write_summary
@@ -103,7 +103,7 @@ def read(path: Path) -> Tensor:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m util.metrics",
         description="Compare the pictures of two folders, which belong together by their names.",
         allow_abbrev=False,
