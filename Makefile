@@ -11,7 +11,7 @@ export PIP_BUILD_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .PHONY: demo test lint clean
 
-.venv/installed: requirements.txt requirements-loggers.txt requirements-dev.txt constraints.txt
+.venv/installed: constraints.txt $(wildcard requirements*.txt)
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
