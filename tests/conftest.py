@@ -1,13 +1,9 @@
 """What tests share: a tiny data set, reference numbers where they are at hand, commands as users run them."""
 
-import importlib
-import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -15,7 +11,6 @@ import torch
 from PIL import Image
 
 from datasets import make_demo_dataset
-from util.errors import run_command
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT.parent / "shared" / "golden"
@@ -69,46 +64,23 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {**one_folder, "unaligned": unpaired, "style": unpaired, "single": unpaired / "testA"}
 
 
-@pytest.fixture(scope="session")
-def server() -> ForkServerContext:
-    """Forks processes that have imported train.py and test.py already, which takes longer than most tests."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "test"])
-    before = dict(os.environ)
-    os.environ.update(ONE_THREAD, PYTHONPATH=str(ROOT))
-    forkserver.ensure_running()
-    os.environ.clear()
-    os.environ.update(before)
-    return context
-
-
 @pytest.fixture
-def command(tmp_path: Path, server: ForkServerContext) -> Command:
+def command(tmp_path: Path) -> Command:
     """Runs train.py or test.py in a process of its own, with checkpoints and results below tmp_path."""
 
     def call(script: str, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
         places = ["--checkpoints_dir", str(tmp_path / "checkpoints")]
         if script == "test.py":
             places += ["--results_dir", str(tmp_path / "results")]
-        argv = [str(ROOT / script), *map(str, arguments), *places]
-        out, err = tmp_path / "out.txt", tmp_path / "err.txt"
-        process = server.Process(target=start, args=(argv, tmp_path, out, err))
-        process.start()
-        process.join(timeout=300)
-        if process.exitcode is None:
-            process.kill()
-        result = subprocess.CompletedProcess(argv, process.exitcode or 0, out.read_text(), err.read_text())
-        assert process.exitcode == status, result.stdout + result.stderr
+        result = subprocess.run(
+            [sys.executable, str(ROOT / script), *map(str, arguments), *places],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=ONE_THREAD,
+            timeout=300,
+        )
+        assert result.returncode == status, result.stdout + result.stderr
         return result
 
     return call
-
-
-def start(argv: list[str], cwd: Path, out: Path, err: Path) -> None:
-    """Be the process that runs `argv`."""
-    for path, number in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    os.chdir(cwd)
-    sys.argv = argv
-    module = importlib.import_module(Path(argv[0]).stem)
-    sys.exit(run_command(module.main, module.TO_SAVE_MEMORY))
