@@ -1,6 +1,7 @@
 """Galleries as a person uses them: in Chromium, by mouse, keyboard and touch."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +156,8 @@ def test_divider_by_touch(gallery: Path, open_page: Open) -> None:
 
 def test_odd_file_names_load(tmp_path: Path, open_page: Open) -> None:
     odd = ["quo'te\"s", "100%41", "a#b?c", "ключ 日本", "new\nline", "back\\slash", "<b>&amp;", " a ;"]
-    try:
-        name = b"caf\xe9".decode("utf-8", errors="surrogateescape")
-        (tmp_path / name).touch()
-        odd.append(name)
-    except OSError:
-        pass  # this file system takes only Unicode names
+    if sys.platform == "linux":  # others take only Unicode names
+        odd.append(b"caf\xe9".decode("utf-8", errors="surrogateescape"))
     with Gallery(tmp_path, "results", width=16) as made:
         for name in odd:
             made.add(name, {"x": picture(9), "y": picture(9, width=64)})  # y has a thumbnail
