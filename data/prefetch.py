@@ -46,16 +46,14 @@ def _fetch(
     batch: Batch, device: torch.device, dtype: torch.dtype, stream: torch.cuda.Stream
 ) -> Callable[[], Batch]:
     """Begin to copy a batch from pinned memory on a stream of its own; return what hands it out."""
+    # It may get the memory of a batch that steps which have only been launched have yet to read.
+    stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         fetched = batch.to(device, dtype)
         arrived = stream.record_event()
 
     def hand_out() -> Batch:
-        current = torch.cuda.current_stream(device)
-        current.wait_event(arrived)
-        for tensor in (fetched.A, fetched.B, fetched.label):
-            if tensor is not None:
-                tensor.record_stream(current)  # its memory is free again when both streams have done with it
+        torch.cuda.current_stream(device).wait_event(arrived)
         return fetched
 
     return hand_out

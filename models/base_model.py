@@ -24,7 +24,7 @@ from models.optimizers import load_optimizer, make_capturable, set_rates
 from models.precision import Precision, at_least_float32
 from models.recomputation import recompute_generators
 from models.sizes import check_sizes
-from models.speed import compile_networks, memory_format
+from models.speed import choose_convolutions, compile_networks, memory_format, obstacle_to_capture
 from models.step_graph import CudaRecorder, Recorder, StepGraphs
 from options.base_options import CommandOptions
 from options.train_options import TrainOptions
@@ -172,15 +172,12 @@ class BaseModel(ABC):
         self._memory_format = memory_format(nets, self.device, self.precision.name)
         for net in nets:
             net.to(memory_format=self._memory_format)
+        choose_convolutions(options)
         if speed.compile:
             compile_networks(self.compilable().values(), self.device, isinstance(options, TrainOptions))
         if isinstance(options, TrainOptions) and speed.cuda_graph == "auto" and self.device.type == "cuda":
-            if distributed.size() > 1:
-                log.info("--cuda_graph: the steps of several processes are not captured")
-            elif options.optimization.checkpointing:
-                log.info(
-                    "--cuda_graph: steps with --checkpointing cannot be captured; they are launched plainly"
-                )
+            if obstacle := obstacle_to_capture(options):
+                log.info("--cuda_graph: %s are not captured; they are launched plainly", obstacle)
             else:
                 self.capture_steps(CudaRecorder())
 
@@ -248,10 +245,10 @@ class BaseModel(ABC):
 
     def _train(self, batch: Batch) -> Step:
         """Return what `train_step` makes of a batch: in one, or part by part."""
+        self._minimized = {}  # of a step that could not be captured, losses may have stayed there
         if self.part_size is None:
             with self.precision.autocast():
                 return self.train_step(batch)
-        self._minimized = {}
         found: list[tuple[float, Step]] = []
         of_all = self.share
         parts = list(batch.parts(self.part_size, distributed.size()))

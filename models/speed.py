@@ -1,4 +1,4 @@
-"""What makes networks fast without changing what they compute: memory formats and compilation."""
+"""What makes networks fast without changing what they compute: formats, algorithms, compilation."""
 
 import shutil
 from collections.abc import Iterable
@@ -7,6 +7,9 @@ import torch
 from torch import nn
 
 from models.norms import InstanceNorm2d
+from options.base_options import CommandOptions
+from options.train_options import TrainOptions
+from util import distributed
 from util.errors import UserError
 
 LOW_PRECISION = ("tf32", "bf16", "fp16")
@@ -19,6 +22,19 @@ def memory_format(nets: Iterable[nn.Module], device: torch.device, precision: st
     # On a CPU plain formats are as fast for bf16 convolutions; it is norms of single pictures that gain.
     gains = any(isinstance(layer, InstanceNorm2d) for net in nets for layer in net.modules())
     return torch.channels_last if device.type == "cuda" or gains else torch.contiguous_format
+
+
+def choose_convolutions(options: CommandOptions) -> None:
+    """Let a GPU try out which convolutions are fastest where sizes repeat, unless bits have to repeat too."""
+    sizes_repeat = "crop" in options.data.preprocess
+    torch.backends.cudnn.benchmark = sizes_repeat and not options.run.deterministic
+
+
+def obstacle_to_capture(options: TrainOptions) -> str:
+    """Return which training steps these are, if such cannot be captured in a CUDA graph, or an empty text."""
+    if distributed.size() > 1:
+        return "the steps of several processes"
+    return "steps with --checkpointing" if options.optimization.checkpointing else ""
 
 
 def compile_networks(nets: Iterable[nn.Module], device: torch.device, training: bool) -> None:

@@ -1,6 +1,7 @@
 """Training steps that are captured once, as CUDA graphs, and replayed: the host launches one thing a step."""
 
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
 from typing import NamedTuple, Protocol
@@ -26,6 +27,9 @@ class Recorder(Protocol):
     def warm_up(self, run: Callable[[], Step]) -> Step:
         """Return what `run` returns, computed as it will be when it is recorded."""
 
+    def rehearse(self, run: Callable[[], Step]) -> tuple[Step, str]:
+        """Do the same, and return too what in it waits for the device, or else an empty text."""
+
     def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
         """Return the tensors that `run` will have filled, once what is returned with them is called."""
 
@@ -45,10 +49,31 @@ class CudaRecorder:
         torch.cuda.current_stream().wait_stream(self._stream)
         return step
 
+    def rehearse(self, run: Callable[[], Step]) -> tuple[Step, str]:
+        # A capture that fails leaves much of torch in disorder: what would make it fail is looked for before.
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                step = self.warm_up(run)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        waits = (each for each in found if "called a synchronizing" in str(each.message))
+        return step, next((f"{each.filename}, line {each.lineno}, waits for the GPU" for each in waits), "")
+
     def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            step = run()
+        graph, generator = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
+        # Loaders pin memory in threads of their own, at any time: that must not disturb the capture.
+        capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        try:
+            # The outer context: after a failure torch before 2.15 stays on the graph's stream.
+            with torch.cuda.stream(torch.cuda.current_stream()), capture:
+                step = run()
+        except Exception:
+            # One that a failed capture has begun to record refuses to draw outside of captures.
+            fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
+            generator.graphsafe_set_state(fresh)
+            raise
         return step, graph.replay
 
 
@@ -81,10 +106,17 @@ class StepGraphs:
         """Make the training step; `variant` tells apart steps that do different things."""
         tensors = batch.tensors()
         kind = variant, tuple((name, each.shape, each.dtype) for name, each in tensors.items())
-        self._seen[kind] += 1
         if kind not in self.recordings:
+            self._seen[kind] += 1
             full = len(self.recordings) >= MOST_GRAPHS
-            if self._broken or full or self._seen[kind] <= WARM_UP or not self._record(kind, batch):
+            if self._broken or full or self._seen[kind] < WARM_UP:
+                return self.recorder.warm_up(lambda: self.compute(batch))
+            if self._seen[kind] == WARM_UP:
+                step, reason = self.recorder.rehearse(lambda: self.compute(batch))
+                if reason:
+                    self._give_up(reason)
+                return step
+            if not self._record(kind, batch):
                 return self.recorder.warm_up(lambda: self.compute(batch))
         recording = self.recordings[kind]
         for name, static in recording.batch.tensors().items():
@@ -100,8 +132,12 @@ class StepGraphs:
             step, replay = self.recorder.record(lambda: self.compute(static))
         except Exception as error:
             # Whatever it is that cannot be captured can still be computed; if not, that says why.
-            self._broken = True
-            log.warning("--cuda_graph: steps are computed one by one, for they cannot be captured: %s", error)
+            self._give_up(str(error))
             return False
         self.recordings[kind] = Recording(static, step, replay)
         return True
+
+    def _give_up(self, reason: str) -> None:
+        self._broken = True
+        self.recordings.clear()  # after a failure the random numbers of earlier ones could not be trusted
+        log.warning("--cuda_graph: steps are computed one by one, for they cannot be captured: %s", reason)

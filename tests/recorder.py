@@ -39,6 +39,11 @@ class CpuRecorder:
     def warm_up(self, run: Callable[[], Step]) -> Step:
         return run()
 
+    def rehearse(self, run: Callable[[], Step]) -> tuple[Step, str]:
+        with Waits() as waits:
+            step = run()
+        return step, ", ".join(waits.found)
+
     def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
         with OperatorTape() as tape:
             step = run()
@@ -64,8 +69,12 @@ def play(tape: OperatorTape) -> None:
                 old.copy_(new)
 
 
-class NoWaiting(TorchDispatchMode):
-    """Raises where a GPU's host would have to wait for the device."""
+class Waits(TorchDispatchMode):
+    """Notes where a GPU's host would have to wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__.split(".")[0]
@@ -73,7 +82,7 @@ class NoWaiting(TorchDispatchMode):
             isinstance(each, Tensor) and each.dtype == torch.bool for each in tree_leaves(args[1:])
         )
         if name in WAITING or masks:
-            raise AssertionError(f"{name} waits for the device")
+            self.found.append(f"{name} waits for the device")
         return func(*args, **(kwargs or {}))
 
 

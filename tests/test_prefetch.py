@@ -1,6 +1,7 @@
 """Batches on their way to the device: all of them, in order, one ahead, with errors in their places."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,36 @@ def test_an_error_comes_after_what_was_before_it() -> None:
         for item in one_ahead(range(3), fails_at_1):
             found.append(item)
     assert found == [0]
+
+
+def test_a_gpu_copies_when_earlier_steps_are_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the copy might get memory that a step which has only been launched is still to read."""
+    events: list[str] = []
+
+    class Stream:
+        def wait_stream(self, other: str) -> None:
+            events.append(f"the copies wait for the {other}")
+
+        def wait_event(self, event: str) -> None:
+            events.append(f"the steps wait for {event}")
+
+        def record_event(self) -> str:
+            return "the copy"
+
+        def __str__(self) -> str:
+            return "steps"
+
+    class Batch:
+        def to(self, *_: object) -> "Batch":
+            events.append("copy")
+            return self
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    batches: list[Any] = [Batch()]
+    assert list(on_device(batches, torch.device("cuda"), torch.float32)) == batches
+    assert events == ["the copies wait for the steps", "copy", "the steps wait for the copy"]
 
 
 def test_on_a_cpu_it_is_the_batch_in_floats(pairs: Path) -> None:

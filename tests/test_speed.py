@@ -14,6 +14,7 @@ from models.networks import PatchDiscriminator, ResnetGenerator, UnetGenerator
 from models.norms import use_reference_path
 from options.parse import parse
 from options.test_options import TestOptions
+from options.train_options import TrainOptions
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
@@ -108,3 +109,22 @@ def test_compiled_networks_train_the_same(name: str, data: dict[str, Path]) -> N
     found, expected = compiled.step(batches[0]).losses, plain.step(batches[0]).losses
     for loss, value in expected.items():
         torch.testing.assert_close(found[loss], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "tries"),
+    [
+        ([], True),
+        (["--preprocess=crop"], True),
+        (["--preprocess=scale_width"], False),
+        (["--preprocess=none"], False),
+        (["--deterministic"], False),
+        (["--speed=off"], False),
+    ],
+)
+def test_convolutions_are_tried_out_where_that_pays(
+    flags: list[str], tries: bool, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    create_model(parse(TrainOptions, arguments("pix2pix", data, *flags), MODELS, DATASETS), CPU)
+    assert torch.backends.cudnn.benchmark == tries

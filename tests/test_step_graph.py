@@ -1,20 +1,29 @@
 """Steps replayed from recordings are the steps that would have been computed, and nothing in them waits."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
-from recorder import CpuRecorder, NoTraffic, NoWaiting
+from recorder import CpuRecorder, NoTraffic, Waits
 from test_models import CPU, TRAINED, arguments, assert_equal_states, model_and_batches
 from torch import nn
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.backbones import Fingerprint
-from models.step_graph import WARM_UP
+from models.base_model import BaseModel
+from models.pix2pix_model import Pix2PixModel
+from models.step_graph import WARM_UP, CudaRecorder
 from options.parse import parse
 from options.train_options import TrainOptions
 from util.batch import Batch, Step
@@ -54,8 +63,9 @@ def test_recorded_steps_are_the_computed_ones(name: str, data: dict[str, Path]) 
 def test_nothing_in_a_step_waits_for_the_device(name: str, data: dict[str, Path]) -> None:
     class Watch(CpuRecorder):
         def warm_up(self, run: Callable[[], Step]) -> Step:
-            with NoWaiting():
-                return run()
+            step, waits = self.rehearse(run)
+            assert not waits
+            return step
 
     model, batches = model_and_batches(name, data, *FLAGS.get(name, []))
     model.capture_steps(Watch())
@@ -93,25 +103,136 @@ def test_a_step_needs_nothing_of_the_host(name: str, data: dict[str, Path], meta
     "waits", [lambda x: x.item(), lambda x: x.nonzero(), lambda x: bool(x > 0), lambda x: x[x > 0]]
 )
 def test_what_waits_is_noticed(waits: Callable[[torch.Tensor], object]) -> None:
-    with pytest.raises(AssertionError, match="waits"), NoWaiting():
+    with Waits() as noticed:
         waits(torch.ones(1))
+    assert len(noticed.found) == 1
 
 
-def test_what_cannot_be_recorded_is_computed_and_said(
-    data: dict[str, Path], caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What torch is told of streams, captures and random numbers where there seems to be a GPU."""
+    generator = torch.Generator()
+    told = SimpleNamespace(generator=generator, captures=[], modes=[], states=[])
+    stand_in = SimpleNamespace(
+        device=generator.device,
+        initial_seed=lambda: 7,
+        graphsafe_set_state=lambda state: told.states.append(state.initial_seed()),
+    )
+
+    def capture(*args: object, **kwargs: object) -> AbstractContextManager[None]:
+        told.captures.append(kwargs)
+        return nullcontext()
+
+    cuda = {
+        "Stream": MagicMock,
+        "stream": lambda stream: nullcontext(),
+        "current_stream": MagicMock,
+        "current_device": lambda: 0,
+        "graph_pool_handle": lambda: None,
+        "CUDAGraph": MagicMock,
+        "graph": capture,
+        "default_generators": [stand_in],
+        "set_sync_debug_mode": told.modes.append,
+    }
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return told
+
+
+def test_a_rehearsal_tells_where_the_gpu_was_waited_for(gpu: SimpleNamespace) -> None:
+    def waits() -> Step:
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        return Step({}, {})
+
+    recorder, plain = CudaRecorder(), Step({}, {})
+    assert recorder.rehearse(lambda: plain) == (plain, "")
+    step, reason = recorder.rehearse(waits)
+    assert step == plain and reason.startswith(f"{__file__}, line ") and reason.endswith("waits for the GPU")
+    with pytest.raises(RuntimeError):
+        recorder.rehearse(_raise)
+    assert gpu.modes == ["warn", "default"] * 3
+
+
+def test_captures_bear_other_threads_and_failures(gpu: SimpleNamespace) -> None:
+    recorder, plain = CudaRecorder(), Step({}, {})
+    assert recorder.record(lambda: plain)[0] is plain
+    assert gpu.captures == [{"capture_error_mode": "thread_local"}] and gpu.states == []
+    with pytest.raises(RuntimeError, match="capturing"):
+        recorder.record(_raise)
+    assert gpu.states == [7]  # random numbers go on as if nothing had happened
+
+
+def _raise() -> Step:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def both_after(steps: int, recorder: CpuRecorder, data: dict[str, Path]) -> tuple[BaseModel, BaseModel]:
+    """Return a model after so many steps, of two kinds in turn, and one that should be captured in them."""
+    flags = [EXACT, "--norm=instance", "--n_critic=2"]
+    plain, batches = model_and_batches("pix2pix", data, *flags)
+    captured, _ = model_and_batches("pix2pix", data, *flags)
+    captured.capture_steps(recorder)
+    for turn in range(steps):
+        plain.step(batches[turn % len(batches)])
+        captured.step(batches[turn % len(batches)])
+    return plain, captured
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each for each in map(logging.LogRecord.getMessage, caplog.records) if "--cuda_graph" in each]
+
+
+def test_a_step_that_waits_is_not_captured(
+    data: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Broken(CpuRecorder):
-        def record(self, run: object) -> tuple[Step, object]:
-            raise RuntimeError("operation not permitted when stream is capturing")
+    class Recorder(CpuRecorder):
+        def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+            raise AssertionError("this would end badly")
 
-    plain, batches = model_and_batches("pix2pix", data, EXACT)
-    broken, _ = model_and_batches("pix2pix", data, EXACT)
-    broken.capture_steps(Broken())
-    for _ in range(WARM_UP + 2):
-        plain.step(batches[0])
-        broken.step(batches[0])
-    assert_equal_states(plain, broken)
-    assert [r.getMessage() for r in caplog.records if "stream is capturing" in r.getMessage()] == [
+    def waiting(model: Pix2PixModel, batch: Batch) -> Step:
+        step = train_step(model, batch)
+        return step._replace(losses={name: torch.tensor(loss.item()) for name, loss in step.losses.items()})
+
+    train_step = Pix2PixModel.train_step
+    monkeypatch.setattr(Pix2PixModel, "train_step", waiting)
+    assert_equal_states(*both_after(2 * (WARM_UP + 2), Recorder(), data))
+    (message,) = said(caplog)
+    assert message.startswith(
+        "--cuda_graph: steps are computed one by one, for they cannot be captured: _loc"
+    )
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_what_cannot_be_recorded_is_computed_and_said(
+    earlier: int, data: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also in mid-step, when another kind of step has been recorded, which is not trusted any more."""
+
+    class Refusal(TorchDispatchMode):
+        left = 5  # some gradients are there when it happens
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.left -= "backward" in func.__name__
+            if self.left < 0:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            return func(*args, **(kwargs or {}))
+
+    class Broken(CpuRecorder):
+        recorded = 0
+
+        def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+            self.recorded += 1
+            if self.recorded <= earlier:
+                return super().record(run)
+            with Refusal():
+                run()
+            raise AssertionError("a step without gradients")
+
+    recorder = Broken()
+    plain, captured = both_after(2 * (WARM_UP + 2), recorder, data)
+    assert_equal_states(plain, captured)
+    assert recorder.recorded == earlier + 1 and recorder.replays <= earlier
+    assert said(caplog) == [
         "--cuda_graph: steps are computed one by one, for they cannot be captured:"
         " operation not permitted when stream is capturing"
     ]

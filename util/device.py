@@ -123,4 +123,3 @@ def use_deterministic_algorithms() -> None:
     """Make torch compute the same bits every time, or raise a `RuntimeError` where it cannot."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
