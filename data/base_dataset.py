@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from data.cache import PictureCache, Pictures
 from data.transforms import Transform
 from options.base_options import CommandOptions
+from options.option import NoOptions
 from util.errors import UserError
 from util.image_io import BadPicture, read_image
 from util.seeding import python_rng
@@ -43,11 +44,6 @@ class Rejected:
 
     index: int
     error: UserError
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """No flags of its own."""
 
 
 class BaseDataset(Dataset[Sample | Rejected], ABC):

@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Any, ClassVar, Protocol, Self
 
@@ -18,15 +18,21 @@ from models.health import Health
 from models.image_pool import ImagePool
 from models.layers import separate_pictures
 from models.loss_guard import LossGuard
-from models.norms import use_reference_path
 from models.objective import Objective
 from models.optimizers import load_optimizer, make_capturable, set_rates
 from models.precision import Precision, at_least_float32
 from models.recomputation import recompute_generators
 from models.sizes import check_sizes
-from models.speed import choose_convolutions, compile_networks, memory_format, obstacle_to_capture
+from models.speed import (
+    choose_convolutions,
+    compile_networks,
+    memory_format,
+    obstacle_to_capture,
+    use_reference_path,
+)
 from models.step_graph import CudaRecorder, Recorder, StepGraphs
 from options.base_options import CommandOptions
+from options.option import NoOptions
 from options.train_options import TrainOptions
 from util import distributed
 from util.batch import Batch, Step, rows
@@ -35,11 +41,6 @@ from util.seeding import seed_for, torch_rng
 from util.weights import load_into
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """No flags of its own."""
 
 
 class Stateful(Protocol):

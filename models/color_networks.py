@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.convolutions import Conv2d, conv_before, deconv_before
 from models.layers import Dropout
 from models.networks import Generator
-from models.norms import InstanceNorm2d, conv_before, deconv_before
+from models.norms import InstanceNorm2d
 
 HIDDEN = 256
 
@@ -35,7 +36,7 @@ class ColorUnet(Generator):
         self.down = nn.ModuleList(
             conv_before("instance", before, after, 4, 2, 1)
             if 0 < level < num_downs - 1
-            else nn.Conv2d(before, after, 4, 2, 1)
+            else Conv2d(before, after, 4, 2, 1)
             for level, (before, after) in enumerate(pairwise([input_nc, *widths]))
         )
         ups = [

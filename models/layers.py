@@ -11,7 +11,8 @@ from torch.nn import init
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
 
-from models.norms import BatchNorm2d, ConvBeforeNorm2d, ConvTransposeBeforeNorm2d, PictureStatistics
+from models.convolutions import Conv2d, ConvBeforeNorm2d, ConvTransposeBeforeNorm2d
+from models.norms import BatchNorm2d, PictureStatistics
 
 picture_seeds: list[int] = []
 """The seeds of the pictures that are being translated, see `separate_pictures`."""
@@ -183,7 +184,7 @@ def upsampling_layer(upsample: str, deconvolution: nn.ConvTranspose2d, padding: 
     channels, bias = (deconvolution.in_channels, deconvolution.out_channels), deconvolution.bias is not None
     smooth = None if upsample == "nearest" else False
     enlarge = nn.Upsample(scale_factor=2, mode=upsample, align_corners=smooth)
-    kind = ConvBeforeNorm2d if isinstance(deconvolution, ConvTransposeBeforeNorm2d) else nn.Conv2d
+    kind = ConvBeforeNorm2d if isinstance(deconvolution, ConvTransposeBeforeNorm2d) else Conv2d
     return nn.Sequential(enlarge, padding_layer(padding, 1), kind(*channels, 3, bias=bias))
 
 

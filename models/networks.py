@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.convolutions import Conv2d, conv_before, deconv_before
 from models.layers import (
     Dropout,
     attention_after,
@@ -23,7 +24,7 @@ from models.layers import (
     statistics_from,
     upsampling_layer,
 )
-from models.norms import conv_before, deconv_before, norm_layer
+from models.norms import norm_layer
 from models.precision import at_least_float32
 from models.recomputation import Recomputing
 from models.tiling import blend_tiles, thumbnail
@@ -65,7 +66,7 @@ class UnetBlock(Recomputing):
         down: list[nn.Module] = [] if outermost else [nn.LeakyReLU(0.2)]
         if outermost or below is None:
             # The innermost level has no norm on its way down: its feature map may be a single pixel.
-            down.append(nn.Conv2d(*inward, bias=norm == "instance"))
+            down.append(Conv2d(*inward, bias=norm == "instance"))
         else:
             down += [conv_before(norm, *inward), norm_layer(norm, inner_nc)]
         from_below = inner_nc if below is None else inner_nc * 2

@@ -1,7 +1,6 @@
-"""Norms, the layers before them, and what they normalise by: a batch, each picture, or another run."""
+"""Norms, and what they normalise by: a batch, each picture, or another run."""
 
 from collections import deque
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +37,7 @@ class InstanceNorm2d(nn.InstanceNorm2d, PictureStatistics):
     """Instance norm without parameters that can also use the statistics of another run.
 
     Attributes:
-        reference: compute as torch's own instance norm, see `use_reference_path`.
+        reference: compute as torch's own instance norm, see `models.speed.use_reference_path`.
     """
 
     reference = False
@@ -90,30 +89,6 @@ class BatchNorm2d(nn.BatchNorm2d, PictureStatistics):
         return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
-class ConvBeforeNorm2d(nn.Conv2d):
-    """A convolution whose bias is left out, because the instance norm after it would take it away again.
-
-    The bias stays among the parameters, for checkpoints.
-    """
-
-    reference = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight, self.bias if self.reference else None)
-
-
-class ConvTransposeBeforeNorm2d(nn.ConvTranspose2d):
-    """The same for a transposed convolution."""
-
-    reference = False
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if self.reference:
-            return super().forward(x, output_size)
-        shape = self.stride, self.padding, self.output_padding
-        return F.conv_transpose2d(x, self.weight, None, *shape)  # type: ignore[arg-type]
-
-
 def normalise_each(x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """Return x, (N, C, H, W), each map of each picture normalised by itself, in the memory format that x has.
 
@@ -158,32 +133,3 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     if norm == "none":
         return nn.Identity()
     raise ValueError(f"norm {norm}")
-
-
-def conv_before(
-    norm: str, before: int, after: int, kernel: int, stride: int = 1, padding: int = 0
-) -> nn.Conv2d:
-    """Return a convolution from `before` to `after` channels that a norm follows.
-
-    It has a bias before instance norm alone, where the peer's checkpoints have one.
-    """
-    if norm == "instance":
-        return ConvBeforeNorm2d(before, after, kernel, stride, padding)
-    return nn.Conv2d(before, after, kernel, stride, padding, bias=False)
-
-
-def deconv_before(
-    norm: str, before: int, after: int, kernel: int, stride: int, padding: int, output_padding: int = 0
-) -> nn.ConvTranspose2d:
-    """Return a transposed convolution that a norm follows, see `conv_before`."""
-    if norm == "instance":
-        return ConvTransposeBeforeNorm2d(before, after, kernel, stride, padding, output_padding)
-    return nn.ConvTranspose2d(before, after, kernel, stride, padding, output_padding, bias=False)
-
-
-def use_reference_path(nets: Iterable[nn.Module]) -> None:
-    """Let networks compute plainly, as torch's own layers do: slower, and the same to float tolerance."""
-    for net in nets:
-        for layer in net.modules():
-            if isinstance(layer, InstanceNorm2d | ConvBeforeNorm2d | ConvTransposeBeforeNorm2d):
-                layer.reference = True

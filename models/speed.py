@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from models.convolutions import Conv2d, ConvTranspose2d
 from models.norms import InstanceNorm2d
 from options.base_options import CommandOptions
 from options.train_options import TrainOptions
@@ -13,6 +14,14 @@ from util import distributed
 from util.errors import UserError
 
 LOW_PRECISION = ("tf32", "bf16", "fp16")
+
+
+def use_reference_path(nets: Iterable[nn.Module]) -> None:
+    """Let networks compute plainly, as torch's own layers do: slower, and the same to float tolerance."""
+    for net in nets:
+        for layer in net.modules():
+            if isinstance(layer, InstanceNorm2d | Conv2d | ConvTranspose2d):
+                layer.reference = True
 
 
 def memory_format(nets: Iterable[nn.Module], device: torch.device, precision: str) -> torch.memory_format:

@@ -124,6 +124,11 @@ class Flag:
         return kind + (" or inf" if self.optional else "")
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """The group of a model or a data set without flags of its own."""
+
+
 def option(default: Any, help: str, **rules: Any) -> Any:
     """Return a dataclass field that is a flag; `rules` are `Flag`'s attributes of the same names."""
     return field(default=default, kw_only=True, metadata={"help": help, **rules})

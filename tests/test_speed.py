@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.networks import PatchDiscriminator, ResnetGenerator, UnetGenerator
-from models.norms import use_reference_path
+from models.speed import use_reference_path
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
