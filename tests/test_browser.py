@@ -48,9 +48,11 @@ def test_sorting(gallery: Path, open_page: Open) -> None:
     assert names(page) == list(PSNR)
     assert page.locator("#status").inner_text() == "5 samples · 15 pictures"
     sort, direction = page.locator(".controls select"), page.locator(".controls button")
+    assert direction.inner_text() == "first to last"
     sort.select_option(label="name")
-    assert names(page) == ["a2", "a10", "b<i>", "b1", "grey"]
+    assert names(page) == ["a2", "a10", "b<i>", "b1", "grey"] and direction.inner_text() == "A to Z"
     direction.click()
+    assert direction.inner_text() == "Z to A"
     assert names(page) == ["grey", "b1", "b<i>", "a10", "a2"]
     sort.select_option(label="psnr")
     assert direction.inner_text() == "worst first"

@@ -30,7 +30,8 @@ function compareValues(row, other, metric, sign) {
 
 function directionName({ sort, reversed }) {
   const metric = metricOf({ sort });
-  if (metric === null) return reversed ? "last first" : "first first";
+  if (sort === "name") return reversed ? "Z to A" : "A to Z";
+  if (metric === null) return reversed ? "last to first" : "first to last";
   if (metric in HIGHER_IS_BETTER) return reversed ? "best first" : "worst first";
   return reversed ? "highest first" : "lowest first";
 }
