@@ -1,9 +1,12 @@
 """What tests share: a tiny data set, reference numbers where they are at hand, commands as users run them."""
 
+import json
 import os
+import select
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -64,23 +67,37 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     return {**one_folder, "unaligned": unpaired, "style": unpaired, "single": unpaired / "testA"}
 
 
+@pytest.fixture(scope="session")
+def prefork() -> Iterator[subprocess.Popen[str]]:
+    """The process that forks those of `command`."""
+    argv, pipe = [sys.executable, str(ROOT / "tests" / "prefork.py")], subprocess.PIPE
+    environment = {**ONE_THREAD, "PYTHONPATH": str(ROOT)}
+    # In a group of its own, to which the processes that it forks belong.
+    options = {"env": environment, "process_group": 0}
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, **options) as process:
+        yield process
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
+def command(tmp_path: Path, prefork: subprocess.Popen[str]) -> Command:
     """Runs train.py or test.py in a process of its own, with checkpoints and results below tmp_path."""
+    assert prefork.stdin is not None and prefork.stdout is not None
+    requests, answers = prefork.stdin, prefork.stdout
 
     def call(script: str, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
         places = ["--checkpoints_dir", str(tmp_path / "checkpoints")]
         if script == "test.py":
             places += ["--results_dir", str(tmp_path / "results")]
-        result = subprocess.run(
-            [sys.executable, str(ROOT / script), *map(str, arguments), *places],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=ONE_THREAD,
-            timeout=300,
-        )
-        assert result.returncode == status, result.stdout + result.stderr
+        argv = [str(ROOT / script), *map(str, arguments), *places]
+        out, err = tmp_path / "out.txt", tmp_path / "err.txt"
+        request = {"argv": argv, "cwd": str(tmp_path), "out": str(out), "err": str(err)}
+        print(json.dumps(request), file=requests, flush=True)
+        if not select.select([answers], [], [], 300)[0]:
+            os.killpg(prefork.pid, signal.SIGKILL)
+            raise TimeoutError(f"{argv}\n{out.read_text()}\n{err.read_text()}")
+        found = int(answers.readline())
+        result = subprocess.CompletedProcess(argv, found, out.read_text(), err.read_text())
+        assert found == status, result.stdout + result.stderr
         return result
 
     return call
