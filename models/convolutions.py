@@ -11,7 +11,9 @@ MOST_PIXELS = 64
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution without groups and dilation, padded with zeros.
+    """A convolution, of small feature maps on a CPU computed as one matrix product.
+
+    It has neither groups nor dilation and is padded with zeros.
 
     Attributes:
         reference: compute as torch's own does, see `models.speed.use_reference_path`.
@@ -38,7 +40,7 @@ class Conv2d(nn.Conv2d):
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution without groups and dilation; for the attributes see `Conv2d`."""
+    """The same for a transposed convolution."""
 
     reference = False
     uses_bias = True
