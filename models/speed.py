@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from models.convolutions import Conv2d, ConvTranspose2d
+from models.layers import ReflectionPad2d
 from models.norms import InstanceNorm2d
 from options.base_options import CommandOptions
 from options.train_options import TrainOptions
@@ -26,11 +27,17 @@ def use_reference_path(nets: Iterable[nn.Module]) -> None:
 
 def memory_format(nets: Iterable[nn.Module], device: torch.device, precision: str) -> torch.memory_format:
     """Return the memory format in which networks compute fastest."""
-    if precision not in LOW_PRECISION:
-        return torch.contiguous_format
-    # On a CPU plain formats are as fast for bf16 convolutions; it is norms of single pictures that gain.
-    gains = any(isinstance(layer, InstanceNorm2d) for net in nets for layer in net.modules())
-    return torch.channels_last if device.type == "cuda" or gains else torch.contiguous_format
+    kinds = {type(layer) for net in nets for layer in net.modules()}
+    if device.type == "cuda":
+        gains = precision in LOW_PRECISION
+    elif precision == "fp32":
+        # Residual networks with reflection padding gain; U-Nets lose, whose small feature maps are products
+        # in the usual format.
+        gains = InstanceNorm2d in kinds and ReflectionPad2d in kinds
+    else:
+        # Plain formats are as fast for bf16 convolutions; it is norms of single pictures that gain.
+        gains = InstanceNorm2d in kinds and precision in LOW_PRECISION
+    return torch.channels_last if gains else torch.contiguous_format
 
 
 def choose_convolutions(options: CommandOptions) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.networks import PatchDiscriminator, ResnetGenerator, UnetGenerator
-from models.speed import use_reference_path
+from models.speed import memory_format, use_reference_path
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -72,10 +72,10 @@ def test_first_losses_are_those_of_the_plain_path(name: str, data: dict[str, Pat
         torch.testing.assert_close(found[loss], value, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("before,after", [("fp32", "bf16"), ("bf16", "fp32")])
+@pytest.mark.parametrize("before,after", [("auto", "off"), ("off", "auto")])
 def test_a_state_may_change_its_memory_format(before: str, after: str, data: dict[str, Path]) -> None:
-    one, batches = model_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--precision", before)
-    other, _ = model_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--precision", after)
+    one, batches = model_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", before)
+    other, _ = model_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", after)
     one.step(batches[0])
     other.load_state_dict(one.state_dict())
     ours, theirs = (dict(model.optimizers["G"].state) for model in (one, other))
@@ -128,3 +128,24 @@ def test_convolutions_are_tried_out_where_that_pays(
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     create_model(parse(TrainOptions, arguments("pix2pix", data, *flags), MODELS, DATASETS), CPU)
     assert torch.backends.cudnn.benchmark == tries
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "norm", "expected"),
+    [
+        ("cpu", "fp32", "instance", {"U-Net": "plain", "ResNet": "last"}),
+        ("cpu", "fp32", "batch", {"U-Net": "plain", "ResNet": "plain"}),
+        ("cpu", "bf16", "instance", {"U-Net": "last", "ResNet": "last"}),
+        ("cpu", "fp64", "instance", {"U-Net": "plain", "ResNet": "plain"}),
+        ("cuda", "fp32", "instance", {"U-Net": "plain", "ResNet": "plain"}),
+        ("cuda", "bf16", "batch", {"U-Net": "last", "ResNet": "last"}),
+    ],
+)
+def test_memory_formats(device: str, precision: str, norm: str, expected: dict[str, str]) -> None:
+    nets = {
+        "U-Net": UnetGenerator(3, 3, 5, 2, norm, dropout=False),
+        "ResNet": ResnetGenerator(3, 3, 1, 2, norm, dropout=False),
+    }
+    names = {torch.contiguous_format: "plain", torch.channels_last: "last"}
+    found = {name: names[memory_format([net], torch.device(device), precision)] for name, net in nets.items()}
+    assert found == expected
