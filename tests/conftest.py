@@ -76,6 +76,8 @@ def prefork() -> Iterator[subprocess.Popen[str]]:
     options = {"env": environment, "process_group": 0}
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, **options) as process:
         yield process
+        # The end of its input would not reach it: workers that tests have left behind hold the pipe open.
+        process.terminate()
 
 
 @pytest.fixture
