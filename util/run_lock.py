@@ -7,6 +7,7 @@ import secrets
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -184,11 +185,10 @@ def _is_alive(owner: dict[str, Any]) -> bool:
 def _process_identity(pid: int) -> str | None:
     """Return what tells a live process from others that had or will have its number; None if it is dead."""
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):  # which says that it lives, and is another user's
+            os.kill(pid, 0)
     except ProcessLookupError:
         return None
-    except PermissionError:
-        pass  # it lives, and is another user's
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
