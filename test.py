@@ -17,20 +17,20 @@ from tqdm import tqdm
 from data import DATASETS, Loader, create_loader
 from data.prefetch import on_device
 from models import MODELS, create_model
-from models.backbones import untrained_backbones
 from models.base_model import BaseModel
-from models.ema import EMA_SUFFIX
+from models.objectives.backbones import untrained_backbones
 from options.parse import parse, save
 from options.test_options import TestOptions
+from training.ema import EMA_SUFFIX
+from training.loggers.base import Visuals
 from util import distributed
 from util.batch import Batch
 from util.device import prepare_device, processes_wanted
 from util.errors import UserError, run_command
-from util.gallery import Gallery
 from util.image_io import to_uint8
-from util.loggers import Visuals
-from util.metric_summary import forget_summary, write_summary
-from util.metrics import PICTURE_METRICS, Metrics
+from util.metrics.measure import IMAGE_METRICS, Metrics
+from util.metrics.summary import forget_summary, write_summary
+from util.pages.gallery import Gallery
 from util.weights import load_weights, weights_path
 
 PEERS_NUM_TEST = 50
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Result(NamedTuple):
-    """What becomes of a picture: its name, what is shown, what is said under that, what was measured."""
+    """What becomes of an image: its name, what is shown, what is said under that, what was measured."""
 
     name: str
     visuals: Visuals
@@ -82,28 +82,28 @@ def main(argv: list[str]) -> int:
 
     save(options)
     if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
-        log.info("Translating all %d pictures; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
+        log.info("Translating all %d images; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
     rows: list[tuple[str, dict[str, float]]] = []
     shown = 0
     with create_gallery(options) as gallery:
         forget_summary(gallery.folder)
         if overview := model.overview():
-            gallery.add("overview", {name: to_uint8(picture) for name, picture in overview.items()})
+            gallery.add("overview", {name: to_uint8(image) for name, image in overview.items()})
         for result in translate(loader, model, metrics):
             name = gallery.add(result.name, result.visuals, result.captions, result.measured)
             shown += 1
             if result.measured:
                 rows.append((name, result.measured))
     report(metrics, rows, gallery.folder)
-    if not rows and "metrics" in options.explicit and set(PICTURE_METRICS) & set(metrics.names):
+    if not rows and "metrics" in options.explicit and set(IMAGE_METRICS) & set(metrics.names):
         log.warning("--metrics %s: these results have no truth to be compared with", options.metrics.metrics)
-    log.info("%d pictures: %s", shown, gallery.page.path)
+    log.info("%d images: %s", shown, gallery.page.path)
     distributed.leave()
     return 0
 
 
 def report(metrics: Metrics, rows: Sequence[tuple[str, Mapping[str, float]]], folder: Path) -> None:
-    """Log and write what was measured: each picture's values, by its name, and what they come to together."""
+    """Log and write what was measured: each image's values, by its name, and what they come to together."""
     summary = metrics.compute()
     for line in summary.lines():
         log.info("%s", line)
@@ -112,7 +112,7 @@ def report(metrics: Metrics, rows: Sequence[tuple[str, Mapping[str, float]]], fo
 
 
 def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Result]:
-    """Yield every picture's translation in the order of the files; of several processes in the first."""
+    """Yield every image's translation in the order of the files; of several processes in the first."""
     waiting: dict[int, Result] = {}
     left_out: set[int] = set()
     turn = 0
@@ -132,13 +132,13 @@ def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Re
 
 
 def results(batch: Batch, model: BaseModel, metrics: Metrics, paired: bool) -> dict[int, Result]:
-    """Return what becomes of each picture of a batch, by its index."""
+    """Return what becomes of each image of a batch, by its index."""
     visuals, captions = model.translate(batch), model.captions(batch)
     measured = metrics.update_visuals(batch, visuals, paired)
     return {
         index: Result(
             Path(batch.paths_A[i]).stem,
-            {name: to_uint8(picture[i]) for name, picture in visuals.items()},
+            {name: to_uint8(image[i]) for name, image in visuals.items()},
             captions[i],
             measured[i],
         )

@@ -18,20 +18,20 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
-from models.backbones import untrained_backbones
-from models.schedules import LearningRate
+from models.objectives.backbones import untrained_backbones
 from options.parse import parse, save
 from options.train_options import TrainOptions
+from training.loggers.base import Console, JsonLines, Logger, Sink, TextLog, check_packages
+from training.loggers.html import TrainingPage
+from training.progress import FirstSteps, Progress, Stopwatch
 from training.run import Run, start
+from training.run_lock import RunLock
+from training.schedules import LearningRate
 from training.validation import Validation
 from util import distributed
 from util.device import prepare_device, processes_wanted
 from util.errors import run_command
-from util.loggers import Console, JsonLines, Logger, Sink, TextLog, check_packages
-from util.progress import FirstSteps, Progress, Stopwatch
-from util.run_lock import RunLock
 from util.stopping import STOPPED_STATUS, StopSignals
-from util.training_page import TrainingPage
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
         loader = create_loader(options, device)
         model = create_model(options, device)
-        log.info("%d training pictures; %s on %s", len(loader), options.run.model, device)
+        log.info("%d training images; %s on %s", len(loader), options.run.model, device)
         log.info("Random numbers: --seed %d", options.run.seed)
         if distributed.size() > 1:
             log.info(
@@ -79,13 +79,13 @@ def main(argv: list[str]) -> int:
                 distributed.leave()
                 return 0
     distributed.leave()
-    where = f"epoch {progress.epoch} after {progress.position} of its pictures"
+    where = f"epoch {progress.epoch} after {progress.position} of its images"
     log.info("Stopped by %s in %s: all is saved, --continue_train goes on from here", stop.received, where)
     return STOPPED_STATUS
 
 
 def train(run: Run, stop: StopSignals) -> bool:
-    """Run the epochs that are left; frequencies count pictures and act when they are crossed.
+    """Run the epochs that are left; frequencies count images and act when they are crossed.
 
     Returns:
         Whether the run is complete, rather than stopped by a signal.
@@ -93,7 +93,7 @@ def train(run: Run, stop: StopSignals) -> bool:
     loader, progress, rate = run.loader, run.progress, run.learning_rate
     logs, saving, last = run.options.logging, run.options.saving, run.options.optimization.last_epoch
     left = max(0, last - progress.epoch + 1) * len(loader) - progress.position
-    watch, first_steps = Stopwatch(progress.pictures), FirstSteps()
+    watch, first_steps = Stopwatch(progress.images), FirstSteps()
     agreement, quiet = distributed.Agreement(), True if distributed.rank() else None
 
     with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=quiet) as bar:
@@ -113,7 +113,7 @@ def train(run: Run, stop: StopSignals) -> bool:
                     run.check()
                 run.show(epoch, progress.crossed(logs.update_html_freq), progress.crossed(logs.display_freq))
                 if progress.crossed(saving.save_latest_freq):
-                    run.save(*([f"iter_{progress.pictures}"] if saving.save_by_iter else []), "latest")
+                    run.save(*([f"iter_{progress.images}"] if saving.save_by_iter else []), "latest")
                 elif stopping or due:
                     run.save("latest")
                 if stopping:
@@ -144,22 +144,22 @@ def create_logger(options: TrainOptions, progress: Progress) -> Logger:
         return TrainingPage(folder, title, width=width, resume=resume, warning=warning)
 
     def tensorboard() -> Sink:
-        from util.tensorboard_log import TensorBoardLog
+        from training.loggers.tensorboard import TensorBoardLog
 
         return TensorBoardLog(folder / "tensorboard", options.values(), progress)
 
     def visdom() -> Sink:
-        from util.visdom_display import VisdomDisplay, connect
+        from training.loggers.visdom import VisdomDisplay, connect
 
         server = connect(logs.display_server, logs.display_port, logs.display_env)
         display = VisdomDisplay(
             server, max(1, logs.display_id), options.run_name, columns=logs.display_ncols, width=width
         )
-        display.start(options.values(), folder, progress.pictures)
+        display.start(options.values(), folder, progress.images)
         return display
 
     def wandb() -> Sink:
-        from util.wandb_log import WandbLog
+        from training.loggers.wandb import WandbLog
 
         project = options.display.wandb_project_name
         return WandbLog(folder, project, options.run_name, options.values(), progress, resume=resume)

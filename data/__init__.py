@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from data.base_dataset import BaseDataset, Rejected, Sample
-from data.cache import PictureCache, RamCache
+from data.cache import ImageCache, RamCache
 from data.sampler import EpochSampler
 from data.shards import is_url
 from data.stream import Stream
@@ -23,7 +23,7 @@ from options.test_options import TestOptions
 from util import distributed
 from util.batch import Batch
 from util.errors import UserError
-from util.image_io import BadPicture
+from util.image_io import BadImage
 from util.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Collated(NamedTuple):
 
     batches: list[Batch]
     rejected: list[Rejected]
-    passed_over: list[BadPicture]
+    passed_over: list[BadImage]
 
 
 class Loader:
@@ -47,7 +47,7 @@ class Loader:
         pin_memory: hand out tensors that a GPU can fetch while it computes.
         limit: use only that many samples.
         mixed_sizes: accept samples of unequal size in a batch.
-        leave_out_bad: go on without the samples whose pictures cannot be read.
+        leave_out_bad: go on without the samples whose images cannot be read.
         by_turns: several processes get whole batches in turn, instead of a share of each.
         share: the rank and the world size, if the files come as a stream.
 
@@ -126,14 +126,14 @@ class Loader:
                 if "DataLoader worker" not in str(error):
                     raise
                 raise UserError(
-                    f"A process that reads pictures has died ({error}): out of memory? Lower --num_threads;"
+                    f"A process that reads images has died ({error}): out of memory? Lower --num_threads;"
                     " --num_threads 0 reads in the main process"
                 ) from error
             total = self.sampler.shared_out(position)
             position += self.batch_size
             yield from (replace(batch, total=total) for batch in self._checked(collated))
         if len(self.left_out) == len(self):
-            raise UserError(f"None of the {len(self)} pictures can be used")
+            raise UserError(f"None of the {len(self)} images can be used")
 
     def first(self, count: int) -> list[Batch]:
         """Return the first samples of the data set as an epoch 0 would have them, each alone in its batch."""
@@ -146,7 +146,7 @@ class Loader:
     def _checked(self, collated: Collated) -> list[Batch]:
         batches, rejected, passed_over = collated
         for index, error in ((item.index, item.error) for item in rejected):
-            if not (self.leave_out_bad and isinstance(error, BadPicture)):
+            if not (self.leave_out_bad and isinstance(error, BadImage)):
                 raise error
             self.left_out.add(index)
             self._name_once(error, "it is left out")
@@ -160,7 +160,7 @@ class Loader:
             )
         return batches
 
-    def _name_once(self, error: BadPicture, consequence: str) -> None:
+    def _name_once(self, error: BadImage, consequence: str) -> None:
         if str(error) not in self._named:
             self._named.add(str(error))
             log.warning("%s: %s", error, consequence)
@@ -193,7 +193,7 @@ def collate(samples: list[Sample | Rejected], pin_memory: bool = False) -> Colla
     good = [sample for sample in samples if isinstance(sample, Sample)]
     by_shape: dict[tuple[torch.Size, ...], list[Sample]] = {}
     for sample in good:
-        shapes = tuple(picture.shape for picture in (sample.A, sample.B) if picture is not None)
+        shapes = tuple(image.shape for image in (sample.A, sample.B) if image is not None)
         by_shape.setdefault(shapes, []).append(sample)
     passed_over = [error for sample in good for error in sample.passed_over]
     batches = [_stack(alike) for alike in by_shape.values()]
@@ -213,7 +213,7 @@ def _stack(samples: list[Sample]) -> Batch:
     )
 
 
-def create_cache(data: DataOptions, num_threads: int) -> PictureCache | None:
+def create_cache(data: DataOptions, num_threads: int) -> ImageCache | None:
     """Return what ``--cache`` asks for."""
     limit = int(data.cache_limit * 1e9)
     if data.cache == "none":
@@ -242,7 +242,7 @@ def share_of_stream(options: CommandOptions) -> tuple[int, int] | None:
     rank, world_size = distributed.rank(), distributed.size()
     if options.data.cache != "none":
         raise UserError(
-            f"--cache {options.data.cache}: a stream is read anew in every epoch; to keep pictures, copy"
+            f"--cache {options.data.cache}: a stream is read anew in every epoch; to keep images, copy"
             " the shards to a disk and name them there as --dataroot"
         )
     if options.data.batch_size % world_size:

@@ -1,4 +1,4 @@
-"""Pairs of pictures: two halves of one file, or two files of one name."""
+"""Pairs of images: two halves of one file, or two files of one name."""
 
 from pathlib import Path
 from random import Random
@@ -12,19 +12,19 @@ from data.shards import Folder, open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from util.errors import UserError
-from util.image_io import BadPicture, read_image
+from util.image_io import BadImage, read_image
 
 
 class AlignedDataset(BaseDataset):
     """Pairs (A, B), prepared alike.
 
-    Two layouts are read: ``dataroot/<phase>/`` with both pictures side by side in one file, A on the left;
+    Two layouts are read: ``dataroot/<phase>/`` with both images side by side in one file, A on the left;
     and ``dataroot/<phase>A/``, ``dataroot/<phase>B/`` with a file of the same name (whatever its ending) in
     each.
 
     Args:
         pairs: the two files of each pair; one file twice if it holds both.
-        swap: go from B to A: B's picture is handed out as A.
+        swap: go from B to A: B's image is handed out as A.
         grey: whether the input and the output are to be grey.
     """
 
@@ -83,14 +83,14 @@ class AlignedDataset(BaseDataset):
         both = read_image(path)
         half = both.width // 2
         if half == 0:
-            raise BadPicture(f"{path}: it is 1 pixel wide and cannot hold two pictures side by side")
+            raise BadImage(f"{path}: it is 1 pixel wide and cannot hold two images side by side")
         A = both.crop((0, 0, half, both.height))
         B = both.crop((both.width - half, 0, both.width, both.height))
         return self.transform.scale(A, grey_A), self.transform.scale(B, grey_B)
 
 
-def _size(picture: Tensor) -> str:
-    return f"{picture.shape[2]} x {picture.shape[1]}"
+def _size(image: Tensor) -> str:
+    return f"{image.shape[2]} x {image.shape[1]}"
 
 
 def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
@@ -114,7 +114,7 @@ def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
     lonely = sorted(named_A.keys() ^ named_B.keys())
     if lonely:
         raise UserError(
-            f"--dataroot {dataroot}: {len(lonely)} pictures are in only one of {phase}A and {phase}B, such as"
+            f"--dataroot {dataroot}: {len(lonely)} images are in only one of {phase}A and {phase}B, such as"
             f" {', '.join(lonely[:3])}; pairs need equal names"
         )
     return [(path, named_B[name]) for name, path in named_A.items()]
@@ -125,6 +125,6 @@ def _by_name(folder: Folder) -> dict[str, str]:
     for path in find_images(folder):
         name = str(Path(name_in(folder, path)).with_suffix(""))
         if name in found:
-            raise UserError(f"{found[name]} and {path}: two pictures of one name; rename or remove one")
+            raise UserError(f"{found[name]} and {path}: two images of one name; rename or remove one")
         found[name] = path
     return found

@@ -9,12 +9,12 @@ from typing import ClassVar, Self, TypeVar
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.cache import PictureCache, Pictures
+from data.cache import ImageCache, Images
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import NoOptions
 from util.errors import UserError
-from util.image_io import BadPicture, read_image
+from util.image_io import BadImage, read_image
 from util.seeding import python_rng
 
 T = TypeVar("T")
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample, the direction already applied; pictures are uint8, (C, H, W).
+    """One sample, the direction already applied; images are uint8, (C, H, W).
 
     Attributes:
         label: the number of its class, from 0; None without classes.
-        passed_over: the bad pictures that others have taken the place of.
+        passed_over: the bad images that others have taken the place of.
     """
 
     index: int
@@ -35,7 +35,7 @@ class Sample:
     path_A: str
     path_B: str
     label: int | None = None
-    passed_over: tuple[BadPicture, ...] = ()
+    passed_over: tuple[BadImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
 
     Attributes:
         paired: whether B is the ground truth for A, so that results can be compared with it.
-        replace_bad: whether the next good picture takes the place of one that cannot be read.
-        cache: keeps scaled pictures for later epochs.
+        replace_bad: whether the next good image takes the place of one that cannot be read.
+        cache: keeps scaled images for later epochs.
         together: the positions in A and B of the next sample, where a stream says which files are at hand.
     """
 
@@ -65,9 +65,9 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     def __init__(self, transform: Transform, seed: int):
         self.transform, self.seed = transform, seed
         self.replace_bad = False
-        self.cache: PictureCache | None = None
+        self.cache: ImageCache | None = None
         self.together: tuple[int, int] | None = None
-        self._passed_over: list[BadPicture] = []
+        self._passed_over: list[BadImage] = []
 
     @classmethod
     @abstractmethod
@@ -94,46 +94,46 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         )
 
     def opener(self, paths: list[str], grey: bool) -> Callable[[int], tuple[Tensor, str]]:
-        """Return what gives the picture at a position of `paths`, scaled, with its path."""
+        """Return what gives the image at a position of `paths`, scaled, with its path."""
         return lambda position: (self.scaled(paths[position], grey), paths[position])
 
     def scaled(self, path: str, grey: bool) -> Tensor:
-        """Return the scaled picture at `path`, (C, H, W), from the cache if it is there."""
-        (picture,) = self.cached(path, f"{grey=}", lambda: (self.transform.scale(read_image(path), grey),))
-        return picture
+        """Return the scaled image at `path`, (C, H, W), from the cache if it is there."""
+        (image,) = self.cached(path, f"{grey=}", lambda: (self.transform.scale(read_image(path), grey),))
+        return image
 
-    def cached(self, path: str, what: str, make: Callable[[], Pictures]) -> Pictures:
-        """Return the scaled pictures that `make` makes of a file, from the cache if they are there.
+    def cached(self, path: str, what: str, make: Callable[[], Images]) -> Images:
+        """Return the scaled images that `make` makes of a file, from the cache if they are there.
 
         Args:
-            what: tells different pictures of one file apart.
+            what: tells different images of one file apart.
         """
         if self.cache is None:
             return make()
         return self.cache.get(path, f"{self.transform} {what}", make)
 
     def first_good(self, open_at: Callable[[int], T], position: int, count: int) -> T:
-        """Return what `open_at` finds at a position, or at the next one in path order whose picture is good.
+        """Return what `open_at` finds at a position, or at the next one in path order whose image is good.
 
         Args:
-            open_at: opens the picture, or the pictures, at one of `count` positions.
+            open_at: opens the image, or the images, at one of `count` positions.
 
         Raises:
-            BadPicture: the picture is bad, and is not to be replaced.
-            UserError: all pictures are bad.
+            BadImage: the image is bad, and is not to be replaced.
+            UserError: all images are bad.
         """
-        bad: list[BadPicture] = []
+        bad: list[BadImage] = []
         for step in range(count):
             try:
                 found = open_at((position + step) % count)
-            except BadPicture as error:
+            except BadImage as error:
                 if not self.replace_bad:
                     raise
                 bad.append(error)
             else:
                 self._passed_over += bad
                 return found
-        raise UserError(f"None of these {count} pictures can be used. The first: {bad[0]}")
+        raise UserError(f"None of these {count} images can be used. The first: {bad[0]}")
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Rejected:
         """Return the sample (epoch, index), or what is wrong with it.
@@ -150,11 +150,11 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
 
 
 def check_channels(flag: str, channels: int) -> bool:
-    """Return whether pictures with this number of channels are grey.
+    """Return whether images with this number of channels are grey.
 
     Raises:
-        UserError: picture files are read with 1 or 3 channels only.
+        UserError: image files are read with 1 or 3 channels only.
     """
     if channels not in (1, 3):
-        raise UserError(f"--{flag} {channels}: pictures are read with 3 channels (RGB) or 1 (grey)")
+        raise UserError(f"--{flag} {channels}: images are read with 3 channels (RGB) or 1 (grey)")
     return channels == 1

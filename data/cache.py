@@ -1,4 +1,4 @@
-"""Prepared pictures that all processes of a loader share, in memory."""
+"""Prepared images that all processes of a loader share, in memory."""
 
 import logging
 import mmap
@@ -18,8 +18,8 @@ from util.shards import identity
 
 log = logging.getLogger(__name__)
 
-Pictures = tuple[Tensor, ...]
-"""One picture or two that are made of one file: uint8, (C, H, W)."""
+Images = tuple[Tensor, ...]
+"""One image or two that are made of one file: uint8, (C, H, W)."""
 
 Shape = tuple[int, int, int]
 
@@ -27,16 +27,16 @@ STATE = struct.Struct("<16sQQ")
 """At the start of the memory: what this is, in which version, and where its unused part begins."""
 
 HEADER = struct.Struct("<16s6IQ")
-"""Before the pixels of an entry: its key, the shapes of its pictures, zeros where there is but one, and a
+"""Before the pixels of an entry: its key, the shapes of its images, zeros where there is but one, and a
 checksum where there is one."""
 
-MAGIC, VERSION = b"Atelier pictures", 1
+MAGIC, VERSION = b"Atelier images", 1
 PREPARED_BY = f"torch {torch.__version__}, Pillow {PIL.__version__}"
 """What decides the pixels beside a file and how it is to be prepared."""
 
 
-class PictureCache:
-    """Keeps pictures as long as there is room; of a file that has changed, the pictures are made anew.
+class ImageCache:
+    """Keeps images as long as there is room; of a file that has changed, the images are made anew.
 
     Entries are only ever added at the end of one block of memory, which processes that are forked later
     share, and each process remembers where it has seen which.
@@ -54,11 +54,11 @@ class PictureCache:
         self._told = mmap.mmap(-1, 1)  # whether one of the processes has said that nothing more fits in
         self._folder = os.getcwd()
 
-    def get(self, path: str, what: str, make: Callable[[], Pictures]) -> Pictures:
+    def get(self, path: str, what: str, make: Callable[[], Images]) -> Images:
         """Return what `make` makes of the file at `path`, or made of it before; not to be written to.
 
         Args:
-            what: tells different pictures of one file apart.
+            what: tells different images of one file apart.
         """
         try:
             place, size, time = identity(path)
@@ -71,12 +71,12 @@ class PictureCache:
                 self._look_around()
         if key in self._places and self._is_whole(key):
             return self._views(*self._places[key])
-        pictures = make()
+        images = make()
         with self._lock:
             self._look_around()
             if key not in self._places:
-                self._add(key, pictures)
-        return pictures
+                self._add(key, images)
+        return images
 
     def _look_around(self) -> None:
         """Take note of what other processes have added.
@@ -98,10 +98,10 @@ class PictureCache:
             self._places[key] = offset, shapes
             self._seen = after
 
-    def _add(self, key: bytes, pictures: Pictures) -> None:
-        sizes = [size for picture in pictures for size in picture.shape]
+    def _add(self, key: bytes, images: Images) -> None:
+        sizes = [size for image in images for size in image.shape]
         sizes += [0] * (6 - len(sizes))
-        pixels = b"".join(picture.numpy().tobytes() for picture in pictures)
+        pixels = b"".join(image.numpy().tobytes() for image in images)
         entry = HEADER.pack(key, *sizes, self._checksum(key, sizes, pixels)) + pixels
         begin = STATE.unpack_from(self._memory)[2]
         end = begin + len(entry)
@@ -128,7 +128,7 @@ class PictureCache:
         """Return whether an entry is as it was written; if not, it is forgotten."""
         return True
 
-    def _views(self, offset: int, shapes: list[Shape]) -> Pictures:
+    def _views(self, offset: int, shapes: list[Shape]) -> Images:
         views = []
         for shape in shapes:
             flat = torch.frombuffer(self._memory, dtype=torch.uint8, count=_count(shape), offset=offset)
@@ -139,11 +139,11 @@ class PictureCache:
     def _tell_once(self, reason: str) -> None:
         if not self._told[0]:
             self._told[0] = 1
-            log.warning("The --cache is full (%s); the pictures beyond are read in every epoch", reason)
+            log.warning("The --cache is full (%s); the images beyond are read in every epoch", reason)
 
 
-class RamCache(PictureCache):
-    """Keeps pictures as long as the run lasts; the system hands out memory as it is written to.
+class RamCache(ImageCache):
+    """Keeps images as long as the run lasts; the system hands out memory as it is written to.
 
     Args:
         limit: the most bytes that it may take.

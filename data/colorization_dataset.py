@@ -1,4 +1,4 @@
-"""One folder of colour pictures, for learning and applying colour."""
+"""One folder of colour images, for learning and applying colour."""
 
 from collections.abc import Mapping
 from random import Random
@@ -14,10 +14,10 @@ from util.errors import UserError
 
 
 class ColorizationDataset(BaseDataset):
-    """The pictures in ``dataroot/<phase>/``, in RGB; the model takes L and ab from them on its device.
+    """The images in ``dataroot/<phase>/``, in RGB; the model takes L and ab from them on its device.
 
     Args:
-        keep_grey: hand out a picture that has no colour with one channel, so that it is not taken for a
+        keep_grey: hand out an image that has no colour with one channel, so that it is not taken for a
             ground truth.
     """
 
@@ -47,6 +47,6 @@ class ColorizationDataset(BaseDataset):
         return [[(path,) for path in self.paths]]
 
     def read(self, index: int, rng: Random) -> Sample:
-        picture, path = self.first_good(self.opener(self.paths, False), index, len(self))
-        A = self.transform.apply(picture, self.transform.decide(picture, rng), path)
+        image, path = self.first_good(self.opener(self.paths, False), index, len(self))
+        A = self.transform.apply(image, self.transform.decide(image, rng), path)
         return Sample(index, drop_color(A) if self.keep_grey else A, None, path, path)

@@ -1,4 +1,4 @@
-"""Prepared pictures in a file, for the processes of several runs on one machine and for later runs."""
+"""Prepared images in a file, for the processes of several runs on one machine and for later runs."""
 
 import fcntl
 import logging
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from zlib import crc32
 
-from data.cache import HEADER, MAGIC, STATE, VERSION, PictureCache
+from data.cache import HEADER, MAGIC, STATE, VERSION, ImageCache
 from util.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -33,15 +33,15 @@ class FileLock:
         fcntl.lockf(self.file, fcntl.LOCK_UN)
 
 
-class DiskCache(PictureCache):
-    """Keeps pictures in ``<folder>/pictures.cache``, a file that takes room on the disk as it fills.
+class DiskCache(ImageCache):
+    """Keeps images in ``<folder>/pictures.cache``, a file that takes room on the disk as it fills.
 
     An entry has a checksum, which each process compares before it uses the entry for the first time: after a
     power failure the end of the file may be there without the pixels before it. A file of another version,
     or whose entries cannot be followed, is replaced by a new one; runs that use the old one keep it.
 
     Args:
-        limit: the most bytes that the pictures may take.
+        limit: the most bytes that the images may take.
 
     Raises:
         UserError: the file cannot be written, or is something else.
@@ -56,7 +56,7 @@ class DiskCache(PictureCache):
                 pass
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"--cache_dir {folder}: pictures cannot be kept there ({error}); name a folder on a disk"
+                f"--cache_dir {folder}: images cannot be kept there ({error}); name a folder on a disk"
                 f" that can be written and holds files of {limit / 1e9:g} GB (--cache_limit)"
             ) from error
 
@@ -96,7 +96,7 @@ class DiskCache(PictureCache):
             return ""
         if not beginning.startswith(MAGIC):
             raise UserError(
-                f"{path} is no cache of pictures and stays as it is; name another folder by --cache_dir"
+                f"{path} is no cache of images and stays as it is; name another folder by --cache_dir"
             )
         if len(beginning) < STATE.size:
             return "is damaged"

@@ -1,4 +1,4 @@
-"""Find the pictures in a folder."""
+"""Find the images in a folder."""
 
 import os
 
@@ -8,26 +8,24 @@ from util.image_io import EXTENSIONS
 
 
 def find_images(folder: Folder) -> list[str]:
-    """Return the paths of all pictures in `folder` and its subfolders, in the order of their names.
+    """Return the paths of all images in `folder` and its subfolders, in the order of their names.
 
-    What is hidden, and what is not named like a picture, does not count.
+    What is hidden, and what is not named like an image, does not count.
 
     Raises:
-        UserError: there is no such folder, or no picture in it.
+        UserError: there is no such folder, or no image in it.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: there is no such folder; --dataroot and --phase say where the pictures are"
-        )
+        raise UserError(f"{folder}: there is no such folder; --dataroot and --phase say where the images are")
     paths: list[str] = []
     if isinstance(folder, ShardFolder):
         paths += folder.members
     else:
         for root, folders, names in os.walk(folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            paths += [os.path.join(root, name) for name in names if is_named_like_a_picture(name)]
+            paths += [os.path.join(root, name) for name in names if has_image_suffix(name)]
     if not paths:
-        raise UserError(f"{folder}: no pictures in it (files that end in {', '.join(EXTENSIONS)})")
+        raise UserError(f"{folder}: no images in it (files that end in {', '.join(EXTENSIONS)})")
     return sorted(paths)
 
 
@@ -38,6 +36,6 @@ def name_in(folder: Folder, path: str) -> str:
     return os.path.relpath(path, folder)
 
 
-def is_named_like_a_picture(name: str) -> bool:
-    """Return whether a file of this name counts as a picture."""
+def has_image_suffix(name: str) -> bool:
+    """Return whether a file of this name counts as an image."""
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")

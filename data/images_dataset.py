@@ -1,4 +1,4 @@
-"""Pictures of one kind, with or without classes: folders of files, or IDX files as MNIST comes."""
+"""Images of one kind, with or without classes: folders of files, or IDX files as MNIST comes."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,18 @@ from options.option import option
 from util.errors import UserError
 from util.image_io import read_image
 
-IDX_PICTURES = re.compile(r"images[-.]idx3-ubyte(\.gz)?$")
+IDX_IMAGES = re.compile(r"images[-.]idx3-ubyte(\.gz)?$")
 IDX_PREFIX = {"train": "train", "test": "t10k"}
 """How the names of MNIST's files begin, by ``--phase``."""
 
 
 @dataclass(frozen=True)
 class ImagesOptions:
-    """Flags of pictures with classes."""
+    """Flags of images with classes."""
 
     num_classes: int = option(
         0,
-        "classes of the pictures, to generate by class: the number of folders, or of labels; 0: classes are"
+        "classes of the images, to generate by class: the number of folders, or of labels; 0: classes are"
         " left aside",
         minimum=0,
         architecture=True,
@@ -41,12 +41,12 @@ class ImagesOptions:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Where pictures are, and their classes.
+class Images:
+    """Where images are, and their classes.
 
     Attributes:
         paths: of IDX files, the file and the position in it.
-        pixels: what IDX files hold, (N, H, W); None where every path is a picture file.
+        pixels: what IDX files hold, (N, H, W); None where every path is an image file.
         labels: (N,), from 0; None without classes.
         classes: how many there are.
     """
@@ -57,14 +57,14 @@ class Pictures:
     classes: int
 
     def open(self, position: int) -> Image.Image:
-        """Return a picture in RGB."""
+        """Return an image in RGB."""
         if self.pixels is None:
             return read_image(self.paths[position])
         return Image.fromarray(self.pixels[position]).convert("RGB")
 
 
 class ImagesDataset(BaseDataset):
-    """The pictures of ``dataroot/<phase>``, or of ``dataroot`` if there is none; there is no B.
+    """The images of ``dataroot/<phase>``, or of ``dataroot`` if there is none; there is no B.
 
     Args:
         count: use only so many.
@@ -73,26 +73,26 @@ class ImagesDataset(BaseDataset):
     Options = ImagesOptions
     defaults: ClassVar[Mapping[str, object]] = {}
 
-    def __init__(self, pictures: Pictures, transform: Transform, *, count: int | None, grey: bool, seed: int):
+    def __init__(self, images: Images, transform: Transform, *, count: int | None, grey: bool, seed: int):
         super().__init__(transform, seed)
-        self.pictures, self.grey = pictures, grey
-        self.count = min(len(pictures.paths), count or len(pictures.paths))
+        self.images, self.grey = images, grey
+        self.count = min(len(images.paths), count or len(images.paths))
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
         data, wanted = options.data, options.dataset.num_classes
         if data.direction != "AtoB":
-            raise UserError("--direction BtoA: --dataset_mode images has pictures of one side alone")
+            raise UserError("--direction BtoA: --dataset_mode images has images of one side alone")
         root = open_folder(options.run.dataroot)
         folder = root / data.phase
-        pictures = find_pictures(folder if folder.is_dir() else root, data.phase)
-        if wanted and wanted != pictures.classes:
+        images = find_image_set(folder if folder.is_dir() else root, data.phase)
+        if wanted and wanted != images.classes:
             raise UserError(
-                f"--num_classes {wanted}: the pictures in {options.run.dataroot} have {pictures.classes}"
+                f"--num_classes {wanted}: the images in {options.run.dataroot} have {images.classes}"
                 " classes (a folder each, or a label); say that number, or 0 to leave classes aside"
             )
         return cls(
-            pictures,
+            images,
             Transform.from_options(data),
             count=data.max_dataset_size,
             grey=check_channels("input_nc", options.network.input_nc),
@@ -103,50 +103,50 @@ class ImagesDataset(BaseDataset):
         return self.count
 
     def read(self, index: int, rng: Random) -> Sample:
-        pictures = self.pictures
-        picture, position = self.first_good(lambda place: (self.open(place), place), index, len(self))
-        path = pictures.paths[position]
-        A = self.transform.apply(picture, self.transform.decide(picture, rng), path)
-        label = None if pictures.labels is None else int(pictures.labels[position])
+        images = self.images
+        image, position = self.first_good(lambda place: (self.open(place), place), index, len(self))
+        path = images.paths[position]
+        A = self.transform.apply(image, self.transform.decide(image, rng), path)
+        label = None if images.labels is None else int(images.labels[position])
         return Sample(index, A, None, path, path, label=label)
 
     def open(self, position: int) -> Tensor:
-        """Return the scaled picture at a position."""
-        if self.pictures.pixels is None:
-            return self.scaled(self.pictures.paths[position], self.grey)
-        return self.transform.scale(self.pictures.open(position), self.grey)
+        """Return the scaled image at a position."""
+        if self.images.pixels is None:
+            return self.scaled(self.images.paths[position], self.grey)
+        return self.transform.scale(self.images.open(position), self.grey)
 
 
-def find_pictures(folder: Folder, phase: str) -> Pictures:
-    """Return what is in a folder: IDX files before all else, folders of classes, or pictures without any.
+def find_image_set(folder: Folder, phase: str) -> Images:
+    """Return what is in a folder: IDX files before all else, folders of classes, or images without any.
 
     Args:
         phase: of several IDX files, those named after it are taken.
 
     Raises:
-        UserError: there are no pictures, or the IDX files are damaged.
+        UserError: there are no images, or the IDX files are damaged.
     """
     files = sorted(folder.iterdir()) if isinstance(folder, Path) and folder.is_dir() else []
-    idx = [file for file in files if IDX_PICTURES.search(file.name)]
+    idx = [file for file in files if IDX_IMAGES.search(file.name)]
     if idx:
         prefix = IDX_PREFIX.get(phase, phase)
-        return _read_pictures(next((file for file in idx if file.name.startswith(prefix)), idx[0]))
+        return _read_images(next((file for file in idx if file.name.startswith(prefix)), idx[0]))
     paths = find_images(folder)
     places = [Path(name_in(folder, path)).parts for path in paths]
     if any(len(parts) == 1 for parts in places):
-        return Pictures(paths, None, None, 0)
+        return Images(paths, None, None, 0)
     names = sorted({parts[0] for parts in places})
-    return Pictures(paths, None, [names.index(parts[0]) for parts in places], len(names))
+    return Images(paths, None, [names.index(parts[0]) for parts in places], len(names))
 
 
-def _read_pictures(file: Path) -> Pictures:
+def _read_images(file: Path) -> Images:
     pixels = read_idx(file, dimensions=3)
     paths = [f"{file}/{position:05d}" for position in range(len(pixels))]
     name = file.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
     found = next((place for end in ("", ".gz") if (place := file.with_name(name + end)).exists()), None)
     if found is None:
-        return Pictures(paths, pixels, None, 0)
+        return Images(paths, pixels, None, 0)
     labels = read_idx(found, dimensions=1)
     if len(labels) != len(pixels):
-        raise UserError(f"{found}: {len(labels)} labels for the {len(pixels)} pictures of {file.name}")
-    return Pictures(paths, pixels, labels.tolist(), int(labels.max()) + 1)
+        raise UserError(f"{found}: {len(labels)} labels for the {len(pixels)} images of {file.name}")
+    return Images(paths, pixels, labels.tolist(), int(labels.max()) + 1)

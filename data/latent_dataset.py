@@ -1,4 +1,4 @@
-"""Places for pictures that are generated from noise: nothing is read."""
+"""Places for images that are generated from noise: nothing is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from util.errors import UserError
 
 @dataclass(frozen=True)
 class LatentOptions:
-    """Flags of samples without pictures."""
+    """Flags of samples without images."""
 
-    num_samples: int = option(64, "how many pictures to generate", minimum=1)
+    num_samples: int = option(64, "how many images to generate", minimum=1)
     num_classes: int = option(
-        0, "classes of the generated pictures, which take turns; 0: none", minimum=0, architecture=True
+        0, "classes of the generated images, which take turns; 0: none", minimum=0, architecture=True
     )
 
 
@@ -39,7 +39,7 @@ class LatentDataset(BaseDataset):
     def from_options(cls, options: CommandOptions) -> Self:
         if not isinstance(options, TestOptions):
             raise UserError(
-                "--dataset_mode latent: there are no pictures to learn from in it; it is for test.py"
+                "--dataset_mode latent: there are no images to learn from in it; it is for test.py"
             )
         own, limit = options.dataset, options.data.max_dataset_size
         return cls(min(own.num_samples, limit or own.num_samples), own.num_classes, options.run.seed)

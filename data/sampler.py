@@ -1,4 +1,4 @@
-"""Which pictures make up which batch: a function of (seed, epoch) alone."""
+"""Which images make up which batch: a function of (seed, epoch) alone."""
 
 from collections.abc import Iterator
 
@@ -13,10 +13,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Yields batches of (epoch, index); can start in the middle of an epoch.
 
     Several processes get their share of each full batch. A smaller one, at the end, every process gets whole:
-    its pictures cannot be shared out as the others' are.
+    its images cannot be shared out as the others' are.
 
     Args:
-        size: pictures in the data set.
+        size: images in the data set.
         shuffle: take them in a new random order every epoch.
         process: the number of this process, and how many there are.
         by_turns: the processes get whole batches in turn instead.
@@ -36,7 +36,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         self.epoch, self.start = 0, 0
 
     def set_position(self, epoch: int, start: int) -> None:
-        """Make the next iteration go through `epoch` from its picture number `start` on."""
+        """Make the next iteration go through `epoch` from its image number `start` on."""
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -54,7 +54,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield [(self.epoch, int(index)) for index in batch]
 
     def shared_out(self, position: int) -> int:
-        """Return how many pictures the batch at `position` has if processes share them, else 0."""
+        """Return how many images the batch at `position` has if processes share them, else 0."""
         whole = position + self.batch_size <= self.size
         return self.batch_size if whole and self.process[1] > 1 and not self.by_turns else 0
 

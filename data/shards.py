@@ -45,7 +45,7 @@ Folder = Path | ShardFolder
 
 
 def is_url(dataroot: str) -> bool:
-    """Return whether the pictures come from a stream, which can only be read from its beginning on."""
+    """Return whether the images come from a stream, which can only be read from its beginning on."""
     return URL.match(dataroot) is not None and not os.path.exists(dataroot)
 
 

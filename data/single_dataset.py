@@ -1,4 +1,4 @@
-"""One folder of pictures, for testing one generator."""
+"""One folder of images, for testing one generator."""
 
 from random import Random
 from typing import Self
@@ -11,7 +11,7 @@ from options.base_options import CommandOptions
 
 
 class SingleDataset(BaseDataset):
-    """The pictures in ``dataroot`` itself, whatever ``--phase`` is; there is no B."""
+    """The images in ``dataroot`` itself, whatever ``--phase`` is; there is no B."""
 
     def __init__(self, paths: list[str], transform: Transform, *, grey: bool, seed: int):
         super().__init__(transform, seed)
@@ -30,6 +30,6 @@ class SingleDataset(BaseDataset):
         return [[(path,) for path in self.paths]]
 
     def read(self, index: int, rng: Random) -> Sample:
-        picture, path = self.first_good(self.opener(self.paths, self.grey), index, len(self))
-        A = self.transform.apply(picture, self.transform.decide(picture, rng), path)
+        image, path = self.first_good(self.opener(self.paths, self.grey), index, len(self))
+        A = self.transform.apply(image, self.transform.decide(image, rng), path)
         return Sample(index, A, None, path, path)

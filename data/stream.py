@@ -13,7 +13,7 @@ from data.base_dataset import BaseDataset, Rejected, Sample
 from data.stream_order import advance, deal, mix
 from data.url import Content, read_shard
 from util.errors import UserError
-from util.image_io import BadPicture
+from util.image_io import BadImage
 from util.seeding import numpy_rng
 from util.shards import Member
 
@@ -85,7 +85,7 @@ class Stream:
     together, the other side goes on beside it: each lane goes through all its shards, in an order of its own.
 
     Args:
-        dataset: if it is to replace bad pictures, the next good sample of a lane takes such a one's place.
+        dataset: if it is to replace bad images, the next good sample of a lane takes such a one's place.
         batch_size: samples of all ranks in a batch.
         share: the rank and the world size.
         limit: use only that many samples, the first ones.
@@ -204,7 +204,7 @@ class Lane:
         bad: list[Rejected] = []
         last: Sample | None = None
         for result in self._read(skip):
-            if isinstance(result, Rejected) and isinstance(result.error, BadPicture):
+            if isinstance(result, Rejected) and isinstance(result.error, BadImage):
                 bad.append(result)
                 continue
             if isinstance(result, Sample):
@@ -215,7 +215,7 @@ class Lane:
             for result in self._read(0):
                 last = result if isinstance(result, Sample) else last
         if bad and last is None:
-            raise UserError(f"None of the {len(self)} pictures of a lane can be used. {bad[0].error}")
+            raise UserError(f"None of the {len(self)} images of a lane can be used. {bad[0].error}")
         if last is not None:
             yield from _in_place_of(bad, last)
 
@@ -233,7 +233,7 @@ class Lane:
             yield self._sample(position, files)
 
     def _partners(self, other: Side, skip: int) -> Iterator[tuple[int, Content]]:
-        """Yield the other side's pictures, from number `skip` on, without end."""
+        """Yield the other side's images, from number `skip` on, without end."""
         if not self.shuffle:
             skip += self.parts[0][0]
         for turn in count(skip // len(other)):
@@ -256,7 +256,7 @@ class Lane:
 
 def _in_place_of(bad: list[Rejected], good: Sample) -> Iterator[Sample]:
     for each in bad:
-        assert isinstance(each.error, BadPicture)
+        assert isinstance(each.error, BadImage)
         yield replace(good, index=each.index, passed_over=(each.error,))
 
 

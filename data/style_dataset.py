@@ -1,4 +1,4 @@
-"""Photos, each with a picture of a style."""
+"""Photos, each with an image of a style."""
 
 from collections.abc import Mapping
 from random import Random
@@ -14,7 +14,7 @@ from util.errors import UserError
 
 
 class StyleDataset(BaseDataset):
-    """The pictures of ``dataroot/<phase>A/``, each with a style from ``dataroot/<phase>B/``, both in RGB.
+    """The images of ``dataroot/<phase>A/``, each with a style from ``dataroot/<phase>B/``, both in RGB.
 
     The folder A counts, however many styles there are. In testing there need not be a folder B.
 
@@ -62,13 +62,13 @@ class StyleDataset(BaseDataset):
         return len(self.paths_A)
 
     def read(self, index: int, rng: Random) -> Sample:
-        picture, path_A = self.first_good(self.opener(self.paths_A, False), index, len(self))
-        A = self.transform.apply(picture, self.transform.decide(picture, rng), path_A)
+        image, path_A = self.first_good(self.opener(self.paths_A, False), index, len(self))
+        A = self.transform.apply(image, self.transform.decide(image, rng), path_A)
         A = drop_color(A) if self.keep_grey else A
         if not self.paths_B:
             return Sample(index, A, None, path_A, path_A)
         count = len(self.paths_B)
         partner = rng.randrange(count) if self.random_style else index % count
-        picture, path_B = self.first_good(self.opener(self.paths_B, False), partner, count)
-        B = self.transform.apply(picture, self.transform.decide(picture, rng), path_B)
+        image, path_B = self.first_good(self.opener(self.paths_B, False), partner, count)
+        B = self.transform.apply(image, self.transform.decide(image, rng), path_B)
         return Sample(index, A, B, path_A, path_B)

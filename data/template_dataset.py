@@ -1,6 +1,6 @@
 """A start for a data set of your own: copied to ``data/mine_dataset.py`` it is ``--dataset_mode mine``.
 
-It makes pairs out of single pictures: B is the picture, A the same blurred. A model trained on it sharpens.
+It makes pairs out of single images: B is the image, A the same blurred. A model trained on it sharpens.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class TemplateOptions:
 
 
 class TemplateDataset(BaseDataset):
-    """The pictures in ``dataroot/<phase>/``, each with a blurred copy."""
+    """The images in ``dataroot/<phase>/``, each with a blurred copy."""
 
     Options = TemplateOptions
     paired = True  # B is the ground truth for A: test.py measures how near the results come
@@ -61,9 +61,9 @@ class TemplateDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         """Read one sample; whatever is random in it comes from `rng`, so that it can be repeated."""
-        A, B, path = self.first_good(self._open, index, len(self))  # a bad picture gives way to the next
+        A, B, path = self.first_good(self._open, index, len(self))  # a bad image gives way to the next
         decision = self.transform.decide(B, rng)  # one decision for both: they are cropped and flipped alike
-        prepared_A, prepared_B = (self.transform.apply(picture, decision, path) for picture in (A, B))
+        prepared_A, prepared_B = (self.transform.apply(image, decision, path) for image in (A, B))
         return Sample(index, prepared_A, prepared_B, path, path)
 
     def _open(self, position: int) -> tuple[Tensor, Tensor, str]:
@@ -74,7 +74,7 @@ class TemplateDataset(BaseDataset):
         return A, B, path
 
     def _make_pair(self, path: str) -> tuple[Tensor, Tensor]:
-        """Make both pictures, scaled: whatever takes time and is the same in every epoch."""
-        picture = read_image(path)
-        blurred = picture.filter(ImageFilter.GaussianBlur(self.blur_radius))
-        return self.transform.scale(blurred, self.grey[0]), self.transform.scale(picture, self.grey[1])
+        """Make both images, scaled: whatever takes time and is the same in every epoch."""
+        image = read_image(path)
+        blurred = image.filter(ImageFilter.GaussianBlur(self.blur_radius))
+        return self.transform.scale(blurred, self.grey[0]), self.transform.scale(image, self.grey[1])

@@ -1,4 +1,4 @@
-"""How a picture is scaled, cropped and flipped: decided once, applied to every picture of a sample."""
+"""How an image is scaled, cropped and flipped: decided once, applied to every image of a sample."""
 
 from dataclasses import dataclass
 from random import Random
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Decision:
-    """Where to crop (left and top edge, in pixels of the scaled picture), and whether to mirror."""
+    """Where to crop (left and top edge, in pixels of the scaled image), and whether to mirror."""
 
     x: int
     y: int
@@ -54,42 +54,42 @@ class Transform:
             exact=options.exact_resize,
         )
 
-    def scale(self, picture: Image.Image, grey: bool) -> Tensor:
-        """Return the scaled picture: uint8, (3, H, W) or (1, H, W) if `grey`, its channels last in memory."""
+    def scale(self, image: Image.Image, grey: bool) -> Tensor:
+        """Return the scaled image: uint8, (3, H, W) or (1, H, W) if `grey`, its channels last in memory."""
         if grey:
-            picture = picture.convert("L")
-        width, height = self._scaled(picture.size)
-        if self.exact and (width, height) != picture.size:
-            picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+            image = image.convert("L")
+        width, height = self._scaled(image.size)
+        if self.exact and (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
         # RGB has four bytes a pixel in Pillow: to take the fourth out costs more than to scale it.
-        channels, layout = (1, "L") if picture.mode == "L" else (3, "RGBX")
-        pixels = torch.frombuffer(bytearray(picture.tobytes("raw", layout)), dtype=torch.uint8)
-        # The strides of a batch of one, not only of a picture, tell torch that the channels come last: then
+        channels, layout = (1, "L") if image.mode == "L" else (3, "RGBX")
+        pixels = torch.frombuffer(bytearray(image.tobytes("raw", layout)), dtype=torch.uint8)
+        # The strides of a batch of one, not only of an image, tell torch that the channels come last: then
         # it leaves them together, in half the time.
-        batch = pixels.view(1, *picture.size[::-1], -1).permute(0, 3, 1, 2)
+        batch = pixels.view(1, *image.size[::-1], -1).permute(0, 3, 1, 2)
         if batch.shape[2:] != (height, width):
             batch = functional.interpolate(batch, (height, width), mode="bicubic", antialias=True)
         return batch[0, :channels]
 
     def decide(self, scaled: Tensor, rng: Random) -> Decision:
-        """Draw a decision for a scaled picture, (C, H, W)."""
+        """Draw a decision for a scaled image, (C, H, W)."""
         height, width = scaled.shape[1:]
         x = rng.randint(0, max(0, width - self.crop_size))
         y = rng.randint(0, max(0, height - self.crop_size))
         return Decision(x, y, self.flip and rng.random() < 0.5)
 
     def apply(self, scaled: Tensor, decision: Decision, path: str) -> Tensor:
-        """Return a scaled picture, (C, H, W), cropped and flipped, in contiguous memory of its own.
+        """Return a scaled image, (C, H, W), cropped and flipped, in contiguous memory of its own.
 
         Raises:
-            UserError: the crop is larger than the picture at `path`.
+            UserError: the crop is larger than the image at `path`.
         """
         pixels = scaled.numpy()
         if "crop" in self.preprocess:
             height, width = pixels.shape[1:]
             if min(width, height) < self.crop_size:
                 raise UserError(
-                    f"{path}: --crop_size {self.crop_size} is larger than this picture of {width} x"
+                    f"{path}: --crop_size {self.crop_size} is larger than this image of {width} x"
                     f" {height} pixels; lower it, or scale with --preprocess resize_and_crop"
                 )
             rows = slice(decision.y, decision.y + self.crop_size)
@@ -109,6 +109,6 @@ class Transform:
         return size
 
 
-def drop_color(picture: Tensor) -> Tensor:
-    """Return a (3, H, W) picture whose three channels are equal as (1, H, W), any other as it is."""
-    return picture[:1] if (picture[0] == picture[1]).all() and (picture[0] == picture[2]).all() else picture
+def drop_color(image: Tensor) -> Tensor:
+    """Return a (3, H, W) image whose three channels are equal as (1, H, W), any other as it is."""
+    return image[:1] if (image[0] == image[1]).all() and (image[0] == image[2]).all() else image

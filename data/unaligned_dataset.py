@@ -1,4 +1,4 @@
-"""Two folders of pictures that do not belong together."""
+"""Two folders of images that do not belong together."""
 
 from random import Random
 from typing import Self
@@ -11,14 +11,14 @@ from options.base_options import CommandOptions
 
 
 class UnalignedDataset(BaseDataset):
-    """Pictures of ``dataroot/<phase>A/``, each with one of ``dataroot/<phase>B/``, prepared independently.
+    """Images of ``dataroot/<phase>A/``, each with one of ``dataroot/<phase>B/``, prepared independently.
 
     The larger folder counts: the smaller one begins anew when it is through.
 
     Args:
         paths_A, paths_B: the files of the two folders.
-        random_partner: draw B's picture at random, instead of going through B in step with A.
-        swap: go from B to A: B's picture is handed out as A.
+        random_partner: draw B's image at random, instead of going through B in step with A.
+        swap: go from B to A: B's image is handed out as A.
         grey: whether the input and the output are to be grey.
     """
 
@@ -71,7 +71,7 @@ class UnalignedDataset(BaseDataset):
         sides = list(zip((self.paths_A, self.paths_B), positions, strict=True))
         prepared, paths = [], []
         for (side, position), grey in zip(reversed(sides) if self.swap else sides, self.grey, strict=True):
-            picture, path = self.first_good(self.opener(side, grey), position, len(side))
-            prepared.append(self.transform.apply(picture, self.transform.decide(picture, rng), path))
+            image, path = self.first_good(self.opener(side, grey), position, len(side))
+            prepared.append(self.transform.apply(image, self.transform.decide(image, rng), path))
             paths.append(path)
         return Sample(index, prepared[0], prepared[1], paths[0], paths[1])

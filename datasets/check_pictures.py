@@ -1,8 +1,8 @@
-"""Tell which files of a folder can be used as pictures, and what is wrong with the others.
+"""Tell which files of a folder can be used as images, and what is wrong with the others.
 
     python datasets/check_pictures.py FOLDER [FOLDER ...]
 
-Every file is decoded as training would do it. The exit status is 1 if a file that is named like a picture
+Every file is decoded as training would do it. The exit status is 1 if a file that is named like an image
 cannot be used: training would pass over it (--bad_images skip) or end (--bad_images error).
 """
 
@@ -17,19 +17,19 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.image_folder import is_named_like_a_picture
-from util.image_io import BadPicture, read_image
+from data.image_folder import has_image_suffix
+from util.image_io import BadImage, read_image
 
 
 def check(path: Path) -> tuple[str, str]:
     """Return ``loaded``, ``bad`` or ``ignored``, and the size or the reason."""
-    if not is_named_like_a_picture(path.name):
-        return "ignored", "hidden" if path.name.startswith(".") else "not named like a picture"
+    if not has_image_suffix(path.name):
+        return "ignored", "hidden" if path.name.startswith(".") else "not named like an image"
     try:
-        picture = read_image(path)
-    except BadPicture as error:
+        image = read_image(path)
+    except BadImage as error:
         return "bad", str(error).removeprefix(f"{path}: ")
-    return "loaded", f"{picture.width} x {picture.height}"
+    return "loaded", f"{image.width} x {image.height}"
 
 
 def files_in(folder: Path) -> Iterator[Path]:

@@ -3,7 +3,7 @@
     python datasets/make_demo_dataset.py --out datasets/demo --train 200 --val 20 --test 20 --size 128
 
 OUT/train, OUT/val and OUT/test receive 0001.png, 0002.png, ... Each file is 2 * size wide and size high: the
-left half (A) is the "photo", the right half (B) the label map in the flat colours of LABEL_COLOURS. A picture
+left half (A) is the "photo", the right half (B) the label map in the flat colours of LABEL_COLOURS. An image
 depends on size, seed, split and number alone. Nearly all of a photo follows from its labels (a wall's label
 also decides trim, roof and door colours): small models can learn it in minutes.
 """
@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
-SPLITS = ("train", "val", "test")  # a split's position is part of every picture's random key: append only
-GRID = 128  # plans are laid out on a GRID x GRID lattice, whatever the picture size
-SCALE = 4  # pictures are drawn this many times larger; photos are averaged down, labels picked
+SPLITS = ("train", "val", "test")  # a split's position is part of every image's random key: append only
+GRID = 128  # plans are laid out on a GRID x GRID lattice, whatever the image size
+SCALE = 4  # images are drawn this many times larger; photos are averaged down, labels picked
 # fmt: off
 LABEL_COLOURS: dict[str, Colour] = {  # in the manner of the CMP façades
     "sky": (0, 0, 170), "pavement": (0, 0, 85), "roof": (0, 170, 85), "chimney": (85, 85, 85),
@@ -193,7 +193,7 @@ def tone(colour: Colour, factor: float) -> Colour:
 
 
 class Brush:
-    """Draws in lattice units on an enlarged square picture."""
+    """Draws in lattice units on an enlarged square image."""
 
     def __init__(self, mode: str, side: int, fill: int = 0) -> None:
         self.image, self.unit = Image.new(mode, (side, side), fill), side / GRID
@@ -339,7 +339,7 @@ def draw_photo(facade: Facade, labels: np.ndarray, rng: np.random.Generator) -> 
 
 
 def draw_pair(size: int, seed: int, split: str, number: int) -> Image.Image:
-    """Draw one picture, RGB, 2 * size wide and size high: photo left, labels right.
+    """Draw one image, RGB, 2 * size wide and size high: photo left, labels right.
 
     number counts from 1 within the split, which is one of SPLITS.
     """
@@ -354,7 +354,7 @@ def draw_pair(size: int, seed: int, split: str, number: int) -> Image.Image:
 
 
 def write_dataset(out: Path, counts: dict[str, int], size: int, seed: int) -> None:
-    """Write counts[split] pictures per split under out, over files of the same names.
+    """Write counts[split] images per split under out, over files of the same names.
 
     Raises ValueError for a size that is odd or below 32, a negative count or seed, or an out that is a file.
     """
@@ -370,7 +370,7 @@ def write_dataset(out: Path, counts: dict[str, int], size: int, seed: int) -> No
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(1, count + 1):
             draw_pair(size, seed, split, number).save(folder / f"{number:04d}.png")
-        logging.info("%s: %d pictures of %d x %d", folder, count, 2 * size, size)
+        logging.info("%s: %d images of %d x %d", folder, count, 2 * size, size)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -378,9 +378,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("datasets/demo"), help="folder to write to")
     for split, count in zip(SPLITS, (200, 20, 20), strict=True):
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"number of {split} pictures")
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"number of {split} images")
     parser.add_argument("--size", type=int, default=128, help="height and half the width, in pixels")
-    parser.add_argument("--seed", type=int, default=0, help="pictures with the same seed are the same")
+    parser.add_argument("--seed", type=int, default=0, help="images with the same seed are the same")
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -389,7 +389,7 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"make_demo_dataset: error: {error}", file=sys.stderr)
         return 2
-    edge = 256 if options.size >= 256 else 128  # the networks' own sizes; loading rescales other pictures
+    edge = 256 if options.size >= 256 else 128  # the networks' own sizes; loading rescales other images
     flags = f"--model pix2pix --direction BtoA --netG unet_{edge} --load_size {edge} --crop_size {edge}"
     folder = shlex.quote(str(options.out))
     logging.info("Train on it with:\n  python train.py --dataroot %s --name demo %s", folder, flags)

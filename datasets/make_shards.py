@@ -1,4 +1,4 @@
-"""Pack a folder of pictures into tar files, the shards, with an index of what is where.
+"""Pack a folder of images into tar files, the shards, with an index of what is where.
 
     python datasets/make_shards.py --dataroot facades --dataset_mode aligned --phase train test --out S
 
@@ -107,7 +107,7 @@ def pack(folder: Path, out: Path, series: dict[str, Files], most_bytes: float, p
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--dataroot", type=Path, required=True, help="the folder with the pictures")
+    parser.add_argument("--dataroot", type=Path, required=True, help="the folder with the images")
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the shards")
     parser.add_argument(
         "--dataset_mode",

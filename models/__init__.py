@@ -5,7 +5,7 @@ import logging
 import torch
 
 from models.base_model import BaseModel
-from models.sizes import check_crop_size, set_tile
+from models.layers.sizes import check_crop_size, set_tile
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -22,7 +22,7 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
     """Return the chosen model with initial weights, on `device`.
 
     Raises:
-        UserError: it cannot train, or its networks cannot take pictures of the size that the options ask for.
+        UserError: it cannot train, or its networks cannot take images of the size that the options ask for.
     """
     chosen = MODELS.get(options.run.model)
     if isinstance(options, TrainOptions) and not chosen.trains:

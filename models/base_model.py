@@ -12,28 +12,28 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from models.ema import EMA_SUFFIX, Ema
-from models.gradient_sum import GradientSum
-from models.health import Health
-from models.image_pool import ImagePool
-from models.layers import separate_pictures
-from models.loss_guard import LossGuard
-from models.objective import Objective
-from models.optimizers import load_optimizer, make_capturable, set_rates
-from models.precision import Precision, at_least_float32
-from models.recomputation import recompute_generators
-from models.sizes import check_sizes
-from models.speed import (
+from models.layers.blocks import separate_images
+from models.layers.precision import Precision, at_least_float32
+from models.layers.recomputation import recompute_generators
+from models.layers.sizes import check_sizes
+from models.layers.speed import (
     choose_convolutions,
     compile_networks,
     memory_format,
     obstacle_to_capture,
     use_reference_path,
 )
-from models.step_graph import CudaRecorder, Recorder, StepGraphs
+from models.objectives.diagnostics import Health
+from models.objectives.gan import Objective
+from models.objectives.image_pool import ImagePool
 from options.base_options import CommandOptions
 from options.option import NoOptions
 from options.train_options import TrainOptions
+from training.cuda_graph import CudaRecorder, Recorder, StepGraphs
+from training.ema import EMA_SUFFIX, Ema
+from training.gradient_sync import GradientSum
+from training.nonfinite import LossGuard
+from training.optimizers import load_optimizer, make_capturable, set_rates
 from util import distributed
 from util.batch import Batch, Step, rows
 from util.errors import UserError
@@ -122,10 +122,10 @@ class BaseModel(ABC):
 
     @abstractmethod
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the visuals of `batch`, the generated pictures among them."""
+        """Return the visuals of `batch`, the generated images among them."""
 
     def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the random decisions for `count` pictures that `train_step` finds in ``batch.draws``.
+        """Return the random decisions for `count` images that `train_step` finds in ``batch.draws``.
 
         They are on the CPU, (count, ...) or 0-d.
         """
@@ -242,7 +242,7 @@ class BaseModel(ABC):
         return Step(_detached(losses), _detached(visuals))
 
     def _formatted(self, batch: Batch) -> Batch:
-        return batch.map_pictures(lambda picture: picture.contiguous(memory_format=self._memory_format))
+        return batch.map_images(lambda image: image.contiguous(memory_format=self._memory_format))
 
     def _train(self, batch: Batch) -> Step:
         """Return what `train_step` makes of a batch: in one, or part by part."""
@@ -273,20 +273,20 @@ class BaseModel(ABC):
 
     @torch.inference_mode()
     def translate(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the visuals of `batch`; each picture's are what they would be in a batch of its own.
+        """Return the visuals of `batch`; each image's are what they would be in a batch of its own.
 
-        Networks in training mode (the peer's way of testing) normalise and drop out each picture separately.
+        Networks in training mode (the peer's way of testing) normalise and drop out each image separately.
         """
         seeds = [seed_for("test dropout", self.seed, index) >> 1 for index in batch.index.tolist()]
-        with separate_pictures(self.nets.values(), seeds), self.precision.autocast():
+        with separate_images(self.nets.values(), seeds), self.precision.autocast():
             return _detached(self.test_step(self._formatted(batch)))
 
     def captions(self, batch: Batch) -> list[dict[str, str]]:
-        """Return what a gallery says under the pictures of each sample, by label, beyond the label."""
+        """Return what a gallery says under the images of each sample, by label, beyond the label."""
         return [{} for _ in range(len(batch))]
 
     def overview(self) -> dict[str, Tensor]:
-        """Return pictures of the model as a whole, (1 or 3, H, W) in [-1, 1], by the names to show."""
+        """Return images of the model as a whole, (1 or 3, H, W) in [-1, 1], by the names to show."""
         return {}
 
     def updates(self, name: str) -> bool:

@@ -7,17 +7,17 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from models.backbones import Fingerprint, load_vgg
-from models.losses import feature_loss, total
+from models.colorization.rebalancing import ColourFrequencies
 from models.networks import build_discriminator, build_generator
-from models.objective import Objective
-from models.optimizers import MakeOptimizer, adam
-from models.perceptual import Features
+from models.objectives.backbones import Fingerprint, load_vgg
+from models.objectives.gan import Objective
+from models.objectives.losses import feature_loss, total
+from models.objectives.perceptual import Features
 from models.pix2pix_model import VANILLA, Pix2PixModel, Pix2PixOptions
-from models.rebalancing import ColourFrequencies
 from options.base_options import COLOR_METRICS, CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
+from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.color import from_L_ab, to_L_ab
 from util.errors import UserError
@@ -45,11 +45,11 @@ class ColorizationOptions(Pix2PixOptions):
 
 
 class ColorizationModel(Pix2PixModel):
-    """pix2pix from L to ab, with L as L / 50 - 1 and ab as ab / 110; pictures come in RGB.
+    """pix2pix from L to ab, with L as L / 50 - 1 and ab as ab / 110; images come in RGB.
 
     Args:
         lambda_GAN: weight of the adversarial loss, if there is a D.
-        perceptual: maps pictures to features that are compared, weighted by `lambda_perceptual`.
+        perceptual: maps images to features that are compared, weighted by `lambda_perceptual`.
         rebalance: weight the L1 loss by the colours' frequencies.
     """
 

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.base_model import BaseModel
-from models.image_pool import ImagePool
-from models.layers import apply_to_both
-from models.losses import total
+from models.layers.blocks import apply_to_both
 from models.networks import build_discriminator, build_generator
-from models.objective import Objective
-from models.optimizers import MakeOptimizer, adam
+from models.objectives.gan import Objective
+from models.objectives.image_pool import ImagePool
+from models.objectives.losses import total
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
+from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.errors import UserError
 
@@ -31,7 +31,7 @@ class CycleGANOptions:
     lambda_B: float = option(10.0, "weight of the cycle B to A to B", minimum=0, phase="train")
     lambda_identity: float = option(
         0.5,
-        "weight of leaving pictures of the target as they are, a share of the cycle's weight; 0: none",
+        "weight of leaving images of the target as they are, a share of the cycle's weight; 0: none",
         minimum=0,
         phase="train",
     )
@@ -41,7 +41,7 @@ LSGAN = Objective("lsgan")
 
 
 class CycleGANModel(BaseModel):
-    """G_A translates A into B and G_B back; D_A judges pictures of B and D_B pictures of A (eq. 3).
+    """G_A translates A into B and G_B back; D_A judges images of B and D_B images of A (eq. 3).
 
     Args:
         G_A, G_B: generators.
@@ -131,11 +131,11 @@ class CycleGANModel(BaseModel):
         self.health.see_translation("G_A", real_A, visuals["fake_B"])
         self.health.see_translation("G_B", real_B, visuals["fake_A"])
 
-        # Both generators: fool the discriminators, close the cycles, leave pictures of the target alone
+        # Both generators: fool the discriminators, close the cycles, leave images of the target alone
         g = self.generator_losses(visuals, batch.draws)
         self.minimize("G", total(g))
 
-        # Both discriminators: tell real pictures from fakes, earlier ones among them
+        # Both discriminators: tell real images from fakes, earlier ones among them
         draws, D_A, D_B = batch.draws, self.nets["D_A"], self.nets["D_B"]
         fake_B = self.fake_B_pool.query(visuals["fake_B"], draws["pool_B"])
         fake_A = self.fake_A_pool.query(visuals["fake_A"], draws["pool_A"])
@@ -146,7 +146,7 @@ class CycleGANModel(BaseModel):
         return Step(losses={**g, **d}, visuals=visuals)
 
     def translations(self, real_A: Tensor, real_B: Tensor, identity: bool) -> dict[str, Tensor]:
-        """Return both directions' pictures in the order in which they are shown."""
+        """Return both directions' images in the order in which they are shown."""
         G_A, G_B = self.nets["G_A"], self.nets["G_B"]
         A, B = {"real_A": real_A}, {"real_B": real_B}
         if identity:

@@ -1,4 +1,4 @@
-"""DCGAN: pictures from noise (Radford et al. 2016), also by class (Miyato & Koyama 2018)."""
+"""DCGAN: images from noise (Radford et al. 2016), also by class (Miyato & Koyama 2018)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from models.base_model import BaseModel
 from models.dcgan_networks import DcganDiscriminator, DcganGenerator, check_side
-from models.losses import total
 from models.networks import allow_only, finish
-from models.objective import Objective
-from models.optimizers import MakeOptimizer, adam
+from models.objectives.gan import Objective
+from models.objectives.losses import total
 from options.base_options import CommandOptions
 from options.option import SameAs, option
 from options.train_options import TrainOptions
+from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import torch_rng
 
 GRID = 8
-"""Pictures in a row, and rows, of an overview."""
+"""Images in a row, and rows, of an overview."""
 
 VANILLA = Objective("vanilla")
 
@@ -30,15 +30,15 @@ VANILLA = Objective("vanilla")
 class DcganOptions:
     """Flags of DCGAN."""
 
-    nz: int = option(100, "how many numbers of noise a picture is made of", minimum=2, architecture=True)
+    nz: int = option(100, "how many numbers of noise an image is made of", minimum=2, architecture=True)
 
 
 class DcganModel(BaseModel):
-    """G makes pictures of noise; D tells them from real ones.
+    """G makes images of noise; D tells them from real ones.
 
     Args:
-        G: maps noise, and classes if it has them, to pictures.
-        D: discriminator of pictures, and of their classes if it has them; None for testing.
+        G: maps noise, and classes if it has them, to images.
+        D: discriminator of images, and of their classes if it has them; None for testing.
     """
 
     Options = DcganOptions
@@ -102,10 +102,10 @@ class DcganModel(BaseModel):
 
     def train_step(self, batch: Batch) -> Step:
         real, D, classes = batch.A, self.nets["D"], self.classes(batch)
-        # Fakes are of the classes of the real pictures.
+        # Fakes are of the classes of the real images.
         fake = self.G(batch.draws["z"].to(self.dtype), *classes)
 
-        # D: tell real pictures from made ones
+        # D: tell real images from made ones
         d = self.objective.discriminator(D, real, fake, batch.draws, *classes)
         self.minimize("D", total(d))
 
@@ -121,7 +121,7 @@ class DcganModel(BaseModel):
         return {"fake": self.generate(z, *self.classes(batch))}
 
     def classes(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return what networks are given beside noise or pictures."""
+        """Return what networks are given beside noise or images."""
         if not self.G.classes:
             return ()
         if batch.label is None:
@@ -130,17 +130,17 @@ class DcganModel(BaseModel):
 
     @torch.no_grad()
     def generate(self, z: Tensor, *classes: Tensor) -> Tensor:
-        """Return the pictures of noise, (N, nz) on any device, each whatever the others are.
+        """Return the images of noise, (N, nz) on any device, each whatever the others are.
 
-        Batch norm uses the statistics of training even in training mode: those of a single picture would make
+        Batch norm uses the statistics of training even in training mode: those of a single image would make
         another generator of it.
         """
         training = self.G.training
         self.G.eval()
         parts = [part.to(self.device).split(GRID**2) for part in (z.to(self.dtype), *classes)]
-        pictures = torch.cat([self.G(*some) for some in zip(*parts, strict=True)])
+        images = torch.cat([self.G(*some) for some in zip(*parts, strict=True)])
         self.G.train(training)
-        return pictures
+        return images
 
     def overview(self) -> dict[str, Tensor]:
         """Return grids: samples, ways from one noise to another, and, by class, a row for each of them."""
@@ -168,9 +168,9 @@ def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
     return (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / angle.sin()
 
 
-def grid(pictures: Tensor) -> Tensor:
-    """Return pictures, (N, C, H, W), in rows of `GRID` as one, (C, N / GRID · H, GRID · W)."""
-    rows = pictures.unflatten(0, (-1, GRID))
+def grid(images: Tensor) -> Tensor:
+    """Return images, (N, C, H, W), in rows of `GRID` as one, (C, N / GRID · H, GRID · W)."""
+    rows = images.unflatten(0, (-1, GRID))
     return rows.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
 
 
@@ -179,12 +179,12 @@ def check_flags(options: CommandOptions) -> None:
     own = "dcgan has networks of its own, for --crop_size"
     allow_only(own, options.network, netG="resnet_9blocks", netD="basic", padding="reflect", no_dropout=False)
     allow_only("dcgan's networks have no self-attention", options.network, attention="none")
-    allow_only("dcgan's pictures have the channels of --input_nc", options.network, output_nc=3)
+    allow_only("dcgan's images have the channels of --input_nc", options.network, output_nc=3)
     check_side(options.data.crop_size)
     if isinstance(options, TrainOptions):
         if "crop" not in options.data.preprocess:
             raise UserError(
-                f"--preprocess {options.data.preprocess}: dcgan learns from pictures of one size;"
+                f"--preprocess {options.data.preprocess}: dcgan learns from images of one size;"
                 " take resize_and_crop, crop or scale_width_and_crop"
             )
         if pool_size := options.adversarial.pool_size:

@@ -1,4 +1,4 @@
-"""DCGAN's networks: noise to pictures by transposed convolutions, pictures to a logit by convolutions."""
+"""DCGAN's networks: noise to images by transposed convolutions, images to a logit by convolutions."""
 
 from itertools import pairwise
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.layers import upsampling_layer
-from models.norms import norm_layer
-from models.recomputation import Recomputing
+from models.layers.blocks import upsampling_layer
+from models.layers.norms import norm_layer
+from models.layers.recomputation import Recomputing
 from util.errors import UserError
 
 SIDES = {
@@ -17,11 +17,11 @@ SIDES = {
     for depth in range(2, 6)
     if 28 <= base << depth <= 128
 }
-"""The sides of pictures, 28 to 128 pixels: those of the smallest feature map, and how often it is doubled."""
+"""The sides of images, 28 to 128 pixels: those of the smallest feature map, and how often it is doubled."""
 
 
 class DcganGenerator(Recomputing):
-    """Noise to pictures (Radford et al. 2016): maps (N, nz) to (N, output_nc, size, size) in [-1, 1].
+    """Noise to images (Radford et al. 2016): maps (N, nz) to (N, output_nc, size, size) in [-1, 1].
 
     Args:
         size: one of `SIDES`.
@@ -57,7 +57,7 @@ class DcganGenerator(Recomputing):
         self.segments = list(pairwise([*starts, len(self.model)]))
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return pictures; `label` is (N,) where there are classes."""
+        """Return images; `label` is (N,) where there are classes."""
         if label is not None:
             z = torch.cat([z, F.one_hot(label, self.classes).to(z.dtype)], 1)
         x = z[..., None, None]
@@ -71,7 +71,7 @@ class DcganDiscriminator(nn.Module):
     """The generator mirrored: maps (N, input_nc, size, size) to (N, 1).
 
     With classes it is a projection discriminator (Miyato & Koyama 2018, eq. 3): it adds the inner product of
-    the class's vector with the last features, all places of them, for these see parts of a picture alone.
+    the class's vector with the last features, all places of them, for these see parts of an image alone.
 
     Args:
         size, classes: see `DcganGenerator`.
@@ -101,13 +101,12 @@ class DcganDiscriminator(nn.Module):
 
 
 def check_side(size: int) -> None:
-    """Raise a `UserError` unless the networks can be made for pictures of this side."""
+    """Raise a `UserError` unless the networks can be made for images of this side."""
     if size not in SIDES:
         sides = ", ".join(map(str, sorted(SIDES)))
         nearest = min(sorted(SIDES), key=lambda side: abs(side - size))
         raise UserError(
-            f"--crop_size {size}: dcgan makes pictures with sides of {sides} pixels;"
-            f" take --crop_size {nearest}"
+            f"--crop_size {size}: dcgan makes images with sides of {sides} pixels; take --crop_size {nearest}"
         )
 
 

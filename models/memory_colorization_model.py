@@ -1,4 +1,4 @@
-"""Colorization with a memory of colours, for few training pictures (Yoo et al. 2019, MemoPainter)."""
+"""Colorization with a memory of colours, for few training images (Yoo et al. 2019, MemoPainter)."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import Fingerprint, load_resnet18, normalise_for_imagenet
 from models.base_model import BaseModel
-from models.color_memory import (
+from models.colorization.memory import (
     AGE_NOISE,
     PALETTE,
     ColorMemory,
@@ -21,14 +20,15 @@ from models.color_memory import (
     color_palette,
     encode_names,
 )
-from models.color_networks import ColorDiscriminator, ColorUnet
-from models.losses import total
+from models.colorization.networks import ColorDiscriminator, ColorUnet
 from models.networks import allow_only, finish
-from models.objective import Objective
-from models.optimizers import MakeOptimizer, adam
+from models.objectives.backbones import Fingerprint, load_resnet18, normalise_for_imagenet
+from models.objectives.gan import Objective
+from models.objectives.losses import total
 from options.base_options import COLOR_METRICS, CommandOptions, NetworkOptions
 from options.option import option
 from options.train_options import TrainOptions
+from training.optimizers import MakeOptimizer, adam
 from util import distributed
 from util.batch import Batch, Step, normalise
 from util.color import AB_BINS, AB_SCALE, from_L_ab, rgb_to_lab, soft_encode, to_L_ab
@@ -48,7 +48,7 @@ class MemoryColorizationOptions:
 
     memory_size: int = option(
         1024,
-        "slots of the memory; a fifth more than training pictures is enough",
+        "slots of the memory; a fifth more than training images is enough",
         minimum=2,
         architecture=True,
     )
@@ -84,19 +84,19 @@ class MemoryColorizationOptions:
         choices=("memory", "own", "random"),
         phase="test",
     )
-    reference: str = option("", "take the colours of this picture instead", phase="test")
+    reference: str = option("", "take the colours of this image instead", phase="test")
     palette: str = option("", "take these colours instead, such as #102030,#ffe0a0", phase="test")
 
 
 class MemoryColorizationModel(BaseModel):
-    """M finds the colours of the training picture most like a grey one; G colours it so; D judges the result.
+    """M finds the colours of the training image most like a grey one; G colours it so; D judges the result.
 
     G learns with each photo's own colours and is tested with those that M finds.
 
     Args:
         G: maps (L, colour feature) to ab.
         M: the memory.
-        backbone: maps normalised pictures to (N, 512) features, frozen.
+        backbone: maps normalised images to (N, 512) features, frozen.
         D: judges (L and ab, colour feature); None for testing or without an adversarial loss.
         color_feature: ``dist`` or ``palette``.
         given: the colour feature to use in testing, (1, K), instead of `color_from`.
@@ -197,7 +197,7 @@ class MemoryColorizationModel(BaseModel):
         G, D, M, draws = self.nets["G"], self.nets.get("D"), self.memory, batch.draws
         colors = self.color_feature(torch.cat([(L + 1) * 50, ab * AB_SCALE], 1))
 
-        # M: queries shall find pictures of the same colours; then remember these
+        # M: queries shall find images of the same colours; then remember these
         features = self.spatial_features(L)
         m = {"M_triplet": M.triplet_loss(M(features), colors, self.margin)}
         self.minimize("M", m["M_triplet"])
@@ -231,7 +231,7 @@ class MemoryColorizationModel(BaseModel):
         return visuals
 
     def colors(self, batch: Batch, L: Tensor) -> Tensor:
-        """Return the colour features to use for each picture, the best first: (N, count, K)."""
+        """Return the colour features to use for each image, the best first: (N, count, K)."""
         if self.given is not None:
             return self.given.to(L).expand(len(batch), 1, -1)
         if self.color_from == "own":
@@ -239,7 +239,7 @@ class MemoryColorizationModel(BaseModel):
         return self.memory.values[self.slots(batch, L)]
 
     def slots(self, batch: Batch, L: Tensor) -> Tensor:
-        """Return the slots whose colours are used for each picture, (N, count)."""
+        """Return the slots whose colours are used for each image, (N, count)."""
         if self.color_from == "memory":
             return self.memory.fetch(self.memory(self.spatial_features(L)), self.top_memory)
         filled = (self.memory.sources >= 0).nonzero().flatten()
@@ -265,7 +265,7 @@ class MemoryColorizationModel(BaseModel):
 
     @torch.no_grad()
     def spatial_features(self, L: Tensor) -> Tensor:
-        """Return what the backbone makes of grey pictures, scaled to 224 x 224: (N, 512)."""
+        """Return what the backbone makes of grey images, scaled to 224 x 224: (N, 512)."""
         grey = (from_L_ab(L, torch.zeros_like(L).expand(-1, 2, -1, -1)) + 1) / 2
         size = (BACKBONE_SIZE, BACKBONE_SIZE)
         scaled = F.interpolate(grey, size, mode="bilinear", antialias=True, align_corners=False)
@@ -284,7 +284,7 @@ def check_network_flags(options: CommandOptions) -> None:
 
 
 def given_colors(reference: str, palette: str, color_feature: str) -> Tensor | None:
-    """Return the colour feature of a picture or of colours written #rrggbb, (1, K); None if neither is given.
+    """Return the colour feature of an image or of colours written #rrggbb, (1, K); None if neither is given.
 
     Raises:
         UserError: both are given, or one cannot be read.

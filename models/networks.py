@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.convolutions import Conv2d, conv_before, deconv_before
-from models.layers import (
+from models.layers.blocks import (
     Dropout,
     attention_after,
     initialise,
@@ -24,10 +23,11 @@ from models.layers import (
     statistics_from,
     upsampling_layer,
 )
-from models.norms import norm_layer
-from models.precision import at_least_float32
-from models.recomputation import Recomputing
-from models.tiling import blend_tiles, thumbnail
+from models.layers.convolutions import Conv2d, conv_before, deconv_before
+from models.layers.norms import norm_layer
+from models.layers.precision import at_least_float32
+from models.layers.recomputation import Recomputing
+from models.layers.tiling import blend_tiles, thumbnail
 from options.base_options import NetworkOptions
 from util.errors import UserError
 
@@ -107,12 +107,12 @@ class UnetBlock(Recomputing):
 class Generator(Recomputing):
     """What generators share: they map (N, input_nc, H, W) to (N, output_nc, H, W) in [-1, 1], any H and W.
 
-    Some take conditions beside the picture, such as (N, K) colour features.
-    Pictures whose sides are not multiples of `multiple`, or below `smallest`, are padded by repeating their
+    Some take conditions beside the image, such as (N, K) colour features.
+    Images whose sides are not multiples of `multiple`, or below `smallest`, are padded by repeating their
     right and bottom edges, and the result is cropped back.
 
     Attributes:
-        tile: translate pictures with a longer side in overlapping tiles of this side, a `fitting_tile`, which
+        tile: translate images with a longer side in overlapping tiles of this side, a `fitting_tile`, which
             bounds the memory; each gets all the conditions.
     """
 
@@ -317,7 +317,7 @@ def check_attention(depths: tuple[int, ...], deepest: int, flag: str, net: str) 
             other = {"G": "D", "D": "G"}[net]
             raise UserError(
                 f"--attention 1/{2**depth}: this {flag} has feature maps of 1/2 to 1/{2**deepest} of a"
-                f" picture's side; take one of those, or --attention_nets {other} to leave it without"
+                f" image's side; take one of those, or --attention_nets {other} to leave it without"
             )
 
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.base_model import BaseModel
-from models.losses import total
 from models.networks import build_discriminator, build_generator
-from models.objective import Objective
-from models.optimizers import MakeOptimizer, adam
+from models.objectives.gan import Objective
+from models.objectives.losses import total
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
+from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.errors import UserError
 
@@ -24,9 +24,7 @@ from util.errors import UserError
 class Pix2PixOptions:
     """Flags of pix2pix."""
 
-    lambda_L1: float = option(
-        100.0, "weight of the L1 distance to the real picture", minimum=0, phase="train"
-    )
+    lambda_L1: float = option(100.0, "weight of the L1 distance to the real image", minimum=0, phase="train")
 
 
 VANILLA = Objective("vanilla")

@@ -11,25 +11,25 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from models.backbones import Fingerprint, empty_vgg, load_vgg
 from models.base_model import BaseModel
-from models.given_style import GivenStyle
-from models.losses import feature_loss, grams, moments, moments_loss, total, total_variation
-from models.mean_grams import MeanGrams
 from models.networks import Generator, allow_only, build_discriminator, build_generator, finish
-from models.objective import Objective
-from models.optimizers import MakeOptimizer, adam
-from models.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
-from models.style_networks import (
+from models.objectives.backbones import Fingerprint, empty_vgg, load_vgg
+from models.objectives.gan import Objective
+from models.objectives.losses import feature_loss, grams, moments, moments_loss, total, total_variation
+from models.objectives.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
+from models.style.gram import MeanGrams
+from models.style.networks import (
     DEEPEST,
     ENCODER_LAYERS,
     ENCODER_NETWORK,
     AdainGenerator,
     build_decoder,
 )
+from models.style.reference import GivenStyle
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
+from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import torch_rng
@@ -51,7 +51,7 @@ class StyleTransferOptions:
     )
     nz: int = option(
         0,
-        "channels of noise beside the photo, the same everywhere in a picture; 0: none",
+        "channels of noise beside the photo, the same everywhere in an image; 0: none",
         minimum=0,
         architecture=True,
         needs=("style_mode", ("fixed", "set")),
@@ -84,12 +84,12 @@ class StyleTransferOptions:
     )
     style: str = option(
         "",
-        "pictures of styles, separated by commas, instead of those in testB; several are mixed",
+        "images of styles, separated by commas, instead of those in testB; several are mixed",
         phase="test",
         needs=("style_mode", ("adain",)),
     )
     style_weights: str = option(
-        "", "the shares of the --style pictures, such as 0.7,0.3; by default equal", phase="test"
+        "", "the shares of the --style images, such as 0.7,0.3; by default equal", phase="test"
     )
 
 
@@ -107,9 +107,9 @@ class StyleTransferModel(BaseModel):
     """G gives photos another style: content near the photo's, style near the style's, D taking it for one.
 
     Args:
-        G: maps photos, with `nz` channels of noise beside them, to pictures; for ``adain`` an
+        G: maps photos, with `nz` channels of noise beside them, to images; for ``adain`` an
             `AdainGenerator`.
-        D: tells pictures of the style from G's; None for testing or without an adversarial loss.
+        D: tells images of the style from G's; None for testing or without an adversarial loss.
         features: VGG at the layers that the losses compare; None for testing.
         mode: ``fixed``, ``set`` or ``adain``.
         alpha: how far ``adain`` goes from the photo's moments to the style's.
@@ -207,7 +207,7 @@ class StyleTransferModel(BaseModel):
             fake = G(with_noise(content, batch.draws["z"]))
         d, g = {}, {}
 
-        # D: tell pictures of the style from stylised ones
+        # D: tell images of the style from stylised ones
         if D is not None:
             d = self.objective.discriminator(D, style, fake, batch.draws)
             self.minimize("D", total(d) / 2)
@@ -241,7 +241,7 @@ class StyleTransferModel(BaseModel):
             moments = (part.expand(len(batch), -1, -1, -1) for part in self.given.moments(G, batch.A))
             return {"real_A": batch.A, "fake_B": G(batch.A, *moments, self.alpha)}
         if batch.B is None:
-            raise UserError("--style: name pictures of styles, or put some into the folder B of the phase")
+            raise UserError("--style: name images of styles, or put some into the folder B of the phase")
         fake = G(batch.A, *G.moments_of(batch.B), self.alpha)
         return {"real_A": batch.A, "fake_B": fake, "style": batch.B}
 

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from models.base_model import BaseModel
 from models.networks import build_generator
-from models.optimizers import MakeOptimizer, adam
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
+from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 
 
@@ -84,6 +84,6 @@ class TemplateModel(BaseModel):
         return Step(losses={"G_L1": loss}, visuals={"real_A": real_A, "fake_B": fake_B, "real_B": real_B})
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the pictures of galleries and training pages by name."""
+        """Return the images of galleries and training pages by name."""
         real_A, real_B = batch.pair()
         return {"real_A": real_A, "fake_B": self.nets["G"](real_A), "real_B": real_B}

@@ -1,4 +1,4 @@
-"""One generator on one folder of pictures, such as one direction of a CycleGAN."""
+"""One generator on one folder of images, such as one direction of a CycleGAN."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class OneGeneratorOptions:
 
 
 class OneGeneratorModel(BaseModel):
-    """Shows what one trained generator makes of pictures; test.py's default model.
+    """Shows what one trained generator makes of images; test.py's default model.
 
     Args:
         G: generator.

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbones import Fingerprint
 from models.base_model import BaseModel
-from models.losses import feature_loss, grams, total
 from models.networks import allow_only, build_discriminator, finish
-from models.objective import Objective
-from models.optimizers import MakeOptimizer, adam
-from models.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
-from models.style_networks import UnifiedGenerator, style_code
+from models.objectives.backbones import Fingerprint
+from models.objectives.gan import Objective
+from models.objectives.losses import feature_loss, grams, total
+from models.objectives.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
+from models.style.networks import UnifiedGenerator, style_code
 from options.base_options import COLOR_METRICS, CommandOptions
 from options.option import option
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.color import to_L_ab
 from util.errors import UserError
@@ -46,17 +46,17 @@ class UnifiedOptions:
         architecture=True,
     )
     lambda_pixel: float = option(
-        100.0, "weight of the coloured picture's L1 distance to the photo", minimum=0, phase="train"
+        100.0, "weight of the coloured image's L1 distance to the photo", minimum=0, phase="train"
     )
     lambda_perceptual: float = option(
-        1.0, "weight of the coloured picture's distance from the photo's features", minimum=0, phase="train"
+        1.0, "weight of the coloured image's distance from the photo's features", minimum=0, phase="train"
     )
     lambda_content: float = option(
-        1.0, "weight of the stylised picture's distance from the photo's features", minimum=0, phase="train"
+        1.0, "weight of the stylised image's distance from the photo's features", minimum=0, phase="train"
     )
     lambda_style: float = option(
         1.0,
-        "weight of the stylised picture's distance from the style's Gram matrices, in units of 1e5",
+        "weight of the stylised image's distance from the style's Gram matrices, in units of 1e5",
         minimum=0,
         phase="train",
     )
@@ -77,7 +77,7 @@ class LossWeights:
 
 
 class UnifiedModel(BaseModel):
-    """G colours grey photos, and colours them in the style of a picture; each task has a D of its own.
+    """G colours grey photos, and colours them in the style of an image; each task has a D of its own.
 
     Args:
         G: takes a grey photo and a style's code.
@@ -164,7 +164,7 @@ class UnifiedModel(BaseModel):
         d: dict[str, Tensor] = {}
         g: dict[str, Tensor] = {}
 
-        # D of each task: tell photos from coloured ones, pictures of the style from stylised ones
+        # D of each task: tell photos from coloured ones, images of the style from stylised ones
         if self.D:
             for task, D in self.D.items():
                 found = self.objective.discriminator(
@@ -183,7 +183,7 @@ class UnifiedModel(BaseModel):
         return Step(g | d, visuals={"real_A": grey, "real_B_rgb": photo, "style": style, **visuals})
 
     def generate(self, grey: Tensor, style: Tensor) -> list[Tensor]:
-        """Return each task's pictures; photos and styles, of one size, share their batch statistics."""
+        """Return each task's images; photos and styles, of one size, share their batch statistics."""
         G = self.G
         if "style" not in self.tasks:
             return [G.decode(G.encode(grey), G.no_style)]
@@ -198,7 +198,7 @@ class UnifiedModel(BaseModel):
     def similarity_losses(
         self, photo: Tensor, style: Tensor, fakes: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return how far the fakes are from what they should look like; VGG sees every picture once."""
+        """Return how far the fakes are from what they should look like; VGG sees every image once."""
         weights, features, losses = self.weights, self.features, {}
         assert features is not None
         with torch.no_grad():
@@ -241,13 +241,13 @@ def check_flags(options: CommandOptions) -> None:
         raise UserError(
             f"--attention {network.attention}: unified's generator has none; add --attention_nets D"
         )
-    reason = "it would take away a style's code, which is the same all over a picture"
+    reason = "it would take away a style's code, which is the same all over an image"
     if network.norm == "instance":
         raise UserError(
             f"--norm instance: {reason}; say --norm batch with a --batch_size above 1, or --norm none"
         )
     if isinstance(options, TestOptions) and network.norm == "batch" and not options.results.eval:
-        raise UserError(f"--eval false: with the batch norm of a single picture {reason}")
+        raise UserError(f"--eval false: with the batch norm of a single image {reason}")
     if isinstance(options, TrainOptions):
         check_training_flags(options, reason)
 
@@ -259,7 +259,7 @@ def check_training_flags(options: TrainOptions, reason: str) -> None:
     if options.network.norm == "batch" and data.batch_size == accumulate:
         parts = f" --accumulate {accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"--batch_size {data.batch_size}{parts}: with batch norm {reason}; have more pictures computed"
+            f"--batch_size {data.batch_size}{parts}: with batch norm {reason}; have more images computed"
             " together, or say --norm none"
         )
     if "crop" not in data.preprocess:

@@ -10,8 +10,8 @@ import torch
 
 from options.option import option
 from util.errors import UserError
-from util.feature_metrics import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
-from util.metrics import DEFAULT_METRICS, HIGHER_IS_BETTER, SET_METRICS, parse_names
+from util.metrics.features import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
+from util.metrics.measure import DEFAULT_METRICS, HIGHER_IS_BETTER, SET_METRICS, parse_names
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class RunOptions:
 
     dataroot: str = option(
         MISSING,
-        "the folder with the pictures (its subfolders depend on the data set), or shards:"
+        "the folder with the images (its subfolders depend on the data set), or shards:"
         " folder/train-{000000..000009}.tar, http://host/shards, pipe:command (see overview.md)",
     )
     name: str = option(
@@ -57,7 +57,7 @@ class RunOptions:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of networks and pictures."""
+        """The type of networks and images."""
         return torch.float64 if self.precision == "fp64" else torch.float32
 
     @property
@@ -76,7 +76,7 @@ class SpeedOptions:
         choices=("auto", "off"),
     )
     compile: bool = option(
-        False, "compile networks with torch.compile: the first pictures take a minute longer, the others less"
+        False, "compile networks with torch.compile: the first images take a minute longer, the others less"
     )
     cuda_graph: str = option(
         "auto",
@@ -94,8 +94,8 @@ class SpeedOptions:
 class NetworkOptions:
     """The architecture; test.py reads it from the checkpoint's options."""
 
-    input_nc: int = option(3, "channels of input pictures: 3 is RGB, 1 grey", minimum=1, architecture=True)
-    output_nc: int = option(3, "channels of output pictures: 3 is RGB, 1 grey", minimum=1, architecture=True)
+    input_nc: int = option(3, "channels of input images: 3 is RGB, 1 grey", minimum=1, architecture=True)
+    output_nc: int = option(3, "channels of output images: 3 is RGB, 1 grey", minimum=1, architecture=True)
     netG: str = option("resnet_9blocks", "generator", choices=GENERATORS, architecture=True)
     netD: str = option("basic", "discriminator; basic is a 70 x 70 PatchGAN", choices=DISCRIMINATORS)
     ngf: int = option(64, "filters in the generator's outermost layer", minimum=1, architecture=True)
@@ -109,7 +109,7 @@ class NetworkOptions:
     no_dropout: bool = option(False, "no dropout in the generator", architecture=True)
     attention: str = option(
         "none",
-        "sizes of feature maps that get self-attention, such as 32 or 32,64 for pictures of --crop_size,"
+        "sizes of feature maps that get self-attention, such as 32 or 32,64 for images of --crop_size,"
         " or fractions of a side such as 1/8",
         architecture=True,
     )
@@ -152,29 +152,29 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which pictures, and how they are prepared."""
+    """Which images, and how they are prepared."""
 
     phase: str = option("train", "which part of the data set: train, val, test, ...")
     dataset_mode: str = option("unaligned", "which data set: a name of data/<name>_dataset.py")
     direction: str = option(
         "AtoB", "which side is translated into which", choices=("AtoB", "BtoA"), architecture=True
     )
-    batch_size: int = option(1, "pictures in a batch", minimum=1)
+    batch_size: int = option(1, "images in a batch", minimum=1)
     num_threads: int = option(
-        4, "worker processes that read pictures, by default at most one a CPU core; 0: none", minimum=0
+        4, "worker processes that read images, by default at most one a CPU core; 0: none", minimum=0
     )
-    serial_batches: bool = option(False, "take pictures in order instead of shuffling them")
-    max_dataset_size: int | None = option(None, "use only the first N pictures", minimum=1)
-    preprocess: str = option("resize_and_crop", "how pictures are scaled and cropped", choices=PREPROCESS)
-    load_size: int = option(286, "scale pictures to this size", minimum=1)
+    serial_batches: bool = option(False, "take images in order instead of shuffling them")
+    max_dataset_size: int | None = option(None, "use only the first N images", minimum=1)
+    preprocess: str = option("resize_and_crop", "how images are scaled and cropped", choices=PREPROCESS)
+    load_size: int = option(286, "scale images to this size", minimum=1)
     crop_size: int = option(256, "then crop to this size", minimum=1)
-    no_flip: bool = option(False, "do not flip pictures at random")
+    no_flip: bool = option(False, "do not flip images at random")
     exact_resize: bool = option(
         False, "scale with Pillow, to the bit as the peer does; takes longer than torch (see overview.md)"
     )
     cache: str = option(
         "none",
-        "keep scaled pictures for later epochs, each once for all processes: ram in memory, disk in a file"
+        "keep scaled images for later epochs, each once for all processes: ram in memory, disk in a file"
         " that later runs and others on this machine use too",
         choices=("none", "ram", "disk"),
         phase="train",
@@ -195,7 +195,7 @@ class DataOptions:
     )
     bad_images: str = option(
         "skip",
-        "pictures that cannot be read: skip names each once and goes on, in training with the next good one"
+        "images that cannot be read: skip names each once and goes on, in training with the next good one"
         " in its place; error ends the run",
         choices=("skip", "error"),
     )
@@ -204,7 +204,7 @@ class DataOptions:
         scaled = self.preprocess in ("resize_and_crop", "scale_width_and_crop")
         if scaled and self.load_size < self.crop_size:
             raise UserError(
-                f"--crop_size {self.crop_size} is larger than the pictures, which --load_size scales to"
+                f"--crop_size {self.crop_size} is larger than the images, which --load_size scales to"
                 f" {self.load_size}: raise --load_size or lower --crop_size"
             )
 
@@ -243,7 +243,7 @@ class MetricOptions:
 class DisplayOptions:
     """How results are shown."""
 
-    display_winsize: int = option(256, "width of a picture on a page, in pixels", minimum=16)
+    display_winsize: int = option(256, "width of an image on a page, in pixels", minimum=16)
     use_wandb: bool = option(False, "log to Weights & Biases, as --log wandb does (in training)")
     wandb_project_name: str = option("CycleGAN-and-pix2pix", "the project's name there")
 

@@ -15,24 +15,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """Which pictures are translated, how, and where they go."""
+    """Which images are translated, how, and where they go."""
 
     results_dir: str = option("./results/", "where galleries are saved")
-    num_test: int | None = option(None, "how many pictures to translate; the peer's default is 50", minimum=1)
+    num_test: int | None = option(None, "how many images to translate; the peer's default is 50", minimum=1)
     eval: bool = option(False, "no dropout, and batch norm with the statistics of training")
     tile: int | None = option(
         None,
-        "translate pictures with a longer side than this in overlapping tiles of this side, which bounds the"
+        "translate images with a longer side than this in overlapping tiles of this side, which bounds the"
         " memory; for --preprocess none or scale_width",
         minimum=1,
     )
     ema: bool = option(False, "use the averages of the generators' weights (train.py --ema_decay)")
     aspect_ratio: float = option(
-        1.0, "width / height of the saved pictures: 2 makes them twice as wide", above=0
+        1.0, "width / height of the saved images: 2 makes them twice as wide", above=0
     )
     format: str = option(
         "png",
-        f"how pictures are saved; jpg and webp, with quality {LOSSY_QUALITY}, are smaller and not exact",
+        f"how images are saved; jpg and webp, with quality {LOSSY_QUALITY}, are smaller and not exact",
         choices=("png", "jpg", "webp"),
     )
     png_level: int = option(
@@ -57,7 +57,7 @@ class TestOptions(CommandOptions):
         "serial_batches": True,
         "no_flip": True,
         "load_size": SameAs("crop_size"),
-        # Results do not depend on it; pictures that nothing cuts may be large.
+        # Results do not depend on it; images that nothing cuts may be large.
         "batch_size": Unless(4, "preprocess", ("scale_width", "none"), 1),
     }
 
@@ -73,7 +73,7 @@ class TestOptions(CommandOptions):
         data, tile = self.data, self.results.tile
         if tile and "crop" in data.preprocess and data.crop_size <= tile:
             log.warning(
-                "--tile %d has no effect on the pictures of --crop_size %d that --preprocess %s cuts;"
+                "--tile %d has no effect on the images of --crop_size %d that --preprocess %s cuts;"
                 " --preprocess none leaves them as they are",
                 tile,
                 data.crop_size,

@@ -8,7 +8,7 @@ from typing import ClassVar
 from options.base_options import CommandOptions
 from options.option import option
 from util.errors import UserError, did_you_mean
-from util.metrics import HIGHER_IS_BETTER
+from util.metrics.measure import HIGHER_IS_BETTER
 
 SINKS = ("html", "tensorboard", "visdom", "wandb")
 """What ``--log`` offers."""
@@ -36,19 +36,19 @@ class AdversarialOptions:
         10.0, "weight of the gradient penalty; 0: none", minimum=0, needs=("gan_mode", ("wgangp",))
     )
     lambda_r1: float = option(
-        0.0, "weight of the penalty on the discriminator's gradient at real pictures; 0: none", minimum=0
+        0.0, "weight of the penalty on the discriminator's gradient at real images; 0: none", minimum=0
     )
     r1_every: int = option(16, "steps from one such penalty to the next", minimum=1)
     label_smoothing: float = option(
-        0.0, "how far the target for real pictures is below 1 (vanilla, lsgan)", minimum=0, below=1
+        0.0, "how far the target for real images is below 1 (vanilla, lsgan)", minimum=0, below=1
     )
     n_critic: int = option(1, "updates of discriminators for one of generators", minimum=1)
     diffaug: str = option(
         "none",
-        "change the pictures that discriminators see, where data are few: some of color,translation,cutout",
+        "change the images that discriminators see, where data are few: some of color,translation,cutout",
     )
     instance_noise: float = option(
-        0.0, "standard deviation of noise on the pictures that discriminators see", minimum=0
+        0.0, "standard deviation of noise on the images that discriminators see", minimum=0
     )
     pool_size: int = option(50, "earlier fakes kept to show to the discriminator; 0: none", minimum=0)
 
@@ -104,23 +104,23 @@ class OptimizationOptions:
 
 @dataclass(frozen=True)
 class LoggingOptions:
-    """What is logged and shown during training; frequencies count pictures."""
+    """What is logged and shown during training; frequencies count images."""
 
     log: str = option(
         "html",
-        "where losses and pictures go, beside the screen, loss_log.txt and losses.jsonl: some of"
+        "where losses and images go, beside the screen, loss_log.txt and losses.jsonl: some of"
         f" {','.join(SINKS)}, with commas, or none",
     )
-    print_freq: int = option(100, "pictures between two lines of losses", minimum=1)
+    print_freq: int = option(100, "images between two lines of losses", minimum=1)
     update_html_freq: int = option(
-        1000, "pictures between two updates of the samples on the training page and TensorBoard", minimum=1
+        1000, "images between two updates of the samples on the training page and TensorBoard", minimum=1
     )
-    html_samples: int = option(4, "how many fixed pictures are shown", minimum=1)
+    html_samples: int = option(4, "how many fixed images are shown", minimum=1)
     no_html: bool = option(False, "write no training page")
     display_freq: int = option(
-        400, "pictures between two updates of the samples in visdom and Weights & Biases", minimum=1
+        400, "images between two updates of the samples in visdom and Weights & Biases", minimum=1
     )
-    display_ncols: int = option(4, "pictures in a row of the visdom display; 0: a window each", minimum=0)
+    display_ncols: int = option(4, "images in a row of the visdom display; 0: a window each", minimum=0)
     display_id: int = option(
         0, "number of the first visdom window; above 0 it asks for visdom, as --log visdom does with 1"
     )
@@ -144,11 +144,11 @@ class LoggingOptions:
 
 @dataclass(frozen=True)
 class ValidationOptions:
-    """What is measured during training on pictures that are not trained on; --metrics says what."""
+    """What is measured during training on images that are not trained on; --metrics says what."""
 
     val_freq: int = option(0, "epochs between two validations; 0: none", minimum=0)
     val_phase: str = option("val", "the part of the data set that they measure on")
-    val_size: int | None = option(None, "measure on its first N pictures only", minimum=1)
+    val_size: int | None = option(None, "measure on its first N images only", minimum=1)
     best: str = option(
         "",
         "keep the model with the best value of this metric as a checkpoint named best (test.py --epoch best)",
@@ -173,11 +173,11 @@ class ValidationOptions:
 class SavingOptions:
     """When checkpoints are written, and where a run starts from."""
 
-    save_latest_freq: int = option(5000, "pictures between two saves of the latest state", minimum=1)
+    save_latest_freq: int = option(5000, "images between two saves of the latest state", minimum=1)
     save_epoch_freq: int = option(5, "epochs between two checkpoints that are kept", minimum=1)
     save_latest_minutes: float | None = option(
         15.0,
-        "minutes between two saves of the latest state, by the clock; inf: pictures alone count",
+        "minutes between two saves of the latest state, by the clock; inf: images alone count",
         above=0,
     )
     keep_last: int | None = option(
@@ -210,7 +210,7 @@ class TrainOptions(CommandOptions):
 
     @property
     def sinks(self) -> tuple[str, ...]:
-        """Where losses and pictures go: by ``--log``, and by the peer's flags."""
+        """Where losses and images go: by ``--log``, and by the peer's flags."""
         logs = self.logging
         asked = {*logs.listed, *(["visdom"] * (logs.display_id > 0)), *(["wandb"] * self.display.use_wandb)}
         return tuple(name for name in SINKS if name in asked and not (name == "html" and logs.no_html))

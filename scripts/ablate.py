@@ -17,11 +17,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.ablate_plan import parse_vary, plan, refuse_other_runs, split_flags  # noqa: E402
-from scripts.ablate_run import Worker, run_here  # noqa: E402
-from scripts.ablate_slurm import run_on_slurm  # noqa: E402
-from util.comparison import read_run  # noqa: E402
-from util.comparison_page import write_comparison  # noqa: E402
+from scripts.ablation.plan import parse_vary, plan, refuse_other_runs, split_flags  # noqa: E402
+from scripts.ablation.run import Worker, run_here  # noqa: E402
+from scripts.ablation.slurm import run_on_slurm  # noqa: E402
+from scripts.comparison.page import write_comparison  # noqa: E402
+from scripts.comparison.runs import read_run  # noqa: E402
 from util.errors import Parser, UserError, run_command  # noqa: E402
 from util.stopping import STOPPED_STATUS, StopSignals  # noqa: E402
 

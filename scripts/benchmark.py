@@ -45,7 +45,7 @@ OWN_FLAGS = {
     "style_transfer": ["--vgg_weights", "random", "--style_mode", "set"],
     "unified": ["--vgg_weights", "random"],
 }
-"""What models need that are to run on any pictures, without a network; speed does not depend on weights."""
+"""What models need that are to run on any images, without a network; speed does not depend on weights."""
 SIDE_BY_SIDE = ("aligned", "template")
 MEASURED = ("images_per_s", "items_per_s", "first_batch_ms", "test_images_per_s", "memory_mib")
 COLUMNS = (
@@ -72,10 +72,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         help="flags of train.py to compare; again for more",
     )
     parser.add_argument("--peer", type=Path, help="a checkout of junyanz/pytorch-CycleGAN-and-pix2pix")
-    parser.add_argument("--dataroot", type=Path, help="the pictures (default: drawn for the occasion)")
+    parser.add_argument("--dataroot", type=Path, help="the images (default: drawn for the occasion)")
     for name, default, text in (
-        ("crop_size", 256, "side of the pictures"),
-        ("batch_size", None, "pictures in a batch (default: the model's own, mostly 1)"),
+        ("crop_size", 256, "side of the images"),
+        ("batch_size", None, "images in a batch (default: the model's own, mostly 1)"),
         ("threads", None, "torch's threads (default: torch's own)"),
         ("rounds", 3, "processes for each variant"),
         ("warmup", 3, "steps before those that are timed"),
@@ -84,7 +84,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     ):
         told = "" if default is None else f" (default: {default})"
         parser.add_argument(f"--{name}", type=int, default=default, help=text + told)
-    parser.add_argument("--whole_test", type=int, metavar="N", help="time test.py alone, on N pictures")
+    parser.add_argument("--whole_test", type=int, metavar="N", help="time test.py alone, on N images")
     parser.add_argument("--json", type=Path, help="a file to write the numbers to")
     parser.add_argument("--markdown", type=Path, help="a file to write the table to")
     settings = parser.parse_args(argv[:cut])
@@ -128,7 +128,7 @@ def variants(texts: Sequence[str]) -> dict[str, list[str]]:
 
 
 def plan(settings: argparse.Namespace, model: str, folder: Path) -> dict[str, list[str]]:
-    """Return the flags of everything to time for one model, by the variant's name; its pictures are drawn."""
+    """Return the flags of everything to time for one model, by the variant's name; its images are drawn."""
     size = settings.crop_size
     common = ["--model", model, "--crop_size", str(size), "--load_size", str(size * 286 // 256)]
     common += ["--checkpoints_dir", str(folder)]
@@ -142,10 +142,10 @@ def plan(settings: argparse.Namespace, model: str, folder: Path) -> dict[str, li
         flags[PEER] = common
     elif settings.peer:
         log.info("%s is timed without the peer, which does not have it", model)
-    return {name: ["--dataroot", pictures(settings, given, folder), *given] for name, given in flags.items()}
+    return {name: ["--dataroot", images(settings, given, folder), *given] for name, given in flags.items()}
 
 
-def pictures(settings: argparse.Namespace, flags: list[str], folder: Path) -> str:
+def images(settings: argparse.Namespace, flags: list[str], folder: Path) -> str:
     """Return the data root for a variant; this checks its flags."""
     options = parse(TrainOptions, ["--dataroot", ".", *flags], MODELS, DATASETS)
     if settings.dataroot:
@@ -161,9 +161,9 @@ def draw(folder: Path, size: int, count: int) -> Path:
         pair = draw_pair(side, 0, "train", number)
         photo, labels = pair.crop((0, 0, side, side)), pair.crop((side, 0, 2 * side, side))
         places = {"pairs/train": pair, "apart/train": photo, "apart/trainA": photo, "apart/trainB": labels}
-        for place, picture in places.items():
+        for place, image in places.items():
             (root / place).mkdir(parents=True, exist_ok=True)
-            picture.save(root / place / f"{number:04d}.png")
+            image.save(root / place / f"{number:04d}.png")
     return root
 
 

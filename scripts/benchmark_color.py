@@ -46,15 +46,15 @@ def compare(name: str, theirs: Callable[[], object], ours: Callable[[], object],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels (default: 256)")
+    parser.add_argument("--size", type=int, default=256, help="side of the image in pixels (default: 256)")
     parser.add_argument("--rounds", type=int, default=30, help="turns of each (default: 30)")
     options = parser.parse_args()
     torch.set_num_threads(1)
 
     generator = np.random.default_rng(0)
     coarse = Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    picture = coarse.resize((options.size, options.size), Image.Resampling.BICUBIC)
-    pixels = np.asarray(picture)
+    image = coarse.resize((options.size, options.size), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
     lab = color.rgb2lab(pixels)
     tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     lab_tensor = rgb_to_lab(tensor)
@@ -64,8 +64,8 @@ def main() -> None:
     compare("Lab to sRGB", lambda: color.lab2rgb(lab), lambda: lab_to_rgb(lab_tensor), options.rounds)
 
     with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder, "picture.png"))
-        picture.save(path)
+        path = str(Path(folder, "image.png"))
+        image.save(path)
         transform = Transform("resize_and_crop", 286, 256, flip=True)
         plain = SingleDataset([path], transform, grey=False, seed=0)
         coloured = ColorizationDataset([path], transform, keep_grey=False, seed=0)

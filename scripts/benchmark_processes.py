@@ -103,17 +103,17 @@ def measure(name: str, flags: list[str], traffic: Traffic, steps: int) -> None:
 
 
 def draw(options: TrainOptions, model: BaseModel) -> Batch:
-    """Return this process's part of a batch of random pictures."""
+    """Return this process's part of a batch of random images."""
     mine = distributed.bounds(options.data.batch_size, distributed.size(), distributed.rank())
     count, size = mine.stop - mine.start, options.data.crop_size
     channels = 3 if options.data.dataset_mode in ("colorization", "style") else options.network.input_nc
 
-    def picture(channels: int) -> Tensor:
+    def image(channels: int) -> Tensor:
         return torch.rand(count, channels, size, size, device=model.device, dtype=model.dtype) * 2 - 1
 
     names = ["picture"] * count
-    pictures = picture(channels), picture(3 if channels == 3 else options.network.output_nc)
-    return Batch(*pictures, names, names, torch.arange(count), total=options.data.batch_size)
+    images = image(channels), image(3 if channels == 3 else options.network.output_nc)
+    return Batch(*images, names, names, torch.arange(count), total=options.data.batch_size)
 
 
 def main() -> None:

@@ -10,18 +10,18 @@ from typing import Any
 
 from util.errors import UserError
 
-COLUMNS = ("model", "variant", "pictures", "seconds", "times as fast")
+COLUMNS = ("model", "variant", "images", "seconds", "times as fast")
 
 log = logging.getLogger(__name__)
 
 
 def take_turns(
-    commands: Mapping[str, list[str]], rounds: int, pictures: int, results: Path, environment: dict[str, str]
+    commands: Mapping[str, list[str]], rounds: int, images: int, results: Path, environment: dict[str, str]
 ) -> dict[str, list[float]]:
     """Return the seconds that each command took, by its name; the commands take turns.
 
     Raises:
-        UserError: a command fails, or makes another number of pictures.
+        UserError: a command fails, or makes another number of images.
     """
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(rounds):
@@ -35,18 +35,18 @@ def take_turns(
             if done.returncode:
                 raise UserError(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
             made = len(list(folder.rglob("*_fake_B*")))
-            if made < pictures:
-                raise UserError(f"{name}: it made {made} of {pictures} pictures; give --dataroot more")
+            if made < images:
+                raise UserError(f"{name}: it made {made} of {images} images; give --dataroot more")
     return seconds
 
 
-def summarise(model: str, found: Mapping[str, list[float]], pictures: int) -> list[dict[str, Any]]:
+def summarise(model: str, found: Mapping[str, list[float]], images: int) -> list[dict[str, Any]]:
     """Return a row for every command: the median of its seconds, and the first one's relative to it."""
     medians = {name: statistics.median(times) for name, times in found.items()}
     first = next(iter(medians.values()))
     return [
         {
-            **{"model": model, "variant": name, "pictures": pictures, "seconds": median},
+            **{"model": model, "variant": name, "pictures": images, "seconds": median},
             **{"all_seconds": found[name], "times_as_fast": first / median},
         }
         for name, median in medians.items()

@@ -72,15 +72,15 @@ class Ours:
         save(self.options)
 
     def _write_record(self, record: Path, batches: list[Any]) -> None:
-        """Write what the peer needs to begin as we do: weights, pictures, the seed of the first step."""
+        """Write what the peer needs to begin as we do: weights, images, the seed of the first step."""
         from util.color import to_L_ab
         from util.seeding import seed_for
 
         self.export(record)
         floats = [batch.to(torch.device("cpu")) for batch in batches]
-        pictures = [to_L_ab(batch.A) if self.in_lab else batch.pair() for batch in floats]
+        images = [to_L_ab(batch.A) if self.in_lab else batch.pair() for batch in floats]
         torch.save(
-            {"pictures": pictures, "seed": seed_for("dropout", self.model.seed, 1)}, record / "inputs.pt"
+            {"pictures": images, "seed": seed_for("dropout", self.model.seed, 1)}, record / "inputs.pt"
         )
 
     def step(self, batch: Any) -> None:
@@ -97,7 +97,7 @@ class Ours:
 
 
 class Peer:
-    """A checkout of the peer, called as its train.py does, on the pictures and weights that ours recorded."""
+    """A checkout of the peer, called as its train.py does, on the images and weights that ours recorded."""
 
     precision = "fp32"
 
@@ -174,7 +174,7 @@ def read(side: Ours | Peer, items: int) -> tuple[list[Any], float]:
         if count >= items:
             break
     if not count:
-        sys.exit("--dataroot: there is only one batch; give more pictures or a lower --batch_size")
+        sys.exit("--dataroot: there is only one batch; give more images or a lower --batch_size")
     return batches, count / (time.perf_counter() - began)
 
 
@@ -244,9 +244,9 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 def peak(job: dict[str, Any]) -> dict[str, Any]:
     """Return the GFLOP/s of the fastest of many large convolutions and matrix products."""
     device, dtype = torch.device(job["device"]), DTYPES[job["precision"]]
-    width, pictures = (8192, 64) if device.type == "cuda" else (1024, 1)
+    width, images = (8192, 64) if device.type == "cuda" else (1024, 1)
     matrix = torch.randn(width, width, device=device).to(dtype)
-    maps = torch.randn(pictures, 256, 64, 64, device=device).to(dtype)
+    maps = torch.randn(images, 256, 64, 64, device=device).to(dtype)
     kernel = torch.randn(256, 256, 3, 3, device=device).to(dtype)
     product = min(seconds(device, torch.mm, matrix, matrix) for _ in range(job["calls"]))
     convolution = min(seconds(device, F.conv2d, maps, kernel, None, 1, 1) for _ in range(job["calls"]))

@@ -1,4 +1,4 @@
-"""Write a page that shows runs side by side: metrics over seeds, curves, pictures of the same inputs.
+"""Write a page that shows runs side by side: metrics over seeds, curves, images of the same inputs.
 
     python scripts/compare.py facades_pix2pix facades_l1_50 --out results/l1
     python scripts/compare.py checkpoints/norms                  # all runs in this folder
@@ -16,8 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from util.comparison import TrainedRun, read_flags, read_run  # noqa: E402
-from util.comparison_page import write_comparison  # noqa: E402
+from scripts.comparison.page import write_comparison  # noqa: E402
+from scripts.comparison.runs import TrainedRun, read_flags, read_run  # noqa: E402
 from util.errors import Parser, UserError, run_command  # noqa: E402
 
 log = logging.getLogger(__name__)

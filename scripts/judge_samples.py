@@ -1,10 +1,10 @@
-"""Judge generated pictures by a classifier that learns from the real ones: are all classes there, and alike?
+"""Judge generated images by a classifier that learns from the real ones: are all classes there, and alike?
 
     python scripts/judge_samples.py --dataroot mnist --input_nc 1 --size 28 results/digits/test_latest ...
 
-The classifier is a small CNN, trained here on labelled pictures in one of the layouts of --dataset_mode
+The classifier is a small CNN, trained here on labelled images in one of the layouts of --dataset_mode
 images; what it gets right of a tenth that it has not seen tells how far it can be trusted. For each gallery
-the share of every class among its pictures is printed, and the Fréchet distance to the real ones in the
+the share of every class among its images is printed, and the Fréchet distance to the real ones in the
 features before the classifier's last layer. Such distances compare with each other only, for one classifier.
 """
 
@@ -19,23 +19,23 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.images_dataset import Pictures, find_pictures
+from data.images_dataset import Images, find_image_set
 from data.transforms import Decision, Transform
 from util.batch import normalise
 from util.errors import UserError, run_command
-from util.feature_metrics import frechet_distance
 from util.image_io import read_image
+from util.metrics.features import frechet_distance
 from util.seeding import seed_for, torch_rng
 
 FEATURES = 64
 PLACES = 4
 BATCH = 128
 HELD_OUT = 10
-"""One picture in so many is not learnt from."""
+"""One image in so many is not learnt from."""
 
 
 class Classifier(nn.Module):
-    """Maps pictures, (N, C, H, W) in [-1, 1], to (N, FEATURES); `last` maps these to logits."""
+    """Maps images, (N, C, H, W) in [-1, 1], to (N, FEATURES); `last` maps these to logits."""
 
     def __init__(self, channels: int, classes: int):
         super().__init__()
@@ -50,38 +50,38 @@ class Classifier(nn.Module):
         return self.features(x)
 
 
-def prepare(pictures: Pictures, size: int, grey: bool) -> Tensor:
-    """Return the pictures scaled to a square, uint8, (N, 1 or 3, size, size)."""
+def prepare(images: Images, size: int, grey: bool) -> Tensor:
+    """Return the images scaled to a square, uint8, (N, 1 or 3, size, size)."""
     transform, place = Transform("resize_and_crop", size, size, flip=False), Decision(0, 0, flip=False)
     return torch.stack(
         [
-            transform.apply(transform.scale(pictures.open(position), grey), place, pictures.paths[position])
-            for position in range(len(pictures.paths))
+            transform.apply(transform.scale(images.open(position), grey), place, images.paths[position])
+            for position in range(len(images.paths))
         ]
     )
 
 
 def prepare_gallery(folder: Path, size: int, grey: bool) -> Tensor:
-    """Return the generated pictures of a gallery, prepared in the same way."""
+    """Return the generated images of a gallery, prepared in the same way."""
     paths = sorted(str(path) for path in (folder / "images").glob("*_fake.png"))
     if len(paths) <= FEATURES:
         raise UserError(
-            f"{folder}: {len(paths)} pictures images/*_fake.png; more than {FEATURES} are needed for"
+            f"{folder}: {len(paths)} images images/*_fake.png; more than {FEATURES} are needed for"
             " a distance: test.py --model dcgan --num_samples 1000"
         )
     pixels = [np.asarray(read_image(path)) for path in paths]
-    if any(picture.shape != pixels[0].shape for picture in pixels):
-        raise UserError(f"{folder}: its pictures are of unequal size")
-    return prepare(Pictures(paths, None, None, 0), size, grey)
+    if any(image.shape != pixels[0].shape for image in pixels):
+        raise UserError(f"{folder}: its images are of unequal size")
+    return prepare(Images(paths, None, None, 0), size, grey)
 
 
-def train(net: Classifier, pictures: Tensor, labels: Tensor, steps: int, seed: int) -> None:
+def train(net: Classifier, images: Tensor, labels: Tensor, steps: int, seed: int) -> None:
     """Train on batches drawn at random."""
     generator = torch_rng("judge", seed)
     optimizer = torch.optim.Adam(net.parameters(), 2e-3)
     for _ in range(steps):
-        chosen = torch.randint(len(pictures), (BATCH,), generator=generator)
-        logits = net.last(net(normalise(pictures[chosen], torch.float32)))
+        chosen = torch.randint(len(images), (BATCH,), generator=generator)
+        logits = net.last(net(normalise(images[chosen], torch.float32)))
         optimizer.zero_grad()
         F.cross_entropy(logits, labels[chosen]).backward()
         optimizer.step()
@@ -89,15 +89,15 @@ def train(net: Classifier, pictures: Tensor, labels: Tensor, steps: int, seed: i
 
 
 @torch.no_grad()
-def features_of(net: Classifier, pictures: Tensor) -> Tensor:
-    """Return the features of all pictures, (N, FEATURES)."""
-    return torch.cat([net(normalise(part, torch.float32)) for part in pictures.split(BATCH)])
+def features_of(net: Classifier, images: Tensor) -> Tensor:
+    """Return the features of all images, (N, FEATURES)."""
+    return torch.cat([net(normalise(part, torch.float32)) for part in images.split(BATCH)])
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("galleries", nargs="+", type=Path, help="folders of test.py, with images/*_fake.png")
-    parser.add_argument("--dataroot", type=Path, required=True, help="labelled real pictures")
+    parser.add_argument("--dataroot", type=Path, required=True, help="labelled real images")
     parser.add_argument("--phase", default="train", help="their folder or IDX files (default: train)")
     parser.add_argument("--input_nc", type=int, choices=(1, 3), default=3, help="look in grey or RGB")
     parser.add_argument("--size", type=int, default=32, help="side to look at, in pixels (default: 32)")
@@ -108,9 +108,9 @@ def main(argv: list[str]) -> int:
     torch.manual_seed(seed_for("judge", options.seed))
 
     folder = options.dataroot / options.phase
-    found = find_pictures(folder if folder.is_dir() else options.dataroot, options.phase)
+    found = find_image_set(folder if folder.is_dir() else options.dataroot, options.phase)
     if found.labels is None:
-        raise UserError(f"--dataroot {options.dataroot}: the pictures have no classes to learn")
+        raise UserError(f"--dataroot {options.dataroot}: the images have no classes to learn")
     grey = options.input_nc == 1
     made = [prepare_gallery(gallery, options.size, grey) for gallery in options.galleries]
     real, labels = prepare(found, options.size, grey), torch.tensor(found.labels)
@@ -122,11 +122,11 @@ def main(argv: list[str]) -> int:
     features = features_of(net, real)
     with torch.no_grad():
         right = (net.last(features[unseen]).argmax(1) == labels[unseen]).double().mean()
-    print(f"The classifier has {right:.1%} of {len(unseen)} unseen real pictures right.")
-    print(f"{'':40} {'pictures':>8} {'Fréchet':>9}  share of each class in %")
-    report("the unseen real pictures", net, features[unseen], features[seen])
-    for gallery, pictures in zip(options.galleries, made, strict=True):
-        generated = features_of(net, pictures)
+    print(f"The classifier has {right:.1%} of {len(unseen)} unseen real images right.")
+    print(f"{'':40} {'images':>8} {'Fréchet':>9}  share of each class in %")
+    report("the unseen real images", net, features[unseen], features[seen])
+    for gallery, images in zip(options.galleries, made, strict=True):
+        generated = features_of(net, images)
         report(str(gallery), net, generated, features[seen])
         if options.by_class:
             meant = torch.arange(len(generated)) % found.classes
@@ -136,7 +136,7 @@ def main(argv: list[str]) -> int:
 
 
 def report(name: str, net: Classifier, features: Tensor, real: Tensor) -> None:
-    """Print what pictures of these features are taken for, and how far they are from the real ones."""
+    """Print what images of these features are taken for, and how far they are from the real ones."""
     with torch.no_grad():
         taken = net.last(features).argmax(1)
     shares = taken.bincount(minlength=net.last.out_features) / len(taken)

@@ -28,9 +28,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from datasets import make_demo_dataset  # noqa: E402
-from util.checkpoint import load_state  # noqa: E402
+from training.checkpoint import load_state  # noqa: E402
+from training.loggers.base import MEASURED  # noqa: E402
 from util.errors import UserError  # noqa: E402
-from util.loggers import MEASURED  # noqa: E402
 
 SMALL = "--gpu_ids -1 --load_size 36 --crop_size 32 --netG resnet_6blocks --ngf 4 --ndf 4 --n_epochs_decay 2"
 OFTEN = "--save_latest_freq 1 --print_freq 1 --update_html_freq 5 --save_epoch_freq 2 --html_samples 1"

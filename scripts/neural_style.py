@@ -1,10 +1,10 @@
-"""Paint the content of one picture in the style of others, by optimising its pixels (Gatys et al. 2016).
+"""Paint the content of one image in the style of others, by optimising its pixels (Gatys et al. 2016).
 
     python scripts/neural_style.py --content photo.jpg --style painting.jpg --out O.png
 
 Beside O.png come the losses, O.png_losses.jsonl, and, until it is finished, the state, O.png_state.pth.
 SIGINT (Ctrl-C), SIGTERM and SIGUSR1 finish the step, save, and end with status 75; the same command with
---continue_train goes on from the state and ends with the same picture, on a CPU to the bit.
+--continue_train goes on from the state and ends with the same image, on a CPU to the bit.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from models.backbones import Fingerprint, load_vgg
-from models.neural_style import LEARNING_RATES, Method, StyleTransfer
-from models.perceptual import BLOCKS, Features, layer_index, with_average_pooling
-from util.checkpoint import load_state, remove_state, save_checkpoint, set_aside
+from models.objectives.backbones import Fingerprint, load_vgg
+from models.objectives.perceptual import BLOCKS, Features, layer_index, with_average_pooling
+from models.style.optimization import LEARNING_RATES, Method, StyleTransfer
+from training.checkpoint import load_state, remove_state, save_checkpoint, set_aside
+from training.loggers.base import cut_back
 from util.device import select_device
 from util.errors import Parser, UserError, run_command
 from util.image_io import read_image, save_image, to_uint8
-from util.loggers import cut_back
 from util.stopping import STOPPED_STATUS, StopSignals
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
@@ -48,9 +48,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         told = "" if default is None else f" (default: {default})"
         parser.add_argument(*flags, help=help + told, default=default, **settings)
 
-    add("--content", type=Path, required=True, help="the picture to paint")
-    add("--style", type=Path, nargs="+", required=True, help="one or more pictures to take the style of")
-    add("--out", type=Path, required=True, help="the picture to write; its folder is made")
+    add("--content", type=Path, required=True, help="the image to paint")
+    add("--style", type=Path, nargs="+", required=True, help="one or more images to take the style of")
+    add("--out", type=Path, required=True, help="the image to write; its folder is made")
     add("--style_blend", type=float, nargs="+", help="a weight for each style (default: all equal)")
     add("--style_scale", type=float, default=1.0, help="size of the styles as a multiple of the result's")
     sizes = "longer side in pixels; of several, 128,256,512, each begins with the result before, enlarged"
@@ -60,7 +60,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--optimizer", choices=LEARNING_RATES, default="lbfgs", help=optimizer)
     rates = ", ".join(f"{rate} for {name}" for name, rate in LEARNING_RATES.items())
     add("--lr", type=float, help=f"step length (default: {rates})")
-    add("--init", choices=("content", "noise"), default="content", help="the picture to begin with")
+    add("--init", choices=("content", "noise"), default="content", help="the image to begin with")
     add("--seed", type=int, default=0, help="seed of the noise")
     colours = "keep the content's colours: paint its luminance alone, or recolour the styles like it"
     add("--preserve_color", choices=("none", "luminance", "histogram"), default="none", help=colours)
@@ -104,7 +104,7 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--sizes {_told(options.sizes)}: give positive numbers that grow, as 128,256,512 do")
     if len(options.style_blend) != len(options.style):
         count, styles = len(options.style_blend), len(options.style)
-        raise UserError(f"--style_blend: {count} weights for {styles} pictures of --style; give one for each")
+        raise UserError(f"--style_blend: {count} weights for {styles} images of --style; give one for each")
     if not (min(options.style_blend) >= 0 and 0 < sum(options.style_blend) < math.inf):
         raise UserError(f"--style_blend {_told(options.style_blend)}: give weights from 0 on, and not all 0")
     for flag in ("content_layers", "style_layers"):
@@ -114,13 +114,11 @@ def check(options: argparse.Namespace) -> None:
             except ValueError as error:
                 raise UserError(f"--{flag}: {error}") from None
     if options.out.suffix.lower() not in ENDINGS or options.out.is_dir():
-        raise UserError(
-            f"--out {options.out}: give a picture's name that ends in one of {', '.join(ENDINGS)}"
-        )
+        raise UserError(f"--out {options.out}: give an image's name that ends in one of {', '.join(ENDINGS)}")
 
 
 class Run:
-    """A picture on its way through the sizes, its losses and its state, with all files beside it."""
+    """An image on its way through the sizes, its losses and its state, with all files beside it."""
 
     def __init__(self, options: argparse.Namespace):
         self.options, self.out = options, options.out
@@ -205,7 +203,7 @@ class Run:
         return True
 
     def write(self, path: Path) -> None:
-        """Write the picture as it is now."""
+        """Write the image as it is now."""
         save_image(to_uint8(self.transfer.result()), path)
 
     def save(self) -> None:
@@ -250,7 +248,7 @@ def main(argv: list[str]) -> int:
 
 
 def read(flag: str, path: Path) -> Image.Image:
-    """Return the picture that a flag names.
+    """Return the image that a flag names.
 
     Raises:
         UserError: it cannot be read, or there is none.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from training.loggers.base import check_packages
 from util.errors import UserError, run_command
-from util.loggers import check_packages
 
 LIBRARIES = "js/react-react.min.js", "js/plotly-plotly.min.js"
 """Two of the files that visdom's page needs and its package lacks."""

@@ -54,7 +54,7 @@ def run(command: str, folder: Path) -> None:
 
 
 def make_data(folder: Path) -> None:
-    """Draw pairs, and take them apart into folders of pictures."""
+    """Draw pairs, and take them apart into folders of images."""
     run("datasets/make_demo_dataset.py --out pairs --train 12 --val 2 --test 4 --size 64", folder)
     for path in sorted((folder / "pairs").rglob("*.png")):
         phase = path.parent.name

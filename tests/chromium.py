@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from util.loggers import LossRecord, MetricRecord
-from util.training_page import TrainingPage
+from training.loggers.base import LossRecord, MetricRecord
+from training.loggers.html import TrainingPage
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 
@@ -57,7 +57,7 @@ def open_page(browser: Any) -> Iterator[Open]:
     assert not errors
 
 
-def picture(level: int, width: int = 32) -> NDArray[np.uint8]:
+def image(level: int, width: int = 32) -> NDArray[np.uint8]:
     return np.full((width, width, 3), level, np.uint8)
 
 
@@ -72,7 +72,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
         metrics = {"psnr": 20.0 - abs(epoch - 7), "lpips": math.nan if epoch < 3 else 0.1 * epoch}
         page.log_metrics(MetricRecord(epoch, 100 * epoch, metrics))
-        page.log_visuals(epoch, [{label: picture(epoch) for label in ("real_A", "fake_B")}] * 2)
+        page.log_visuals(epoch, [{label: image(epoch) for label in ("real_A", "fake_B")}] * 2)
     page.close()
     return page.files[0]
 

@@ -20,13 +20,13 @@ GOLDEN = ROOT.parent / "shared" / "golden"
 """Numbers that junyanz/pytorch-CycleGAN-and-pix2pix computes; tests that compare with them skip without."""
 
 ODD = ROOT.parent / "shared" / "data" / "odd"
-"""Picture files of every kind, good and broken; tests that use them skip without."""
+"""Image files of every kind, good and broken; tests that use them skip without."""
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """The tests' nets are tiny: more threads would only wait for each other."""
 
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers at hand")
-needs_odd = pytest.mark.skipif(not ODD.exists(), reason="no odd picture files at hand")
+needs_odd = pytest.mark.skipif(not ODD.exists(), reason="no odd image files at hand")
 
 NEEDED_FLAGS = {
     "memory_colorization": ["--resnet_weights", "random"],
@@ -55,7 +55,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A data root for every ``--dataset_mode``; the unpaired one has fewer pictures in B."""
+    """A data root for every ``--dataset_mode``; the unpaired one has fewer images in B."""
     unpaired = tmp_path_factory.mktemp("unpaired")
     for phase in ("train", "test"):
         for side, left, dropped in (("A", 0, 0), ("B", 32, 1)):

@@ -18,8 +18,10 @@ import torch
 from conftest import ONE_THREAD, ROOT
 from test_slurm import Cluster, cluster  # noqa: F401 - a fixture
 
-from scripts import ablate, ablate_run, ablate_slurm
-from scripts.ablate_plan import is_trained, parse_vary, plan, run_names
+from scripts import ablate
+from scripts.ablation import run as ablate_run
+from scripts.ablation import slurm as ablate_slurm
+from scripts.ablation.plan import is_trained, parse_vary, plan, run_names
 from util.errors import UserError
 from util.stopping import STOPPED_STATUS, StopSignals
 

@@ -4,8 +4,15 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from models.augmentation import AUGMENTATION_DRAWS, POLICIES, augment, change_color, cut_out, parse_policy
-from models.augmentation import translate as shift
+from models.objectives.augmentation import (
+    AUGMENTATION_DRAWS,
+    POLICIES,
+    augment,
+    change_color,
+    cut_out,
+    parse_policy,
+)
+from models.objectives.augmentation import translate as shift
 from util.errors import UserError
 
 
@@ -40,7 +47,7 @@ def test_the_hole_is_half_as_wide_and_where_the_draws_say() -> None:
     assert (found[1] == 0).sum() == 2 * 3 and (found[1, 0, :2, :3] == 0).all()
 
 
-def test_pictures_are_changed_each_in_its_own_way_and_gradients_flow() -> None:
+def test_images_are_changed_each_in_its_own_way_and_gradients_flow() -> None:
     torch.manual_seed(0)
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     decisions = torch.rand(2, AUGMENTATION_DRAWS, dtype=torch.float64)

@@ -72,10 +72,10 @@ def test_whole_processes_of_test_py_take_turns(tmp_path: Path) -> None:
         assert row["times_as_fast"] == pytest.approx(one["seconds"] / row["seconds"])
 
 
-def test_a_test_that_fails_or_makes_too_few_pictures_is_said(tmp_path: Path) -> None:
+def test_a_test_that_fails_or_makes_too_few_images_is_said(tmp_path: Path) -> None:
     fails = tmp_path / "fails.py"
     fails.write_text("import sys; sys.exit('no such weights' if '--fail' in sys.argv else 0)")
-    for flags, message in ((["--fail"], "a: no such weights"), ([], "a: it made 0 of 3 pictures")):
+    for flags, message in ((["--fail"], "a: no such weights"), ([], "a: it made 0 of 3 images")):
         with pytest.raises(UserError, match=message):
             whole_test.take_turns({"a": [sys.executable, str(fails), *flags]}, 1, 3, tmp_path, ONE_THREAD)
 

@@ -13,14 +13,14 @@ from chromium import (  # noqa: F401
     browser,
     drag,
     enlarged,
+    image,
     names,
     needs_chromium,
     open_page,
-    picture,
     run,
 )
 
-from util.gallery import Gallery
+from util.pages.gallery import Gallery
 
 pytestmark = needs_chromium
 
@@ -34,7 +34,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Gallery(folder, "results") as made:
         for level, (name, psnr) in enumerate(PSNR.items()):
             measured = {} if psnr is None else {"psnr": psnr, "l1": 1 / psnr, "mine": -psnr}
-            visuals = {label: picture(10 * level) for label in ("real_A", "fake_B", "real_B")}
+            visuals = {label: image(10 * level) for label in ("real_A", "fake_B", "real_B")}
             made.add(name, visuals, measured=measured)
     return made.page.path
 
@@ -46,7 +46,7 @@ def ratio_of_divider(page: Any) -> float:
 def test_sorting(gallery: Path, open_page: Open) -> None:
     page = open_page(gallery)
     assert names(page) == list(PSNR)
-    assert page.locator("#status").inner_text() == "5 samples · 15 pictures"
+    assert page.locator("#status").inner_text() == "5 samples · 15 images"
     sort, direction = page.locator(".controls select"), page.locator(".controls button")
     assert direction.inner_text() == "first to last"
     sort.select_option(label="name")
@@ -75,7 +75,7 @@ def test_filter_and_keys(gallery: Path, open_page: Open) -> None:
     page.keyboard.press("/")
     page.keyboard.type("B")
     assert names(page) == ["b1", "b<i>"]
-    assert page.locator("#status").inner_text() == "2 of 5 samples · 6 pictures"
+    assert page.locator("#status").inner_text() == "2 of 5 samples · 6 images"
     page.keyboard.press("w")  # typed, as long as the field has the focus
     assert names(page) == []
     page.keyboard.press("Backspace")
@@ -112,7 +112,7 @@ def test_enlarging(gallery: Path, open_page: Open) -> None:
     page.keyboard.press("Escape")
     page.wait_for_function("!location.hash")
     assert not page.locator("dialog").is_visible()
-    page.keyboard.press("ArrowDown")  # the focus is back on the picture, and goes on from there
+    page.keyboard.press("ArrowDown")  # the focus is back on the image, and goes on from there
     page.keyboard.press("Enter")
     assert enlarged(page) == "b<i> – real_B"
     assert enlarged(open_page(gallery, fragment="#open=images/grey_fake_B.png")) == "grey – fake_B"
@@ -129,14 +129,14 @@ def test_divider_by_mouse_and_keys(gallery: Path, open_page: Open) -> None:
     page.mouse.move(frame["x"] + 0.2 * frame["width"], middle, steps=4)
     page.mouse.up()
     assert ratio_of_divider(page) == pytest.approx(0.2, abs=0.01)
-    # What is seen of the right picture begins at the divider.
+    # What is seen of the right image begins at the divider.
     clip = page.locator(".frame .other").evaluate("image => getComputedStyle(image).clipPath")
     assert float(clip.split()[-1].rstrip("%)")) == pytest.approx(20, abs=1)
     page.keyboard.press("ArrowRight")
     assert ratio_of_divider(page) == pytest.approx(0.22, abs=0.01)
     page.keyboard.press("Shift+ArrowRight")
     assert ratio_of_divider(page) == pytest.approx(0.32, abs=0.01)
-    page.locator("select[aria-label='Left picture']").select_option(label="real_B")
+    page.locator("select[aria-label='Left image']").select_option(label="real_B")
     assert enlarged(page) == "a10 – real_B | fake_B"
     page.keyboard.press("Escape")
     page.locator(".compare").first.click()  # the choice holds for other rows
@@ -162,23 +162,23 @@ def test_odd_file_names_load(tmp_path: Path, open_page: Open) -> None:
         odd.append(b"caf\xe9".decode("utf-8", errors="surrogateescape"))
     with Gallery(tmp_path, "results", width=16) as made:
         for name in odd:
-            made.add(name, {"x": picture(9), "y": picture(9, width=64)})  # y has a thumbnail
+            made.add(name, {"x": image(9), "y": image(9, width=64)})  # y has a thumbnail
     page = open_page(made.page.path)
     for index in range(2 * len(odd)):
         page.locator("a.picture").nth(index).click()
         page.wait_for_function("document.querySelector('.frame img').naturalWidth > 0")
         page.keyboard.press("Escape")
-    widths = page.locator(".picture img").evaluate_all("images => images.map((image) => image.naturalWidth)")
+    widths = page.locator(".image img").evaluate_all("images => images.map((image) => image.naturalWidth)")
     assert widths == [32, 32] * len(odd)
     assert page.locator("b").count() == 0
 
 
-def test_without_scripts_all_pictures_show(gallery: Path, run: Path, open_page: Open) -> None:
+def test_without_scripts_all_images_show(gallery: Path, run: Path, open_page: Open) -> None:
     for path in (gallery, run):
         page = open_page(path, {"width": 1400, "height": 4000}, java_script_enabled=False)
         for link in page.locator("a.picture").all():
             link.scroll_into_view_if_needed()
-        widths = page.locator(".picture img").evaluate_all(
+        widths = page.locator(".image img").evaluate_all(
             "images => images.map((image) => image.naturalWidth)"
         )
         assert set(widths) == {32} and len(widths) == (15 if path == gallery else 40)
@@ -189,7 +189,7 @@ def test_without_scripts_all_pictures_show(gallery: Path, run: Path, open_page: 
 
 @pytest.fixture
 def many(gallery: Path) -> Path:
-    """A gallery of 5,000 rows, whose pictures are those of one."""
+    """A gallery of 5,000 rows, whose images are those of one."""
     text = gallery.read_text("utf-8")
     head, rows = text[: text.index("<article")], text[text.index("<article") :].splitlines()
     row = rows[0].replace("<h2>a2<", "<h2>row NUMBER<").replace("<b>20<", "<b>VALUE<")
@@ -221,7 +221,7 @@ def test_five_thousand_rows(many: Path, open_page: Open) -> None:
     page = open_page(many)
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     assert paint < 8000  # it was 0.3 to 0.6 s on two busy cores
-    assert page.locator("#status").inner_text() == "5,000 samples · 15,000 pictures"
+    assert page.locator("#status").inner_text() == "5,000 samples · 15,000 images"
     assert page.locator(".sample").count() < 500
     longest = page.evaluate(SCROLL)
     assert longest < 2500  # it was 0.1 s there
@@ -243,12 +243,12 @@ def test_five_thousand_rows(many: Path, open_page: Open) -> None:
     assert sorted(names(page)) == sorted(["row 499", *(f"row {number}" for number in range(4990, 5000))])
 
 
-def test_large_pictures_have_thumbnails(tmp_path: Path, open_page: Open) -> None:
+def test_large_images_have_thumbnails(tmp_path: Path, open_page: Open) -> None:
     with Gallery(tmp_path, "results", width=16) as made:
-        made.add("a", {"small": picture(9, width=32), "large": picture(9, width=200)})
+        made.add("a", {"small": image(9, width=32), "large": image(9, width=200)})
     assert [path.name for path in (tmp_path / "thumbs").iterdir()] == ["a_large.jpg"]
     page = open_page(made.page.path)
-    sources = page.locator(".picture img").evaluate_all("images => images.map((i) => i.getAttribute('src'))")
+    sources = page.locator(".image img").evaluate_all("images => images.map((i) => i.getAttribute('src'))")
     assert sources == ["images/a_small.png", "thumbs/a_large.jpg"]
     page.locator("a.picture").nth(1).click()
     page.wait_for_function("document.querySelector('.frame img').naturalWidth === 200")

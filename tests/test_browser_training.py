@@ -63,15 +63,15 @@ def test_curves_of_metrics(run: Path, open_page: Open) -> None:
 
 def test_epoch_slider(run: Path, open_page: Open) -> None:
     page = open_page(run)
-    slider, pictures = page.locator("#epoch-slider"), page.locator("#epochs .picture img")
-    assert slider.input_value() == "9" and pictures.count() == 4
+    slider, images = page.locator("#epoch-slider"), page.locator("#epochs .image img")
+    assert slider.input_value() == "9" and images.count() == 4
     box = slider.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] / 2)
     page.mouse.down()
     page.mouse.move(box["x"] + 1, box["y"] + box["height"] / 2, steps=6)
     page.mouse.up()
     assert page.locator("#epochs output").inner_text() == "1 of 10"
-    sources = pictures.evaluate_all("images => images.map((image) => image.getAttribute('src'))")
+    sources = images.evaluate_all("images => images.map((image) => image.getAttribute('src'))")
     assert sources == [
         f"images/epoch001_{label}.png" for label in ("real_A", "fake_B", "real_A_1", "fake_B_1")
     ]

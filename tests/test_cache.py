@@ -1,4 +1,4 @@
-"""Pictures kept for later epochs: the same bits, of the same file alone, up to a limit, for all processes."""
+"""Images kept for later epochs: the same bits, of the same file alone, up to a limit, for all processes."""
 
 import os
 from itertools import chain
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data import DATASETS, Loader, create_loader
 from data.aligned_dataset import AlignedDataset
-from data.cache import HEADER, PictureCache, RamCache
+from data.cache import HEADER, ImageCache, RamCache
 from data.disk_cache import DiskCache
 from data.single_dataset import SingleDataset
 from data.transforms import Transform
@@ -27,25 +27,25 @@ from util.seeding import numpy_rng
 
 SCALED = Transform("resize_and_crop", 12, 8, flip=True)
 SIZE = 3 * 12 * 12 + HEADER.size
-"""Bytes that a picture of `SCALED` takes."""
+"""Bytes that an image of `SCALED` takes."""
 
 
-def picture(path: Path, seed: int, width: int = 20, height: int = 14) -> str:
+def image(path: Path, seed: int, width: int = 20, height: int = 14) -> str:
     pixels = numpy_rng("cached", seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     return str(path)
 
 
 def folder_of(tmp_path: Path, count: int, limit: int | None, transform: Transform = SCALED) -> SingleDataset:
-    paths = [picture(tmp_path / f"{i}.bmp", i) for i in range(count)]
+    paths = [image(tmp_path / f"{i}.bmp", i) for i in range(count)]
     dataset = SingleDataset(paths, transform, grey=False, seed=0)
     dataset.cache = None if limit is None else RamCache(limit)
     return dataset
 
 
 @pytest.fixture(params=["ram", "disk"])
-def cache(request: pytest.FixtureRequest, tmp_path: Path) -> PictureCache:
-    """A cache of each kind with room for ten pictures of `SCALED`."""
+def cache(request: pytest.FixtureRequest, tmp_path: Path) -> ImageCache:
+    """A cache of each kind with room for ten images of `SCALED`."""
     return RamCache(10 * SIZE) if request.param == "ram" else DiskCache(tmp_path / "cache", 10 * SIZE)
 
 
@@ -62,7 +62,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_a_picture_is_read_once(tmp_path: Path, cache: PictureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_is_read_once(tmp_path: Path, cache: ImageCache, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = count_reads(monkeypatch)
     plain, cached = folder_of(tmp_path, 3, None), folder_of(tmp_path, 3, None)
     cached.cache = cache
@@ -85,14 +85,14 @@ def test_a_sample_does_not_share_memory_with_the_cache(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["size", "time"])
 def test_a_changed_file_is_read_anew(
-    tmp_path: Path, cache: PictureCache, change: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: ImageCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = count_reads(monkeypatch)
     dataset = folder_of(tmp_path, 1, None)
     dataset.cache = cache
     path = tmp_path / "0.bmp"
     before, state = dataset[1, 0].A, path.stat()
-    picture(path, seed=7, width=30 if change == "size" else 20)
+    image(path, seed=7, width=30 if change == "size" else 20)
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + (change == "time")))
     assert not torch.equal(dataset[1, 0].A, before)
     assert len(reads) == 2
@@ -117,8 +117,8 @@ def test_a_limit_beyond_the_machine_is_refused() -> None:
         RamCache(10**19)
 
 
-def test_the_same_file_prepared_in_another_way_is_another_picture(tmp_path: Path) -> None:
-    path = picture(tmp_path / "0.bmp", 0)
+def test_the_same_file_prepared_in_another_way_is_another_image(tmp_path: Path) -> None:
+    path = image(tmp_path / "0.bmp", 0)
     dataset = AlignedDataset([(path, path)], SCALED, swap=False, grey=(True, False), seed=0)
     plain = dataset[1, 0]
     dataset.cache = RamCache(20 * SIZE)
@@ -138,14 +138,14 @@ def content(batches: list[Batch]) -> list[Any]:
     return [(batch.index.tolist(), batch.A.tolist(), batch.paths_A) for batch in batches]
 
 
-def test_workers_share_what_each_of_them_has_read(tmp_path: Path, cache: PictureCache) -> None:
+def test_workers_share_what_each_of_them_has_read(tmp_path: Path, cache: ImageCache) -> None:
     common: dict[str, Any] = {"batch_size": 2, "shuffle": True, "seed": 0}
     plain = Loader(folder_of(tmp_path, 8, None), num_threads=0, **common)
     dataset = folder_of(tmp_path, 8, None)
     dataset.cache = cache
     parallel = Loader(dataset, num_threads=2, **common)
     assert content(list(parallel.epoch(1))) == content(list(plain.epoch(1)))
-    # All pictures are in the memory now, each once: this process, which has read none, finds them.
+    # All images are in the memory now, each once: this process, which has read none, finds them.
     made: list[int] = []
 
     def make() -> tuple[Tensor, ...]:

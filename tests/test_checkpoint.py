@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.norms import BatchNorm2d
-from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside, state_path
+from models.layers.norms import BatchNorm2d
+from training.checkpoint import load_state, remove_old, save_checkpoint, set_aside, state_path
 from util.errors import UserError
 from util.weights import load_weights, weights_path
 

@@ -15,7 +15,7 @@ import torch
 from conftest import ONE_THREAD, ROOT, Command
 from PIL import Image
 
-from util.loggers import MEASURED
+from training.loggers.base import MEASURED
 
 SMALL = ["--model", "pix2pix", "--gpu_ids", "-1", "--netG", "unet_32", "--ngf", "4", "--crop_size", "32"]
 TRAINING = [*SMALL, "--ndf", "4", "--load_size", "36", "--n_epochs_decay", "0", "--print_freq", "2"]
@@ -27,21 +27,19 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in MEASURED} for line in lines]
 
 
-def test_frequencies_count_pictures_and_act_when_crossed(
-    command: Command, pairs: Path, tmp_path: Path
-) -> None:
+def test_frequencies_count_images_and_act_when_crossed(command: Command, pairs: Path, tmp_path: Path) -> None:
     flags = ["--n_epochs", "2", "--batch_size", "4", "--save_latest_freq", "5", "--save_by_iter"]
     command("train.py", "--dataroot", pairs, "--name", "run", *TRAINING, *flags, "--save_epoch_freq", "2")
     folder = tmp_path / "checkpoints" / "run"
-    # Steps end after 4, 6 (a batch of the two that are left), 10 and 12 pictures.
+    # Steps end after 4, 6 (a batch of the two that are left), 10 and 12 images.
     assert [record["total_iters"] for record in records(folder)] == [4, 6, 10, 12]
     assert [record["iters"] for record in records(folder)] == [4, 6, 4, 6]
     tags = {path.name.removesuffix("_state.pth") for path in folder.glob("*_state.pth")}
     assert tags == {"latest", "2", "iter_6", "iter_10"}
     for tag in tags:
         assert (folder / f"{tag}_net_G.pth").exists() and (folder / f"{tag}_net_D.pth").exists()
-    pictures = {path.name for path in (folder / "web" / "images").iterdir()}
-    assert {"epoch001_fake_B.png", "epoch002_real_A.png", "epoch002_real_B_3.png"} <= pictures
+    images = {path.name for path in (folder / "web" / "images").iterdir()}
+    assert {"epoch001_fake_B.png", "epoch002_real_A.png", "epoch002_real_B_3.png"} <= images
 
     command("test.py", "--dataroot", pairs, "--name", "run", *SMALL, "--load_iter", 10)
     assert (tmp_path / "results" / "run" / "test_latest_iter10" / "index.html").exists()
@@ -69,8 +67,8 @@ def test_results_do_not_depend_on_batch_size_or_workers(
     assert sorted(alone) == names
     together = images(*size, "--batch_size", 3, "--num_threads", 2)
     assert together.keys() == alone.keys()
-    for name, picture in alone.items():
-        assert np.abs(together[name] - picture).max() <= 1, name
+    for name, image in alone.items():
+        assert np.abs(together[name] - image).max() <= 1, name
     evaluated = images(*size, "--eval")
     assert np.abs(evaluated["0001_fake_B.png"] - alone["0001_fake_B.png"]).max() > 5
     assert len(images(*size, "--num_test", 2, "--phase", "val")) == 6
@@ -135,15 +133,15 @@ def test_cycle_gan_in_both_directions_and_one_generator_alone(
     labels = {path.stem.split("_", 1)[1] for path in both.iterdir()}
     assert labels == {"real_A", "fake_B", "rec_A", "real_B", "fake_A", "rec_B"}
 
-    # test.py's default model finds the architecture by itself and makes the same pictures.
+    # test.py's default model finds the architecture by itself and makes the same images.
     shutil.move(both, tmp_path / "both")
     single = data["unaligned"] / "testA"
     command("test.py", "--dataroot", single, *common, "--no_dropout", "--model_suffix", "_A")
     alone = {path.name: np.array(Image.open(path)).astype(int) for path in both.iterdir()}
     assert len(alone) == 2 * len(list(single.iterdir()))
-    for name, picture in alone.items():
+    for name, image in alone.items():
         expected = name.replace("_fake.", "_fake_B.").replace("_real.", "_real_A.")
-        assert np.abs(picture - np.array(Image.open(tmp_path / "both" / expected))).max() <= 1, name
+        assert np.abs(image - np.array(Image.open(tmp_path / "both" / expected))).max() <= 1, name
 
 
 def test_a_limit_on_disk_space_ends_a_run_and_leaves_its_last_good_state(
@@ -183,7 +181,7 @@ def test_a_limit_on_disk_space_ends_testing_with_a_message(
         0,
     ]
     places = ["--checkpoints_dir", tmp_path / "checkpoints", "--results_dir", tmp_path / "results"]
-    # The page and the options have less than 64 kB; a picture of 160 x 160 pixels has 75.
+    # The page and the options have less than 64 kB; an image of 160 x 160 pixels has 75.
     full = ["bash", "-c", 'ulimit -f 64; exec "$@"', "-", sys.executable, str(ROOT / "test.py")]
     argv = [*full, *map(str, [*common, *places, "--crop_size", 160])]
     result = subprocess.run(argv, capture_output=True, text=True, env=ONE_THREAD, timeout=120)
@@ -218,9 +216,9 @@ def test_an_error_in_mid_run_loses_nothing(command: Command, data: dict[str, Pat
     shutil.copytree(data["aligned"], dataroot)
     common = ["--dataroot", dataroot, "--name", "run", *TRAINING, "--n_epochs", 1, "--num_threads", 0]
     common += ["--bad_images", "error", "--serial_batches", "--print_freq", 1]
-    (dataroot / "train" / "0006.png").write_bytes(b"no picture")
+    (dataroot / "train" / "0006.png").write_bytes(b"no image")
     error = command("train.py", *common, status=2).stderr
-    assert "0006.png: cannot be read as a picture" in error
+    assert "0006.png: cannot be read as an image" in error
     shutil.copy(dataroot / "train" / "0001.png", dataroot / "train" / "0006.png")
     command("train.py", *common, "--continue_train")
     assert [record["iters"] for record in records(tmp_path / "checkpoints" / "run")] == [1, 2, 3, 4, 5, 6]

@@ -56,9 +56,9 @@ def test_every_colour_comes_back() -> None:
     levels = torch.arange(0, 256, 5)
     rgb = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, -1, 1)
     assert torch.equal((lab_to_rgb(rgb_to_lab(rgb / 255)) * 255).round(), rgb.float())
-    pictures = rgb / 127.5 - 1
-    torch.testing.assert_close(from_L_ab(*to_L_ab(pictures)), pictures, rtol=0, atol=1e-4)
-    L, ab = to_L_ab(pictures)
+    images = rgb / 127.5 - 1
+    torch.testing.assert_close(from_L_ab(*to_L_ab(images)), images, rtol=0, atol=1e-4)
+    L, ab = to_L_ab(images)
     assert L.min() >= -1.001 and L.max() <= 1.001 and ab.abs().max() < 1
 
 
@@ -107,26 +107,26 @@ def test_colourfulness() -> None:
 def test_matched_colours_have_the_mean_and_covariance() -> None:
     generator = torch.Generator().manual_seed(0)
     mixed = torch.rand(3, 3, generator=generator, dtype=torch.float64)
-    picture = torch.rand(1, 3, 5, 9, generator=generator, dtype=torch.float64)
-    like = torch.einsum("ij,njhw->nihw", mixed, picture.roll(1, 1)[..., :7] ** 2) - 0.7
-    matched = match_colours(picture, like)
-    assert matched.shape == picture.shape
+    image = torch.rand(1, 3, 5, 9, generator=generator, dtype=torch.float64)
+    like = torch.einsum("ij,njhw->nihw", mixed, image.roll(1, 1)[..., :7] ** 2) - 0.7
+    matched = match_colours(image, like)
+    assert matched.shape == image.shape
     for moment in (lambda x: x.mean(1), lambda x: torch.cov(x, correction=0)):
         torch.testing.assert_close(moment(matched[0].flatten(1)), moment(like[0].flatten(1)))
     torch.testing.assert_close(match_colours(like, like), like)
-    grey = match_colours(picture[:, :1], like[:, :1])
-    expected = (picture[:, :1] - picture[:, :1].mean()) / picture[:, :1].std(correction=0)
+    grey = match_colours(image[:, :1], like[:, :1])
+    expected = (image[:, :1] - image[:, :1].mean()) / image[:, :1].std(correction=0)
     expected = expected * like[:, :1].std(correction=0) + like[:, :1].mean()
     torch.testing.assert_close(grey, expected)
 
 
-def test_matching_does_not_blow_up_what_a_grey_picture_has_no_colour_in() -> None:
+def test_matching_does_not_blow_up_what_a_grey_image_has_no_colour_in() -> None:
     generator = torch.Generator().manual_seed(0)
     grey = torch.rand(1, 1, 8, 8, generator=generator).expand(-1, 3, -1, -1)
     nearly = grey + 1e-3 * torch.randn(1, 3, 8, 8, generator=generator)
     colourful = torch.rand(1, 3, 8, 8, generator=generator) * 2 - 1
-    for picture in (grey, nearly, torch.full_like(grey, 0.3)):
-        assert match_colours(picture, colourful).abs().max() < 2.5
+    for image in (grey, nearly, torch.full_like(grey, 0.3)):
+        assert match_colours(image, colourful).abs().max() < 2.5
     matched = match_colours(nearly, colourful)
     assert (matched - matched.mean(1, keepdim=True)).abs().max() < 0.4
     flat = match_colours(torch.full_like(grey, 0.3), colourful)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.color_memory import (
+from models.colorization.memory import (
     FEATURE_SIZE,
     PALETTE,
     ColorMemory,
@@ -82,7 +82,7 @@ def test_other_colours_replace_the_oldest_slot() -> None:
     assert made.sources.tolist() == [3, 1]
 
 
-def test_pictures_of_one_batch_are_taken_in_one_after_the_other() -> None:
+def test_images_of_one_batch_are_taken_in_one_after_the_other() -> None:
     one, other = memory(), memory()
     queries, values = torch.stack([direction(1), direction(0, 1)]), torch.stack([one_color(0), one_color(0)])
     for i in range(2):

@@ -13,19 +13,19 @@ from torch.nn import functional as F
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
-from models.backbones import Fingerprint, load_resnet18, load_vgg
 from models.base_model import BaseModel
-from models.color_memory import color_distribution
+from models.colorization.memory import color_distribution
+from models.colorization.rebalancing import ColourFrequencies
 from models.memory_colorization_model import MemoryColorizationModel, given_colors
-from models.perceptual import Features, layer_index
-from models.rebalancing import ColourFrequencies
+from models.objectives.backbones import Fingerprint, load_resnet18, load_vgg
+from models.objectives.perceptual import Features, layer_index
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.batch import Batch
 from util.color import AB_BINS, AB_SCALE, rgb_to_lab, to_L_ab
 from util.errors import UserError
-from util.metrics import Metrics
+from util.metrics.measure import Metrics
 
 CPU = torch.device("cpu")
 SMALL = ["--netG", "unet_32", "--ngf", "4", "--ndf", "4", "--load_size", "32", "--crop_size", "32"]
@@ -40,8 +40,8 @@ def made(kind: type, name: str, folder: Path, *flags: str) -> tuple[BaseModel, l
     return model, [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(1)]
 
 
-def flat_pictures(folder: Path, colors: list[tuple[int, int, int]], phase: str = "train") -> Path:
-    """Pictures of one colour each, with the same light and dark places."""
+def flat_images(folder: Path, colors: list[tuple[int, int, int]], phase: str = "train") -> Path:
+    """Images of one colour each, with the same light and dark places."""
     (folder / phase).mkdir(parents=True)
     shade = np.linspace(0.6, 1, 32)[None, :, None]
     for i, color in enumerate(colors):
@@ -93,7 +93,7 @@ def test_the_adversarial_weight_and_the_perceptual_loss_reach_the_generator(pair
 
 
 def test_grey_files_need_no_ground_truth(tmp_path: Path) -> None:
-    folder = flat_pictures(tmp_path, [(200, 30, 30), (90, 90, 90)], "test")
+    folder = flat_images(tmp_path, [(200, 30, 30), (90, 90, 90)], "test")
     Image.open(folder / "test" / "1.png").convert("L").save(folder / "test" / "2.png")
     model, batches = made(TestOptions, "colorization", folder, "--batch_size", "3")
     assert [batch.index.tolist() for batch in batches] == [[0], [1, 2]]
@@ -137,9 +137,9 @@ def test_rare_colours_weigh_more() -> None:
     assert torch.equal(resumed.weights(ab), frequencies.weights(ab))
 
 
-def test_the_memory_names_the_picture_whose_colours_it_gives(tmp_path: Path) -> None:
+def test_the_memory_names_the_image_whose_colours_it_gives(tmp_path: Path) -> None:
     colors = [(220, 40, 40), (40, 200, 40), (60, 60, 220), (200, 200, 40)]
-    folder = flat_pictures(tmp_path, colors)
+    folder = flat_images(tmp_path, colors)
     model, batches = made(TrainOptions, "memory_colorization", folder, "--batch_size", "1")
     assert isinstance(model, MemoryColorizationModel)
     for batch in batches:
@@ -163,13 +163,13 @@ def test_the_memory_names_the_picture_whose_colours_it_gives(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("feature", ["dist", "palette"])
-def test_with_few_pictures_the_reference_decides_the_colours(
+def test_with_few_images_the_reference_decides_the_colours(
     tmp_path: Path, feature: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.memory_colorization_model.BACKBONE_SIZE", 32)  # it does not matter here
     generator = torch.Generator().manual_seed(0)
     colors = [tuple(torch.randint(40, 255, (3,), generator=generator).tolist()) for _ in range(20)]
-    folder = flat_pictures(tmp_path, colors)
+    folder = flat_images(tmp_path, colors)
     flags = ["--color_feature", feature, "--lambda_GAN", "0", "--lr", "0.002", "--batch_size", "4"]
     model, batches = made(TrainOptions, "memory_colorization", folder, *flags, "--no_dropout")
     assert isinstance(model, MemoryColorizationModel)
@@ -178,8 +178,8 @@ def test_with_few_pictures_the_reference_decides_the_colours(
             model.step(batch)
     means = []
     for reference in ((230, 60, 60), (60, 80, 230)):
-        picture = flat_pictures(tmp_path / str(reference[0]), [reference]) / "train" / "0.png"
-        model.given = given_colors(str(picture), "", feature)
+        image = flat_images(tmp_path / str(reference[0]), [reference]) / "train" / "0.png"
+        model.given = given_colors(str(image), "", feature)
         _, ab = to_L_ab(model.translate(batches[0])["fake_B_rgb"])
         means.append((ab * AB_SCALE).mean((0, 2, 3)))
     red, blue = means
@@ -217,10 +217,10 @@ def test_whose_colours_are_used(pairs: Path) -> None:
         model.nets["G"].mlp[4].weight.data *= 100  # so that a few steps suffice to see it
         results[flags] = model.translate(tested[0])["fake_B_rgb"]
         assert torch.equal(results[flags], model.translate(tested[0])["fake_B_rgb"])
-    assert len({tuple(picture.flatten().tolist()) for picture in results.values()}) == 4
+    assert len({tuple(image.flatten().tolist()) for image in results.values()}) == 4
 
 
-def test_the_discriminator_takes_one_picture_of_any_size(pairs: Path) -> None:
+def test_the_discriminator_takes_one_image_of_any_size(pairs: Path) -> None:
     model, _ = made(TrainOptions, "memory_colorization", pairs, "--gan_mode", "wgangp")
     D = model.nets["D"]
     feature = torch.rand(1, 313)
@@ -229,7 +229,7 @@ def test_the_discriminator_takes_one_picture_of_any_size(pairs: Path) -> None:
     one, two = torch.rand(1, 3, 20, 20), torch.rand(1, 3, 20, 20)
     together = D(torch.cat([one, two]), feature.expand(2, -1))
     torch.testing.assert_close(together[:1], D(one, feature))
-    # Beside the picture, or added after the first convolution: the same, away from the edges.
+    # Beside the image, or added after the first convolution: the same, away from the edges.
     spread = F.conv2d(feature[..., None, None].expand(-1, -1, 8, 8), D.feature.weight[:, :, None, None])
     torch.testing.assert_close(spread[0, :, 4, 4], D.feature(feature)[0])
 
@@ -260,8 +260,8 @@ def test_random_backbones_are_always_the_same_and_say_so(caplog: pytest.LogCaptu
     one, two = load_resnet18("random"), load_resnet18("random")
     assert torch.equal(torch.get_rng_state(), state)
     assert "UNTRAINED" in caplog.text
-    picture = torch.rand(2, 3, 64, 64)
-    assert one(picture).shape == (2, 512) and torch.equal(one(picture), two(picture))
+    image = torch.rand(2, 3, 64, 64)
+    assert one(image).shape == (2, 512) and torch.equal(one(image), two(image))
     assert not one.training and not any(p.requires_grad for p in one.parameters())
     assert torch.equal(Fingerprint(one, "f").sha256, Fingerprint(two, "f").sha256)
 
@@ -273,12 +273,12 @@ def test_backbones_from_files(tmp_path: Path) -> None:
     source = resnet18()
     torch.save(source.state_dict(), path)
     source.fc = torch.nn.Identity()
-    picture = torch.rand(1, 3, 64, 64)
-    assert torch.equal(load_resnet18(str(path))(picture), source.eval()(picture))
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(load_resnet18(str(path))(image), source.eval()(image))
     vgg = vgg16()
     for part in (vgg.state_dict(), vgg.features.state_dict()):
         torch.save(part, path)
-        assert torch.equal(load_vgg("vgg16", str(path))(picture), vgg.features(picture))
+        assert torch.equal(load_vgg("vgg16", str(path))(image), vgg.features(image))
     with pytest.raises(UserError, match=r"--resnet_weights .*another architecture"):
         load_resnet18(str(path))
 
@@ -345,9 +345,9 @@ def test_vgg_layers_by_name(network: str, layer: str, index: int) -> None:
 def test_features_are_those_of_the_named_layers() -> None:
     vgg = load_vgg("vgg16", "random")
     features = Features(vgg, "vgg16", ("conv1_2", "relu2_2"))
-    pictures = torch.rand(1, 1, 16, 16) * 2 - 1
-    found = features(pictures)
+    images = torch.rand(1, 1, 16, 16) * 2 - 1
+    found = features(images)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x = ((pictures.expand(-1, 3, -1, -1) + 1) / 2 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
+    x = ((images.expand(-1, 3, -1, -1) + 1) / 2 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     torch.testing.assert_close(found["conv1_2"], vgg[2](vgg[1](vgg[0](x))))
     assert set(found) == {"conv1_2", "relu2_2"} and len(features.layers) == 9

@@ -88,7 +88,7 @@ def train_once(name: str, data: dict[str, Path], case: dict[str, str], size: int
     batch = next(create_loader(options, CPU).epoch(1)).to(CPU)
     losses, visuals = model.step(batch)
     assert all(math.isfinite(loss.item()) for loss in losses.values()), case
-    assert all(picture.shape[-2:] == (size, size) for picture in visuals.values()), case
+    assert all(image.shape[-2:] == (size, size) for image in visuals.values()), case
 
     torch.save(model.state_dict(), tmp_path / "state.pth")
     loaded = create_model(options, CPU)

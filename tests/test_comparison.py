@@ -14,19 +14,27 @@ import pytest
 from conftest import ONE_THREAD, ROOT
 from PIL import Image
 
-from util.charts import resample, ticks
-from util.comparison import Series, TrainedRun, best_groups, group_runs, read_metrics, read_run, read_series
-from util.comparison_page import write_comparison
+from scripts.comparison.charts import resample, ticks
+from scripts.comparison.page import write_comparison
+from scripts.comparison.runs import (
+    Series,
+    TrainedRun,
+    best_groups,
+    group_runs,
+    read_metrics,
+    read_run,
+    read_series,
+)
+from scripts.comparison.tables import groups_csv, groups_latex, latex, runs_csv
 from util.errors import UserError
-from util.gallery import Gallery
-from util.tables import groups_csv, groups_latex, latex, runs_csv
+from util.pages.gallery import Gallery
 
 FLAGS = {"norm": "instance", "lr": 0.0002, "note": "", "seed": 0, "num_threads": 4, "no_dropout": False}
 METRICS = [{"psnr": 20.25 + i, "fid": 100.0 - 3 * i**2, "l1": 0.125 * i} for i in range(6)]
 
 
 def make_run(folder: Path, name: str, metrics: dict[str, Any] | None, **flags: object) -> TrainedRun:
-    """A run as train.py and test.py leave it, with two pictures of which one is its own."""
+    """A run as train.py and test.py leave it, with two images of which one is its own."""
     run, results = folder / "checkpoints" / name, folder / "results" / name / "test_latest"
     run.mkdir(parents=True)
     given = {**FLAGS, "name": name, **flags}
@@ -42,8 +50,8 @@ def make_run(folder: Path, name: str, metrics: dict[str, Any] | None, **flags: o
         shade = 40 * len(name) % 256
         with Gallery(results, name) as gallery:
             for sample in ("1 <b>", "2"):
-                pictures = {"real_A": np.full((8, 16, 3), 9, np.uint8), "fake_B": np.full((8, 16, 3), shade)}
-                gallery.add(sample.replace("<b>", "&b"), {k: v.astype(np.uint8) for k, v in pictures.items()})
+                images = {"real_A": np.full((8, 16, 3), 9, np.uint8), "fake_B": np.full((8, 16, 3), shade)}
+                gallery.add(sample.replace("<b>", "&b"), {k: v.astype(np.uint8) for k, v in images.items()})
         (results / "metrics.json").write_text(json.dumps({"pictures": [], "mean": metrics}))
     return read_run(name, run, results, given)
 

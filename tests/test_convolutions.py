@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.convolutions import (
+from models.layers.convolutions import (
     MOST_PIXELS,
     Conv2d,
     ConvBeforeNorm2d,

@@ -1,4 +1,4 @@
-"""Which pictures come, in what order, prepared how."""
+"""Which images come, in what order, prepared how."""
 
 import multiprocessing
 import os
@@ -25,11 +25,11 @@ from options.parse import parse
 from options.train_options import TrainOptions
 from util.batch import Batch
 from util.errors import UserError
-from util.image_io import BadPicture
+from util.image_io import BadImage
 from util.seeding import numpy_rng
 
 
-def picture(path: Path, width: int, height: int, seed: int = 0) -> str:
+def image(path: Path, width: int, height: int, seed: int = 0) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = numpy_rng("picture", seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -65,21 +65,21 @@ def test_serial_order() -> None:
     assert list(chain(*EpochSampler(5, 2, shuffle=False, seed=0))) == [(0, index) for index in range(5)]
 
 
-def test_pictures_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_images_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.png", ".thumbs/d.png", "e.png.bin", "notes.txt"):
-        picture(tmp_path / name, 4, 4) if Path(name).suffix not in (".txt", ".bin") else (
+        image(tmp_path / name, 4, 4) if Path(name).suffix not in (".txt", ".bin") else (
             tmp_path / name
         ).touch()
     assert [Path(p).name for p in find_images(tmp_path)] == ["a.jpg", "b.PNG", "c.webp"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no pictures in it"):
+    with pytest.raises(UserError, match="no images in it"):
         find_images(tmp_path / "empty")
     with pytest.raises(UserError, match="no such folder"):
         find_images(tmp_path / "absent")
 
 
 def test_side_by_side_halves(tmp_path: Path) -> None:
-    path = picture(tmp_path / "1.png", 9, 4)  # an odd width: the middle column belongs to neither half
+    path = image(tmp_path / "1.png", 9, 4)  # an odd width: the middle column belongs to neither half
     pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1)
     sample = aligned([(path, path)])[1, 0]
     assert torch.equal(sample.A, pixels[:, :, :4])
@@ -90,27 +90,27 @@ def test_side_by_side_halves(tmp_path: Path) -> None:
 
 def test_pairs_of_folders(tmp_path: Path) -> None:
     for name in ("x/2.png", "1.png"):
-        picture(tmp_path / "trainA" / name, 8, 8, seed=1)
-        picture(tmp_path / "trainB" / Path(name).with_suffix(".bmp"), 8, 8, seed=2)
+        image(tmp_path / "trainA" / name, 8, 8, seed=1)
+        image(tmp_path / "trainB" / Path(name).with_suffix(".bmp"), 8, 8, seed=2)
     pairs = find_pairs(tmp_path, "train")
     assert [(Path(a).stem, Path(b).stem) for a, b in pairs] == [("1", "1"), ("2", "2")]
     sample, swapped = aligned(pairs)[1, 0], aligned(pairs, swap=True)[1, 0]
     assert (sample.path_A, sample.path_B) == pairs[0] == (swapped.path_B, swapped.path_A)
     assert torch.equal(sample.A, swapped.B) and not torch.equal(sample.A, sample.B)
 
-    picture(tmp_path / "trainB" / "3.png", 8, 8)
-    with pytest.raises(UserError, match="1 pictures are in only one of trainA and trainB, such as 3"):
+    image(tmp_path / "trainB" / "3.png", 8, 8)
+    with pytest.raises(UserError, match="1 images are in only one of trainA and trainB, such as 3"):
         find_pairs(tmp_path, "train")
-    picture(tmp_path / "trainA" / "3.png", 8, 8)
-    picture(tmp_path / "trainA" / "3.jpg", 8, 8)
-    with pytest.raises(UserError, match="two pictures of one name"):
+    image(tmp_path / "trainA" / "3.png", 8, 8)
+    image(tmp_path / "trainA" / "3.jpg", 8, 8)
+    with pytest.raises(UserError, match="two images of one name"):
         find_pairs(tmp_path, "train")
     with pytest.raises(UserError, match="neither a folder val"):
         find_pairs(tmp_path, "val")
 
 
 def test_pairs_of_unequal_size_are_refused(tmp_path: Path) -> None:
-    pair = picture(tmp_path / "a.png", 8, 8), picture(tmp_path / "b.png", 8, 12)
+    pair = image(tmp_path / "a.png", 8, 8), image(tmp_path / "b.png", 8, 12)
     assert "a.png and" in str(aligned([pair])[1, 0].error)
     resized = aligned([pair], Transform("resize_and_crop", 8, 8, flip=False))[1, 0]
     assert resized.A.shape == resized.B.shape == (3, 8, 8)
@@ -123,13 +123,13 @@ def test_grey_and_colour() -> None:
 
 
 def test_grey_input_of_a_coloured_pair(tmp_path: Path) -> None:
-    path = picture(tmp_path / "1.png", 8, 4)
+    path = image(tmp_path / "1.png", 8, 4)
     sample = aligned([(path, path)], grey=(True, False), swap=True)[1, 0]
     assert (sample.A.shape, sample.B.shape) == ((1, 4, 4), (3, 4, 4))
 
 
 def loader(tmp_path: Path, sizes: list[tuple[int, int]], transform: Transform, **arguments: object) -> Loader:
-    paths = [picture(tmp_path / f"{i}.png", 2 * w, h, seed=i) for i, (w, h) in enumerate(sizes)]
+    paths = [image(tmp_path / f"{i}.png", 2 * w, h, seed=i) for i, (w, h) in enumerate(sizes)]
     dataset = aligned([(path, path) for path in paths], transform)
     return Loader(dataset, **{"batch_size": 2, "shuffle": True, "seed": 0, "num_threads": 0, **arguments})
 
@@ -159,16 +159,16 @@ def test_unequal_sizes_come_apart_in_testing_and_are_refused_in_training(tmp_pat
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_picture_is_named_without_a_traceback(tmp_path: Path, workers: int) -> None:
+def test_an_unreadable_image_is_named_without_a_traceback(tmp_path: Path, workers: int) -> None:
     broken = loader(tmp_path, [(8, 8)] * 2, Transform("none", 0, 0, flip=False), num_threads=workers)
-    (tmp_path / "1.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"1\.png: cannot be read as a picture") as caught:
+    (tmp_path / "1.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"1\.png: cannot be read as an image") as caught:
         list(broken.epoch(1))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_next_good_picture_takes_the_place_of_a_bad_one(
+def test_the_next_good_image_takes_the_place_of_a_bad_one(
     tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     training = loader(
@@ -176,7 +176,7 @@ def test_the_next_good_picture_takes_the_place_of_a_bad_one(
     )
     training.dataset.replace_bad = True
     for bad in (1, 2, 4):
-        (tmp_path / f"{bad}.png").write_bytes(b"not a picture")
+        (tmp_path / f"{bad}.png").write_bytes(b"not an image")
     for epoch in (1, 2):
         batches = list(training.epoch(epoch))
         assert [len(batch) for batch in batches] == [2, 2, 1]
@@ -190,12 +190,12 @@ def test_the_next_good_picture_takes_the_place_of_a_bad_one(
         "4.png",
     ]
     for good in (0, 3):
-        (tmp_path / f"{good}.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match=r"None of these 5 pictures can be used\. The first: "):
+        (tmp_path / f"{good}.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match=r"None of these 5 images can be used\. The first: "):
         list(training.epoch(3))
 
 
-def test_in_testing_bad_pictures_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_in_testing_bad_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     testing = loader(
         tmp_path,
         [(8, 8)] * 4,
@@ -205,16 +205,16 @@ def test_in_testing_bad_pictures_are_left_out(tmp_path: Path, caplog: pytest.Log
         mixed_sizes=True,
     )
     for bad in (0, 1, 3):
-        (tmp_path / f"{bad}.png").write_bytes(b"not a picture")
+        (tmp_path / f"{bad}.png").write_bytes(b"not an image")
     assert [batch.index.tolist() for batch in testing.epoch(0)] == [[2]]
     assert testing.left_out == {0, 1, 3}
     assert len(caplog.messages) == 3 and "0.png" in caplog.text and "left out" in caplog.text
-    (tmp_path / "2.png").write_bytes(b"not a picture")
-    with pytest.raises(UserError, match="None of the 4 pictures can be used"):
+    (tmp_path / "2.png").write_bytes(b"not an image")
+    with pytest.raises(UserError, match="None of the 4 images can be used"):
         list(testing.epoch(0))
 
 
-def test_a_bad_picture_does_not_change_its_partner(tmp_path: Path) -> None:
+def test_a_bad_image_does_not_change_its_partner(tmp_path: Path) -> None:
     dataset = unaligned(tmp_path, random_partner=False)
     dataset.replace_bad = True
     (tmp_path / "B" / "6.png").write_bytes(b"")
@@ -227,16 +227,16 @@ def test_a_bad_picture_does_not_change_its_partner(tmp_path: Path) -> None:
     ]
 
 
-def test_a_picture_too_narrow_for_a_pair_is_bad(tmp_path: Path) -> None:
-    path = picture(tmp_path / "1.png", 1, 4)
+def test_a_image_too_narrow_for_a_pair_is_bad(tmp_path: Path) -> None:
+    path = image(tmp_path / "1.png", 1, 4)
     rejected = aligned([(path, path)])[1, 0]
-    assert isinstance(rejected.error, BadPicture) and "side by side" in str(rejected.error)
+    assert isinstance(rejected.error, BadImage) and "side by side" in str(rejected.error)
 
 
 def test_a_worker_that_dies_is_an_error_and_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dying = loader(tmp_path, [(8, 8)] * 2, Transform("none", 0, 0, flip=False), num_threads=1)
     monkeypatch.setattr(dying.dataset, "read", lambda index, rng: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(UserError, match="A process that reads pictures has died"):
+    with pytest.raises(UserError, match="A process that reads images has died"):
         list(dying.epoch(1))
 
 
@@ -267,14 +267,14 @@ def test_a_batch_on_the_device_is_in_minus_one_to_one() -> None:
 
 def unaligned(tmp_path: Path, **flags: object) -> UnalignedDataset:
     paths = {
-        side: [picture(tmp_path / side / f"{i}.png", 8, 8, seed=i) for i in range(count)]
+        side: [image(tmp_path / side / f"{i}.png", 8, 8, seed=i) for i in range(count)]
         for side, count in (("A", 3), ("B", 7))
     }
     settings = {"random_partner": True, "swap": False, "grey": (False, False), "seed": 0, **flags}
     return UnalignedDataset(paths["A"], paths["B"], Transform("none", 0, 0, flip=True), **settings)
 
 
-def test_unaligned_pictures_of_unequal_count(tmp_path: Path) -> None:
+def test_unaligned_images_of_unequal_count(tmp_path: Path) -> None:
     dataset = unaligned(tmp_path)
     assert len(dataset) == 7
     samples = [[dataset[epoch, index] for index in range(7)] for epoch in (1, 2)]
@@ -287,8 +287,8 @@ def test_unaligned_pictures_of_unequal_count(tmp_path: Path) -> None:
     assert [Path(in_step[1, i].path_A).parts[-2:] for i in range(7)] == [("B", f"{i}.png") for i in range(7)]
 
 
-def test_both_sides_of_unaligned_pictures_are_prepared_independently(tmp_path: Path) -> None:
-    path = picture(tmp_path / "1.png", 8, 8)
+def test_both_sides_of_unaligned_images_are_prepared_independently(tmp_path: Path) -> None:
+    path = image(tmp_path / "1.png", 8, 8)
     settings = {"random_partner": True, "swap": False, "grey": (False, True), "seed": 0}
     dataset = UnalignedDataset([path], [path], Transform("none", 0, 0, flip=True), **settings)
     samples = [dataset[epoch, 0] for epoch in range(20)]
@@ -298,7 +298,7 @@ def test_both_sides_of_unaligned_pictures_are_prepared_independently(tmp_path: P
 
 
 def test_a_single_folder(tmp_path: Path) -> None:
-    paths = [picture(tmp_path / f"{i}.png", 9, 6, seed=i) for i in range(2)]
+    paths = [image(tmp_path / f"{i}.png", 9, 6, seed=i) for i in range(2)]
     sample = SingleDataset(paths, Transform("none", 0, 0, flip=False), grey=True, seed=0)[0, 1]
     assert (sample.A.shape, sample.B, sample.path_A) == ((1, 6, 9), None, paths[1])
 

@@ -1,4 +1,4 @@
-"""Pictures from noise: the networks, what a sample depends on, overviews, and training by class."""
+"""Images from noise: the networks, what a sample depends on, overviews, and training by class."""
 
 import math
 from pathlib import Path
@@ -13,8 +13,8 @@ from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.dcgan_model import DcganModel, grid, spherical
 from models.dcgan_networks import SIDES, DcganDiscriminator, DcganGenerator, check_side
-from models.layers import initialise
-from models.norms import BatchNorm2d
+from models.layers.blocks import initialise
+from models.layers.norms import BatchNorm2d
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -113,8 +113,8 @@ def test_noise_of_unit_length_stays_so_on_the_way() -> None:
 
 
 def test_a_grid_goes_row_by_row() -> None:
-    pictures = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 2, 4)
-    joined = grid(pictures)
+    images = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 3, 2, 4)
+    joined = grid(images)
     assert joined.shape == (3, 4, 32)
     assert joined[1, ::2, ::4].tolist() == [list(map(float, range(8))), list(map(float, range(8, 16)))]
 
@@ -141,7 +141,7 @@ def test_overviews_are_the_same_every_time_and_leave_training_alone(tmp_path: Pa
     model.step(batches[0])
     before = {name: value.clone() for name, value in model.G.state_dict().items()}
     one, other = model.overview(), model.overview()
-    assert {name: tuple(picture.shape) for name, picture in one.items()} == {
+    assert {name: tuple(image.shape) for name, image in one.items()} == {
         "samples": (3, 224, 224),
         "interpolation": (3, 224, 224),
     }
@@ -182,16 +182,16 @@ def test_gradients_are_penalised_by_class_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--crop_size 60", "--crop_size 60: dcgan makes pictures with sides of 28"),
-        ("--preprocess none", "--preprocess none: dcgan learns from pictures of one size"),
+        ("--crop_size 60", "--crop_size 60: dcgan makes images with sides of 28"),
+        ("--preprocess none", "--preprocess none: dcgan learns from images of one size"),
         ("--pool_size 50", "--pool_size 50: dcgan keeps no earlier fakes"),
         ("--netG unet_32", "--netG unet_32: dcgan has networks of its own"),
         ("--attention 14", "--attention 1/2: dcgan's networks have no self-attention"),
-        ("--output_nc 1", "--output_nc 1: dcgan's pictures have the channels of --input_nc"),
+        ("--output_nc 1", "--output_nc 1: dcgan's images have the channels of --input_nc"),
         ("--no_dropout", "--no_dropout True: dcgan has networks of its own"),
         ("--gan_mode wgangp", "use --norm instance"),
-        ("--num_classes 5", "--num_classes 5: the pictures in"),
-        ("--dataset_mode latent", "--dataset_mode latent: there are no pictures to learn from"),
+        ("--num_classes 5", "--num_classes 5: the images in"),
+        ("--dataset_mode latent", "--dataset_mode latent: there are no images to learn from"),
     ],
 )
 def test_what_it_cannot_do_is_refused(flags: str, message: str, tmp_path: Path) -> None:
@@ -208,12 +208,12 @@ def test_train_and_test_as_users_run_them(command: Command, tmp_path: Path) -> N
     shown = {path.name for path in (page / "images").iterdir()}
     assert {"epoch001_fake.png", "epoch001_samples_4.png", "epoch001_classes_4.png"} <= shown
 
-    # Architecture, size and classes come from the checkpoint; no pictures are needed.
+    # Architecture, size and classes come from the checkpoint; no images are needed.
     record = tmp_path / "checkpoints" / "run" / "train_opt.json"
     for config in ([], ["--config", record]):
         test = ["--name", "run", "--model", "dcgan", "--gpu_ids", -1, "--num_samples", 3]
         found = command("test.py", *test, "--num_threads", 0, *config)
-        assert "3 pictures: " in found.stdout
+        assert "3 images: " in found.stdout
     results = tmp_path / "results" / "run" / "test_latest"
     assert {path.name for path in (results / "images").iterdir()} == {
         *(f"overview_{name}.png" for name in ("samples", "interpolation", "classes")),
@@ -221,5 +221,5 @@ def test_train_and_test_as_users_run_them(command: Command, tmp_path: Path) -> N
     }
     text = (results / "index.html").read_text()
     assert text.index("overview_samples.png") < text.index("sample_0001_fake.png")
-    with Image.open(results / "images" / "overview_classes.png") as picture:
-        assert picture.size == (8 * 28, 2 * 28)
+    with Image.open(results / "images" / "overview_classes.png") as image:
+        assert image.size == (8 * 28, 2 * 28)

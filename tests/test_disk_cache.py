@@ -1,4 +1,4 @@
-"""Pictures kept in a file: for later runs and for several at once, and never those that are not whole."""
+"""Images kept in a file: for later runs and for several at once, and never those that are not whole."""
 
 import errno
 import multiprocessing
@@ -19,17 +19,17 @@ from util.errors import UserError
 
 SIDE = 16
 SIZE = 3 * SIDE * SIDE + HEADER.size
-"""Bytes that a picture takes."""
+"""Bytes that an image takes."""
 
 Make = Callable[[], tuple[Tensor, ...]]
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """The files that pictures are made of, which nobody reads here."""
+    """The files that images are made of, which nobody reads here."""
     found = [tmp_path / f"{i}.png" for i in range(4)]
     for path in found:
-        path.write_bytes(b"picture")
+        path.write_bytes(b"image")
     return found
 
 
@@ -50,8 +50,8 @@ def fill(folder: Path, files: list[Path]) -> DiskCache:
 
 def values(cache: DiskCache, files: list[Path], make: Make = not_made) -> list[int]:
     found = [cache.get(str(path), "", make)[0] for path in files]
-    assert all((picture == picture[0, 0, 0]).all() for picture in found)
-    return [int(picture[0, 0, 0]) for picture in found]
+    assert all((image == image[0, 0, 0]).all() for image in found)
+    return [int(image[0, 0, 0]) for image in found]
 
 
 def test_another_process_makes_nothing(tmp_path: Path, files: list[Path]) -> None:
@@ -72,7 +72,7 @@ def test_another_process_makes_nothing(tmp_path: Path, files: list[Path]) -> Non
 def test_a_source_that_has_changed_is_made_anew_by_later_runs(tmp_path: Path, files: list[Path]) -> None:
     folder = tmp_path / "cache"
     fill(folder, files)
-    files[1].write_bytes(b"another picture")
+    files[1].write_bytes(b"another image")
     os.utime(files[2], ns=(0, 7))
     assert values(DiskCache(folder, 100 * SIZE), files, level(9)) == [0, 9, 9, 3]
     assert values(DiskCache(folder, 100 * SIZE), files) == [0, 9, 9, 3]
@@ -97,8 +97,8 @@ def test_processes_that_add_at_once_lose_nothing(tmp_path: Path, files: list[Pat
         assert process.exitcode == 0
     cache = DiskCache(folder, 1000 * SIZE)
     for number in range(100):
-        (picture,) = cache.get(source, str(number), not_made)
-        assert (picture == number).all()
+        (image,) = cache.get(source, str(number), not_made)
+        assert (image == number).all()
     assert STATE.unpack_from(cache._memory)[2] == STATE.size + 100 * SIZE  # each once
 
 
@@ -140,20 +140,20 @@ def test_a_file_that_cannot_be_followed_is_replaced(
 
 def test_what_is_no_cache_stays_as_it_is(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"a photo")
-    with pytest.raises(UserError, match=r"is no cache of pictures.*--cache_dir"):
+    with pytest.raises(UserError, match=r"is no cache of images.*--cache_dir"):
         DiskCache(tmp_path, SIZE)
     assert (tmp_path / FILE_NAME).read_bytes() == b"a photo"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--cache_dir .*file: pictures cannot be kept there"):
+    with pytest.raises(UserError, match=r"--cache_dir .*file: images cannot be kept there"):
         DiskCache(tmp_path / "file", SIZE)
     with pytest.raises(UserError, match=r"holds files of 1e\+10 GB \(--cache_limit\)"):
         DiskCache(tmp_path, 10**19)
 
 
-def test_a_full_disk_is_said_once_and_costs_no_picture(
+def test_a_full_disk_is_said_once_and_costs_no_image(
     tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "cache"

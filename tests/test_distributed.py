@@ -18,9 +18,10 @@ from rank_worker import train
 from test_models import arguments
 from torch import Tensor
 
-from util import compare_folders, distributed
+from util import distributed
 from util.device import processes_wanted
 from util.errors import UserError
+from util.metrics import __main__ as compare_folders
 
 FLAGS = {
     "pix2pix": ["--norm=batch", "--batch_size=4"],
@@ -33,7 +34,7 @@ FLAGS = {
     "dcgan": ["--batch_size=4", "--lambda_r1=1", "--r1_every=2", "--norm=none", "--diffaug=color,cutout"],
     "cycle_gan, in parts": ["--netG=resnet_6blocks", "--pool_size=12", "--batch_size=6", "--accumulate=3"],
 }
-"""Six pictures: full batches are shared out, and the smaller one at the end is computed by all."""
+"""Six images: full batches are shared out, and the smaller one at the end is computed by all."""
 
 SHORT = {2: ["pix2pix", "cycle_gan"], 3: ["dcgan"]}
 LONG = {2: list(FLAGS), 3: ["pix2pix", "cycle_gan", "memory_colorization", "dcgan"]}
@@ -41,7 +42,7 @@ LONG = {2: list(FLAGS), 3: ["pix2pix", "cycle_gan", "memory_colorization", "dcga
 RUN = ["--model=pix2pix", "--netG=unet_32", "--ngf=4", "--ndf=4", "--norm=instance", "--load_size=36"]
 RUN += ["--crop_size=32", "--gpu_ids=-1", "--no_dropout", "--num_threads=0", "--no_html", "--precision=fp64"]
 RUN += ["--batch_size=4", "--print_freq=4", "--no_flip", "--name=run", "--val_freq=1", "--best=psnr"]
-"""Six pictures: a full batch an epoch, and a smaller one."""
+"""Six images: a full batch an epoch, and a smaller one."""
 
 
 def torchrun(count: int, *command: object) -> list[str]:
@@ -156,11 +157,11 @@ def test_a_run_and_its_test_on_two_processes(pairs: Path, tmp_path: Path) -> Non
 
 
 def measured_are_those_of_the_files(gallery: Path, out: Path) -> None:
-    """What test.py measured is what `python -m util.metrics` finds in the pictures that it has written."""
+    """What test.py measured is what `python -m util.metrics` finds in the images that it has written."""
     suffixes = ["--suffix_a=_fake_B", "--suffix_b=_real_B", "--gpu_ids=-1"]
     assert compare_folders.main([*[str(gallery / "images")] * 2, *suffixes, f"--out={out}"]) == 0
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (gallery, out))
-    assert ours.keys() == {"pictures", "mean", "reference", "protocol", "left_out"}
+    assert ours.keys() == {"images", "mean", "reference", "protocol", "left_out"}
     assert [row["name"] for row in ours["pictures"]] == ["0001", "0002", "0003"]
     assert ours["mean"].keys() == {"psnr", "ssim", "l1"} == ours["protocol"].keys()
     for metric, mean in ours["mean"].items():

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from util import feature_metrics
 from util.batch import Batch
 from util.errors import UserError
-from util.feature_metrics import LPIPS_LEAST, Network, frechet_distance, load_inception, load_lpips
-from util.metrics import Metrics
+from util.metrics import features as feature_metrics
+from util.metrics.features import LPIPS_LEAST, Network, frechet_distance, load_inception, load_lpips
+from util.metrics.measure import Metrics
 
 needs_torchmetrics = pytest.mark.skipif(
     not all(map(find_spec, ("torchmetrics", "torch_fidelity"))),
@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 
 class StandIn(nn.Module):
-    """Features (N, 12) of uint8 pictures: the means of quarters, bent."""
+    """Features (N, 12) of uint8 images: the means of quarters, bent."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert x.dtype == torch.uint8
@@ -40,16 +40,16 @@ class StandIn(nn.Module):
 def sets(fake: int, real: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shades = torch.rand(fake + real, 3, 2, 2, generator=generator) * 200
-    pictures = F.interpolate(shades, 8) + torch.rand(fake + real, 3, 8, 8, generator=generator) * 50
-    return pictures[:fake].to(torch.uint8), (pictures[fake:] * 0.9).to(torch.uint8)
+    images = F.interpolate(shades, 8) + torch.rand(fake + real, 3, 8, 8, generator=generator) * 50
+    return images[:fake].to(torch.uint8), (images[fake:] * 0.9).to(torch.uint8)
 
 
 def measured(fake: Tensor, real: Tensor) -> Metrics:
-    """Metrics that have seen the pictures in batches of unequal size, some of them twice."""
+    """Metrics that have seen the images in batches of unequal size, some of them twice."""
     metrics = Metrics(["fid", "kid"], inception=Network(StandIn(), "a stand-in"))
-    for side, pictures in (("fake", fake), ("real", real)):
-        for chosen in (range(3), range(2, 9), range(9, len(pictures))):
-            metrics.update_set(side, pictures[list(chosen)], [f"{number:04}" for number in chosen])
+    for side, images in (("fake", fake), ("real", real)):
+        for chosen in (range(3), range(2, 9), range(9, len(images))):
+            metrics.update_set(side, images[list(chosen)], [f"{number:04}" for number in chosen])
     return metrics
 
 
@@ -68,22 +68,22 @@ def reference_mmd(x: Array, y: Array) -> float:
 def test_fid_and_kid_are_those_of_float64() -> None:
     fake, real = sets(60, 60)
     summary = measured(fake, real).compute()
-    x, y = (StandIn()(pictures).double().numpy() for pictures in (fake, real))
+    x, y = (StandIn()(images).double().numpy() for images in (fake, real))
     product = np.cov(x.T) @ np.cov(y.T)
     root = np.sqrt(np.linalg.eigvals(product).astype(complex)).real.sum()
     fid = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(np.cov(x.T)) + np.trace(np.cov(y.T)) - 2 * root
     assert summary.mean["fid"] == pytest.approx(fid, rel=1e-6) and fid > 0.01
     assert summary.mean["kid"] == pytest.approx(reference_mmd(x, y), rel=1e-6)
-    assert "60 results, 60 real pictures; a stand-in" in summary.protocol["fid"]
-    assert "/ 12 + 1)^3" in summary.protocol["kid"] and "of all pictures" in summary.protocol["kid"]
+    assert "60 results, 60 real images; a stand-in" in summary.protocol["fid"]
+    assert "/ 12 + 1)^3" in summary.protocol["kid"] and "of all images" in summary.protocol["kid"]
 
 
-def test_kid_of_many_pictures_is_the_mean_over_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_of_many_images_is_the_mean_over_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_metrics, "KID_SUBSETS", 4)
     monkeypatch.setattr(feature_metrics, "KID_SUBSET_SIZE", 10)
     fake, real = sets(30, 25)
     summary = measured(fake, real).compute()
-    x, y = (StandIn()(pictures).double().numpy() for pictures in (fake, real))
+    x, y = (StandIn()(images).double().numpy() for images in (fake, real))
     generator = torch.Generator().manual_seed(0)
     found = []
     for _ in range(4):
@@ -93,7 +93,7 @@ def test_kid_of_many_pictures_is_the_mean_over_subsets(monkeypatch: pytest.Monke
     assert "4 random subsets of 10, seed 0" in summary.protocol["kid"]
 
 
-def test_sets_of_one_picture_have_no_distance() -> None:
+def test_sets_of_one_image_have_no_distance() -> None:
     metrics = Metrics(["fid", "kid", "l1"], inception=Network(StandIn(), "a stand-in"))
     fake, real = sets(1, 1)
     metrics.update(fake, real, keys=[0])
@@ -104,13 +104,13 @@ def test_sets_of_one_picture_have_no_distance() -> None:
 
 def test_unpaired_results_are_compared_as_sets() -> None:
     """Each file once, however often the shorter folder comes round; single values there are none."""
-    fake, real = (pictures / 127.5 - 1 for pictures in sets(4, 4))
+    fake, real = (images / 127.5 - 1 for images in sets(4, 4))
     metrics = Metrics(["fid", "psnr"], inception=Network(StandIn(), "a stand-in"))
     for paths_B in (["x", "y", "z", "w"], ["x", "y", "z", "w"]):
         batch = Batch(fake, real, ["a", "b", "c", "d"], paths_B, torch.arange(4))
         assert metrics.update_visuals(batch, {"fake_B": fake, "real_B": real}, paired=False) == [{}] * 4
     found = metrics.compute()
-    assert found.mean.keys() == {"fid"} and "4 results, 4 real pictures" in found.protocol["fid"]
+    assert found.mean.keys() == {"fid"} and "4 results, 4 real images" in found.protocol["fid"]
     single = Batch(fake, None, ["a", "b", "c", "d"], [], torch.arange(4))
     assert metrics.update_visuals(single, {"real_A": fake, "fake_B": fake}, paired=False) == [{}] * 4
     assert "here 0 and 0" in metrics.compute().left_out["fid"]
@@ -128,12 +128,12 @@ def alexnet() -> dict[str, Tensor]:
     return weights
 
 
-def reference_lpips(weights: dict[str, Tensor], heads: list[Tensor], pictures: Tensor) -> float:
-    """LPIPS (Zhang et al. 2018) of two pictures in [-1, 1], (2, 3, H, W), float64."""
+def reference_lpips(weights: dict[str, Tensor], heads: list[Tensor], images: Tensor) -> float:
+    """LPIPS (Zhang et al. 2018) of two images in [-1, 1], (2, 3, H, W), float64."""
     shift, scale = (
         torch.tensor(v).double().view(3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
     )
-    x, total = (pictures - shift) / scale, 0.0
+    x, total = (images - shift) / scale, 0.0
     for (place, stride, padding), head in zip(
         ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1)), heads, strict=True
     ):
@@ -157,16 +157,16 @@ def test_lpips_is_that_of_the_paper(tmp_path: Path) -> None:
     metrics = Metrics(["lpips"], lpips=load_lpips(str(file)))
     assert torch.equal(torch.rand(3), torch.manual_seed(7) and torch.rand(3))  # randomness is left alone
     generator = torch.Generator().manual_seed(1)
-    pictures = torch.randint(256, (2, 2, 3, 70, 64), dtype=torch.uint8, generator=generator)
-    found = metrics.update(*pictures, keys=[0, 1])["lpips"]
+    images = torch.randint(256, (2, 2, 3, 70, 64), dtype=torch.uint8, generator=generator)
+    found = metrics.update(*images, keys=[0, 1])["lpips"]
     for i in range(2):
-        expected = reference_lpips(weights, list(heads.values()), pictures[:, i].double() / 127.5 - 1)
+        expected = reference_lpips(weights, list(heads.values()), images[:, i].double() / 127.5 - 1)
         assert found[i].item() == pytest.approx(expected, rel=1e-4) and expected > 0.01
     edge = torch.zeros(1, 3, LPIPS_LEAST, LPIPS_LEAST, dtype=torch.uint8)
     assert metrics.update(edge, edge, [2])["lpips"].item() == 0
     assert metrics.update(edge[..., 1:], edge[..., 1:], [3])["lpips"].isnan().all()
     summary = metrics.compute()
-    assert summary.left_out == {"lpips": f"1 of 4 pictures: a side below {LPIPS_LEAST} pixels"}
+    assert summary.left_out == {"lpips": f"1 of 4 images: a side below {LPIPS_LEAST} pixels"}
     assert "torchmetrics" in summary.protocol["lpips"]
 
 

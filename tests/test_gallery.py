@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from util.errors import UserError
-from util.gallery import Gallery
 from util.image_io import save_image
-from util.page import PARTS, STATIC
+from util.pages.gallery import Gallery
+from util.pages.page import PARTS, STATIC
 
 ODD_NAME = "<b>&\"'#% ?ü;<script>alert(1)<h2>.png"
 
@@ -41,7 +41,7 @@ class Reader(HTMLParser):
         return [attributes.get(attribute) or "" for name, attributes in self.elements if name == tag]
 
 
-def picture(level: int = 0, height: int = 6, width: int = 8) -> NDArray[np.uint8]:
+def draw_image(level: int = 0, height: int = 6, width: int = 8) -> NDArray[np.uint8]:
     return np.full((height, width, 3), level, np.uint8)
 
 
@@ -55,18 +55,18 @@ def saved(folder: Path) -> set[str]:
 
 def test_file_names_and_contents(tmp_path: Path) -> None:
     with Gallery(tmp_path / "results", "results") as gallery:
-        gallery.add("12", {"real_A": picture(10), "fake_B": picture(200)[..., 0]})
+        gallery.add("12", {"real_A": draw_image(10), "fake_B": draw_image(200)[..., 0]})
     assert saved(tmp_path / "results") == {"12_real_A.png", "12_fake_B.png"}
     with Image.open(tmp_path / "results" / "images" / "12_real_A.png") as image:
-        assert np.array_equal(np.asarray(image), picture(10))
+        assert np.array_equal(np.asarray(image), draw_image(10))
     with Image.open(tmp_path / "results" / "images" / "12_fake_B.png") as image:
-        assert np.array_equal(np.asarray(image), picture(200)[..., 0])
+        assert np.array_equal(np.asarray(image), draw_image(200)[..., 0])
 
 
-def test_page_shows_every_picture(tmp_path: Path) -> None:
+def test_page_shows_every_image(tmp_path: Path) -> None:
     with Gallery(tmp_path, "Results & more", width=100) as gallery:
-        gallery.add("one", {"real_A": picture(), "fake_B": picture()})
-        gallery.add("two", {"real_A": picture()})
+        gallery.add("one", {"real_A": draw_image(), "fake_B": draw_image()})
+        gallery.add("two", {"real_A": draw_image()})
     page = read(tmp_path)
     names = ["one_real_A.png", "one_fake_B.png", "two_real_A.png"]
     assert page.values("img", "src") == [f"images/{name}" for name in names]
@@ -84,8 +84,8 @@ def test_odd_names_are_safe(tmp_path: Path, name: str) -> None:
     plain = tmp_path / "plain"
     odd = tmp_path / "odd"
     with Gallery(plain, "results") as gallery, Gallery(odd, name) as odd_gallery:
-        gallery.add("plain", {"fake_B": picture()})
-        odd_gallery.add(name, {"fake_B": picture()})
+        gallery.add("plain", {"fake_B": draw_image()})
+        odd_gallery.add(name, {"fake_B": draw_image()})
     page = read(odd)
     # The name is text in every place: the elements are those of a page with a plain name.
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in read(plain).elements]
@@ -104,7 +104,7 @@ def test_name_that_is_no_unicode(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes only Unicode names")
     with Gallery(tmp_path, "results") as gallery:
-        gallery.add(name, {"fake_B": picture()})
+        gallery.add(name, {"fake_B": draw_image()})
     assert read(tmp_path).values("img", "src") == ["images/caf%E9_fake_B.png"]
 
 
@@ -119,38 +119,38 @@ def test_name_that_is_no_unicode(tmp_path: Path) -> None:
 def test_same_names_do_not_overwrite(tmp_path: Path, names: list[str], expected: list[str]) -> None:
     with Gallery(tmp_path, "results") as gallery:
         for level, name in enumerate(names):
-            gallery.add(name, {"fake_B": picture(level)})
+            gallery.add(name, {"fake_B": draw_image(level)})
     assert read(tmp_path).values("img", "src") == [f"images/{name}_fake_B.png" for name in expected]
     for level, name in enumerate(expected):
         with Image.open(tmp_path / "images" / f"{name}_fake_B.png") as image:
-            assert np.array_equal(np.asarray(image), picture(level))
+            assert np.array_equal(np.asarray(image), draw_image(level))
 
 
 def test_names_and_labels_that_meet_do_not_overwrite(tmp_path: Path) -> None:
     with Gallery(tmp_path, "results") as gallery:
-        gallery.add("a", {"b_c": picture(1)})
-        gallery.add("a_b", {"c": picture(2)})
+        gallery.add("a", {"b_c": draw_image(1)})
+        gallery.add("a_b", {"c": draw_image(2)})
     assert saved(tmp_path) == {"a_b_c.png", "a_b_2_c.png"}
 
 
 def test_same_names_with_other_labels_are_told_apart(tmp_path: Path) -> None:
     with Gallery(tmp_path, "results") as gallery:
         for label in ("x", "y", "z"):
-            gallery.add("a", {label: picture()})
+            gallery.add("a", {label: draw_image()})
     assert saved(tmp_path) == {"a_x.png", "a_2_y.png", "a_3_z.png"}
 
 
 @pytest.mark.parametrize("name, label", [("folder/a", "fake_B"), ("a", "fake/B"), ("../a", "fake_B")])
 def test_names_with_folders_are_refused(tmp_path: Path, name: str, label: str) -> None:
     with Gallery(tmp_path, "results") as gallery, pytest.raises(ValueError, match="plain file name"):
-        gallery.add(name, {label: picture()})
+        gallery.add(name, {label: draw_image()})
     assert saved(tmp_path) == set()
 
 
 @pytest.mark.parametrize("ratio, size", [(1.0, (8, 6)), (1.5, (12, 6)), (0.4, (8, 15)), (1.3, (10, 6))])
 def test_aspect_ratio(tmp_path: Path, ratio: float, size: tuple[int, int]) -> None:
     with Gallery(tmp_path, "results", aspect_ratio=ratio) as gallery:
-        gallery.add("a", {"color": picture(7), "grey": picture(7)[..., 0]})
+        gallery.add("a", {"color": draw_image(7), "grey": draw_image(7)[..., 0]})
     for label in ("color", "grey"):
         with Image.open(tmp_path / "images" / f"a_{label}.png") as image:
             assert image.size == size
@@ -166,7 +166,7 @@ def test_impossible_options_are_refused(tmp_path: Path, options: dict[str, float
 
 def test_page_is_self_contained(tmp_path: Path) -> None:
     with Gallery(tmp_path, "results") as gallery:
-        gallery.add("a", {"fake_B": picture()})
+        gallery.add("a", {"fake_B": draw_image()})
     text = (tmp_path / "index.html").read_text("utf-8")
     assert "http://" not in text and "https://" not in text
     page = Reader(text)
@@ -184,7 +184,7 @@ def test_page_only_grows_and_by_the_same_amount(tmp_path: Path) -> None:
     gallery = Gallery(tmp_path, "results")
     stages = [gallery.page.path.read_bytes()]
     for number in range(1000, 1020):
-        gallery.add(str(number), {"fake_B": picture()})
+        gallery.add(str(number), {"fake_B": draw_image()})
         gallery.finish()
         stages.append(gallery.page.path.read_bytes())
     growth = set()
@@ -197,38 +197,38 @@ def test_page_only_grows_and_by_the_same_amount(tmp_path: Path) -> None:
 def test_running_again_starts_the_page_anew(tmp_path: Path) -> None:
     for level, name in ((1, "old"), (2, "new")):
         with Gallery(tmp_path, "results") as gallery:
-            gallery.add(name, {"fake_B": picture(level)})
+            gallery.add(name, {"fake_B": draw_image(level)})
     assert read(tmp_path).values("img", "src") == ["images/new_fake_B.png"]
     # A name of the earlier run is not taken in this one.
     with Gallery(tmp_path, "results") as gallery:
-        gallery.add("old", {"fake_B": picture(3)})
+        gallery.add("old", {"fake_B": draw_image(3)})
     assert saved(tmp_path) == {"old_fake_B.png", "new_fake_B.png"}
 
 
-def test_rows_keep_their_order_however_long_their_pictures_take(
+def test_rows_keep_their_order_however_long_their_images_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(pixels: NDArray[np.uint8], path: Path, png_level: int) -> None:
         time.sleep(0.02 * (path.name[0] in "03"))
         save_image(pixels, path, png_level)
 
-    monkeypatch.setattr("util.gallery.save_image", slow)
+    monkeypatch.setattr("util.pages.gallery.save_image", slow)
     with Gallery(tmp_path, "results") as gallery:
         for number in range(6):
-            gallery.add(str(number), {"fake_B": picture(number)})
+            gallery.add(str(number), {"fake_B": draw_image(number)})
     assert read(tmp_path).values("img", "src") == [f"images/{number}_fake_B.png" for number in range(6)]
     assert len(saved(tmp_path)) == 6
 
 
 def test_only_so_much_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    size = picture().nbytes
-    monkeypatch.setattr("util.gallery.WAITING_BYTES", 3 * size)
+    size = draw_image().nbytes
+    monkeypatch.setattr("util.pages.gallery.WAITING_BYTES", 3 * size)
     with Gallery(tmp_path, "results") as gallery:
         for number in range(8):
-            gallery.add(str(number), {"fake_B": picture()})
+            gallery.add(str(number), {"fake_B": draw_image()})
             rows = len(read(tmp_path).values("img", "src"))
             assert rows == max(0, number - 2)
-        gallery.add("large", {"fake_B": picture(height=60)})  # more than may wait: it waits alone
+        gallery.add("large", {"fake_B": draw_image(height=60)})  # more than may wait: it waits alone
         assert len(read(tmp_path).values("img", "src")) == 8
 
 
@@ -241,19 +241,19 @@ def test_a_full_disk_is_the_error_of_the_gallery(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         save_image(pixels, path, png_level)
 
-    monkeypatch.setattr("util.gallery.save_image", full)
-    monkeypatch.setattr("util.gallery.WAITING_BYTES", waiting * picture().nbytes)
+    monkeypatch.setattr("util.pages.gallery.save_image", full)
+    monkeypatch.setattr("util.pages.gallery.WAITING_BYTES", waiting * draw_image().nbytes)
     with pytest.raises(OSError, match=r"2_fake_B\.png") as caught, Gallery(tmp_path, "results") as gallery:
         for number in range(6):
-            gallery.add(str(number), {"fake_B": picture()})
+            gallery.add(str(number), {"fake_B": draw_image()})
     assert caught.value.errno == errno.ENOSPC
     assert read(tmp_path).values("img", "src") == ["images/0_fake_B.png", "images/1_fake_B.png"]
 
 
 def test_what_was_made_before_an_error_is_saved(tmp_path: Path) -> None:
     with pytest.raises(UserError), Gallery(tmp_path, "results") as gallery:
-        gallery.add("a", {"fake_B": picture()})
-        raise UserError("a bad picture")
+        gallery.add("a", {"fake_B": draw_image()})
+        raise UserError("a bad image")
     assert read(tmp_path).values("img", "src") == ["images/a_fake_B.png"] and saved(tmp_path)
 
 
@@ -287,16 +287,16 @@ def test_levels_of_png_change_the_size_alone(tmp_path: Path) -> None:
     assert sizes[0] > 2 * sizes[1] > 2 * sizes[2]
 
 
-def test_a_picture_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
+def test_a_image_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
     with Gallery(tmp_path, "results", file_format="webp") as gallery:
         message = "--format webp: a_x.webp would have 17000 x 6 pixels"
         with pytest.raises(UserError, match=re.escape(message)):
-            gallery.add("a", {"x": picture(width=17000)})
+            gallery.add("a", {"x": draw_image(width=17000)})
     assert saved(tmp_path) == set()
 
 
 @pytest.mark.parametrize("ending", ["bmp", "tif", "gif", "jpeg", "png", "webp"])
 def test_other_endings_can_be_saved(tmp_path: Path, ending: str) -> None:
-    save_image(picture(9), tmp_path / f"x.{ending}")
+    save_image(draw_image(9), tmp_path / f"x.{ending}")
     with Image.open(tmp_path / f"x.{ending}") as image:
         assert image.size == (8, 6)

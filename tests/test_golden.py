@@ -15,7 +15,7 @@ from data.transforms import Decision, Transform
 from models.base_model import BaseModel
 from models.cycle_gan_model import CycleGANModel
 from models.networks import build_discriminator, build_generator
-from models.objective import Objective
+from models.objectives.gan import Objective
 from models.pix2pix_model import Pix2PixModel
 from options.base_options import NetworkOptions
 from util.batch import Batch, normalise
@@ -69,7 +69,7 @@ def each_alone(
 @pytest.mark.parametrize("batched", [True, False])
 def test_every_step_agrees_in_float64(name: str, batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not batched:
-        monkeypatch.setattr("models.objective.apply_to_both", each_alone)
+        monkeypatch.setattr("models.objectives.gan.apply_to_both", each_alone)
         monkeypatch.setattr("models.cycle_gan_model.apply_to_both", each_alone)
     model, batches, record, arrays = load_trace(name, torch.float64)
     assert len(batches) == record["steps"]
@@ -128,8 +128,8 @@ def test_preprocessing_agrees(key: str) -> None:
     expected = np.load(GOLDEN / "transforms.npz")[key]
     transform = Transform(preprocess, int(load_size), int(crop_size), flip=True, exact=True)
     path = Path(GOLDEN / "transform_input.png")
-    picture = Image.open(path).convert("RGB")
-    scaled = transform.scale(picture, grey=bool(gray))
+    image = Image.open(path).convert("RGB")
+    scaled = transform.scale(image, grey=bool(gray))
     ours = transform.apply(scaled, Decision(5, 3, flip == "1"), str(path))
     difference = np.abs(normalise(ours, torch.float32).numpy() - expected).max() * 127.5
     assert difference < 1e-4

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.gradient_sum import GradientSum
+from training.gradient_sync import GradientSum
 from util import distributed
 
 

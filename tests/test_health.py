@@ -7,12 +7,12 @@ import torch
 from conftest import Command
 from torch import Tensor, nn
 
-from models.health import LOOKS, Health
-from models.objective import Objective
+from models.objectives.diagnostics import LOOKS, Health
+from models.objectives.gan import Objective
 
 
 class Scripted(nn.Module):
-    """A discriminator that is right about a given share of pictures; real ones are above 0 on average."""
+    """A discriminator that is right about a given share of images; real ones are above 0 on average."""
 
     def __init__(self, share: float, mode: str = "vanilla"):
         super().__init__()
@@ -31,7 +31,7 @@ def look(health: Health, objective: Objective, D: nn.Module, real: Tensor, fake:
     return health.warnings(values)
 
 
-def pictures(count: int, level: float) -> Tensor:
+def images(count: int, level: float) -> Tensor:
     return level + torch.rand(count, 3, 32, 32) * 0.2 + torch.rand(count, 3, 1, 1) * 0.2
 
 
@@ -40,7 +40,7 @@ def test_a_discriminator_that_has_won_is_told_once(mode: str) -> None:
     torch.manual_seed(0)
     objective = Objective(mode)
     found = [
-        look(objective.health, objective, Scripted(1.0, mode), pictures(4, 0.2), pictures(4, -0.8))
+        look(objective.health, objective, Scripted(1.0, mode), images(4, 0.2), images(4, -0.8))
         for _ in range(LOOKS + 5)
     ]
     told = [text for texts in found for text in texts]
@@ -50,10 +50,8 @@ def test_a_discriminator_that_has_won_is_told_once(mode: str) -> None:
 
 def test_a_generator_that_ignores_its_input_is_told() -> None:
     torch.manual_seed(0)
-    objective, same = Objective("vanilla"), pictures(1, -0.8).expand(4, -1, -1, -1)
-    found = [
-        look(objective.health, objective, Scripted(0.7), pictures(4, 0.2), same) for _ in range(LOOKS + 1)
-    ]
+    objective, same = Objective("vanilla"), images(1, -0.8).expand(4, -1, -1, -1)
+    found = [look(objective.health, objective, Scripted(0.7), images(4, 0.2), same) for _ in range(LOOKS + 1)]
     assert not any(found[:-1]) and len(found[-1]) == 1
     assert found[-1][0].startswith("G has collapsed (diversity 0.000") and "--lambda_r1" in found[-1][0]
 
@@ -62,7 +60,7 @@ def test_healthy_training_raises_no_warning() -> None:
     torch.manual_seed(0)
     objective = Objective("vanilla")
     for _ in range(3 * LOOKS):
-        assert not look(objective.health, objective, Scripted(0.8), pictures(4, 0.2), pictures(4, -0.8))
+        assert not look(objective.health, objective, Scripted(0.8), images(4, 0.2), images(4, -0.8))
     values = {name: value.item() for name, value in objective.health.values().items()}
     assert set(values) == {"D_acc_real", "D_acc_fake", "D_doubt", "diversity", "G_over_D"}
     assert 0.7 < values["diversity"] < 1.4
@@ -82,7 +80,7 @@ def test_steps_that_are_not_watched_leave_no_trace() -> None:
     health = Health()
     objective = Objective("vanilla", health=health)
     health.start_step(watching=False)
-    objective.discriminator(Scripted(1.0), pictures(1, 0.2), pictures(1, -0.8), {})
+    objective.discriminator(Scripted(1.0), images(1, 0.2), images(1, -0.8), {})
     health.see_gradients("G", [])
     assert health.values() == {} and health.state_dict()["pictures"] == {}
 
@@ -91,10 +89,10 @@ def test_measures_go_on_after_a_resume() -> None:
     torch.manual_seed(0)
     objective, D = Objective("vanilla"), Scripted(1.0)
     for _ in range(LOOKS - 1):
-        look(objective.health, objective, D, pictures(1, 0.2), pictures(1, -0.8))
+        look(objective.health, objective, D, images(1, 0.2), images(1, -0.8))
     resumed = Objective("vanilla")
     resumed.health.load_state_dict(objective.health.state_dict())
-    real, fake = pictures(1, 0.2), pictures(1, -0.8)
+    real, fake = images(1, 0.2), images(1, -0.8)
     told = [look(each.health, each, D, real, fake) for each in (objective, resumed)]
     assert told[0] == told[1] != []
     one, other = objective.health.values(), resumed.health.values()

@@ -1,4 +1,4 @@
-"""Every kind of picture comes in upright, in 8-bit RGB; what is none is said to be bad."""
+"""Every kind of image comes in upright, in 8-bit RGB; what is none is said to be bad."""
 
 import struct
 import zlib
@@ -9,19 +9,19 @@ import pytest
 from conftest import ODD, needs_odd
 from PIL import Image, PngImagePlugin
 
-from util.image_io import BadPicture, read_image
+from util.image_io import BadImage, read_image
 
 VALUES = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
 
 
 def pixels(path: Path) -> np.ndarray:
-    picture = read_image(path)
-    assert picture.mode == "RGB"
-    return np.asarray(picture).astype(int)
+    image = read_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright(tmp_path: Path, orientation: int) -> None:
+def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     upright = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
     how_stored = {
         1: lambda p: p,
@@ -101,7 +101,7 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def test_what_is_no_picture_is_bad(tmp_path: Path) -> None:
+def test_what_is_no_image_is_bad(tmp_path: Path) -> None:
     Image.fromarray(VALUES).resize((64, 64)).save(tmp_path / "good.jpg")
     info = PngImagePlugin.PngInfo()
     info.add_text("note", "x" * (8 << 20), zip=True)
@@ -122,10 +122,10 @@ def test_what_is_no_picture_is_bad(tmp_path: Path) -> None:
             path.mkdir()
         else:
             path.write_bytes(content)
-        with pytest.raises(BadPicture) as caught:
+        with pytest.raises(BadImage) as caught:
             read_image(path)
         message = str(caught.value)
-        assert message.startswith(f"{path}: cannot be read as a picture (") and "\n" not in message
+        assert message.startswith(f"{path}: cannot be read as an image (") and "\n" not in message
         assert ("exceeds limit" in message) == (name == "bomb.png")
 
 
@@ -149,6 +149,6 @@ def test_odd_files(folder: str, capfd: pytest.CaptureFixture[str]) -> None:
         if folder == "valid":
             assert pixels(path).size
         else:
-            with pytest.raises(BadPicture):
+            with pytest.raises(BadImage):
                 read_image(path)
     assert capfd.readouterr() == ("", "")  # libraries keep their remarks to themselves

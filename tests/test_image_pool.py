@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from models.image_pool import ImagePool
+from models.objectives.image_pool import ImagePool
 from util.errors import UserError
 from util.seeding import torch_rng
 
 
 def fakes(first: int, count: int) -> torch.Tensor:
-    """Pictures that say which they are."""
+    """Images that say which they are."""
     return (
         torch.arange(first, first + count, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).clone()
     )
@@ -19,9 +19,9 @@ def run(pool: ImagePool, batches: range, size: int) -> list[list[float]]:
     shown = []
     for i in batches:
         decisions = pool.draw(size, torch_rng("t", i))
-        picture = pool.query(fakes(i * size, size), decisions)
-        assert picture.shape == (size, 3, 4, 4) and picture.flatten(1).std(1).max() == 0
-        shown.append(picture[:, 0, 0, 0].tolist())
+        image = pool.query(fakes(i * size, size), decisions)
+        assert image.shape == (size, 3, 4, 4) and image.flatten(1).std(1).max() == 0
+        shown.append(image[:, 0, 0, 0].tolist())
     return shown
 
 
@@ -47,9 +47,9 @@ def reference(size: int, batches: range) -> list[float]:
 
 
 def test_it_is_the_papers_pool_at_batch_size_one() -> None:
-    shown = [picture for (picture,) in run(ImagePool(5, 1), range(60), 1)]
+    shown = [image for (image,) in run(ImagePool(5, 1), range(60), 1)]
     assert shown == reference(5, range(60))
-    earlier = sum(picture != i for i, picture in enumerate(shown))
+    earlier = sum(image != i for i, image in enumerate(shown))
     assert 15 < earlier < 45
 
 
@@ -57,7 +57,7 @@ def test_positions_in_a_batch_have_their_own_share() -> None:
     pool = ImagePool(6, 3)
     shown = run(pool, range(40), 3)
     for position in range(3):
-        assert {int(picture) % 3 for picture in (row[position] for row in shown)} == {position}
+        assert {int(image) % 3 for image in (row[position] for row in shown)} == {position}
     assert pool.images is not None and pool.images.shape == (3, 2, 3, 4, 4)
     assert run(ImagePool(2, 3), range(3), 3)  # never less than one a position
 
@@ -77,8 +77,8 @@ def test_a_smaller_last_batch_and_a_resume_change_nothing() -> None:
 
 def test_no_gradient_flows_and_sizes_must_agree() -> None:
     pool = ImagePool(2, 1)
-    picture = fakes(0, 1).requires_grad_()
-    assert not pool.query(picture, pool.draw(1, torch_rng("t"))).requires_grad
+    image = fakes(0, 1).requires_grad_()
+    assert not pool.query(image, pool.draw(1, torch_rng("t"))).requires_grad
     with pytest.raises(UserError, match="--pool_size 0"):
         pool.query(torch.zeros(1, 3, 5, 4), pool.draw(1, torch_rng("t")))
 

@@ -1,4 +1,4 @@
-"""Pictures with and without classes: folders, IDX files, and what is wrong with them."""
+"""Images with and without classes: folders, IDX files, and what is wrong with them."""
 
 import gzip
 from pathlib import Path
@@ -11,7 +11,7 @@ from PIL import Image
 
 from data import DATASETS, collate, create_loader
 from data.base_dataset import Sample
-from data.images_dataset import ImagesDataset, find_pictures
+from data.images_dataset import ImagesDataset, find_image_set
 from data.latent_dataset import LatentDataset
 from models import MODELS
 from options.parse import parse
@@ -49,7 +49,7 @@ def sample(data: ImagesDataset, index: int) -> Sample:
     return found
 
 
-def picture(path: Path, level: int) -> None:
+def image(path: Path, level: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((4, 5, 3), level, np.uint8)).save(path)
 
@@ -79,22 +79,22 @@ def test_the_idx_file_of_the_phase_is_preferred(tmp_path: Path) -> None:
 
 def test_a_folder_for_every_class(tmp_path: Path) -> None:
     for name, level in (("b/2.png", 20), ("b/sub/3.png", 30), ("a/9.png", 90), (".c/1.png", 10)):
-        picture(tmp_path / "train" / name, level)
+        image(tmp_path / "train" / name, level)
     data = dataset(tmp_path, "--num_classes", "2")
     assert [(int(s.A[0, 0, 0]), s.label) for s in (sample(data, i) for i in range(3))] == [
         (90, 0),
         (20, 1),
         (30, 1),
     ]
-    with pytest.raises(UserError, match=r"--num_classes 3: the pictures in .* have 2 classes"):
+    with pytest.raises(UserError, match=r"--num_classes 3: the images in .* have 2 classes"):
         dataset(tmp_path, "--num_classes", "3")
     assert len(dataset(tmp_path, "--max_dataset_size", "1")) == 1
 
 
 def test_one_folder_has_no_classes(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png", 10)
+    image(tmp_path / "1.png", 10)
     assert sample(dataset(tmp_path), 0).label is None
-    with pytest.raises(UserError, match=r"--num_classes 1: the pictures in .* have 0 classes"):
+    with pytest.raises(UserError, match=r"--num_classes 1: the images in .* have 0 classes"):
         dataset(tmp_path, "--num_classes", "1")
     with pytest.raises(UserError, match="--direction BtoA"):
         dataset(tmp_path, "--direction", "BtoA")
@@ -102,9 +102,9 @@ def test_one_folder_has_no_classes(tmp_path: Path) -> None:
         dataset(tmp_path / "absent")
 
 
-def test_the_label_of_a_bad_picture_goes_with_it(tmp_path: Path) -> None:
+def test_the_label_of_a_bad_image_goes_with_it(tmp_path: Path) -> None:
     for name, level in (("a/1.png", 10), ("b/1.png", 20)):
-        picture(tmp_path / name, level)
+        image(tmp_path / name, level)
     (tmp_path / "a" / "1.png").write_bytes(b"nothing")
     data = dataset(tmp_path)
     data.replace_bad = True
@@ -136,11 +136,11 @@ def test_damaged_idx_files_are_named(content: bytes, message: str, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
-def test_labels_must_be_as_many_as_pictures(tmp_path: Path) -> None:
+def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
     write_idx(tmp_path, packed=False)
     labels = tmp_path / "train-labels-idx1-ubyte"
     labels.write_bytes(idx(LABELS[:2]))
-    with pytest.raises(UserError, match="train-labels-idx1-ubyte: 2 labels for the 3 pictures"):
+    with pytest.raises(UserError, match="train-labels-idx1-ubyte: 2 labels for the 3 images"):
         dataset(tmp_path)
     labels.unlink()
     assert sample(dataset(tmp_path), 0).label is None
@@ -148,7 +148,7 @@ def test_labels_must_be_as_many_as_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MNIST.exists(), reason="no MNIST at hand")
 def test_mnist() -> None:
-    found = find_pictures(MNIST, "train")
+    found = find_image_set(MNIST, "train")
     assert (len(found.paths), found.classes) == (10000, 10)
     assert found.pixels is not None and found.pixels.shape == (10000, 28, 28)
     assert found.labels is not None and list(found.labels[:5]) == [7, 2, 1, 0, 4]
@@ -162,7 +162,7 @@ def test_labels_travel_in_batches() -> None:
     assert collate([Sample(0, A, None, "p", "p")]).batches[0].label is None
 
 
-def test_places_for_generated_pictures_need_no_files() -> None:
+def test_places_for_generated_images_need_no_files() -> None:
     argv = ["--model", "dcgan", "--num_samples", "5", "--num_classes", "2", "--num_threads", "0"]
     options = parse(TestOptions, [*argv, "--batch_size", "3"], MODELS, DATASETS)
     assert options.run.dataroot == ""

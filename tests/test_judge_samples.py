@@ -42,7 +42,7 @@ def test_it_finds_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_what_it_cannot_judge_is_said(tmp_path: Path) -> None:
     root = gallery(tmp_path / "real", [0, 1] * 4, "class{label}/{number}.png")
     few = gallery(tmp_path / "few" / "images", [0] * 5).parent
-    with pytest.raises(UserError, match="few: 5 pictures"):
+    with pytest.raises(UserError, match="few: 5 images"):
         judge_samples.main(["--dataroot", str(root), str(few)])
-    with pytest.raises(UserError, match="the pictures have no classes to learn"):
+    with pytest.raises(UserError, match="the images have no classes to learn"):
         judge_samples.main(["--dataroot", str(few / "images"), str(few)])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from util.loggers import JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
+from training.loggers.base import JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
 
 RECORD = LossRecord(3, 0.5, 40, 200, 0.1234, 0.0056, 2e-4, {"G_GAN": 1.23456, "D_real": 0.5})
 

@@ -8,7 +8,7 @@ from conftest import Command
 from torch import Tensor, nn
 
 from models.base_model import BaseModel
-from models.loss_guard import PATIENCE, LossGuard
+from training.nonfinite import PATIENCE, LossGuard
 from util.batch import Batch, Step
 
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from models.losses import discriminator_loss, generator_loss, gradient_penalty
+from models.objectives.losses import discriminator_loss, generator_loss, gradient_penalty
 
 LOGITS = torch.tensor([[-3.0, -0.5, 0.2, 1.7]], dtype=torch.float64)
 

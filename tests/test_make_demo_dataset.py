@@ -45,7 +45,7 @@ def test_rerun_replaces_files_of_the_same_name(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
-def test_asking_for_more_keeps_the_earlier_pictures(tmp_path: Path) -> None:
+def test_asking_for_more_keeps_the_earlier_images(tmp_path: Path) -> None:
     write(tmp_path / "few", train=1)
     write(tmp_path / "many", train=3)
     few, many = contents(tmp_path / "few"), contents(tmp_path / "many")
@@ -53,7 +53,7 @@ def test_asking_for_more_keeps_the_earlier_pictures(tmp_path: Path) -> None:
     assert few.items() <= many.items()
 
 
-def test_splits_numbers_and_seeds_give_different_pictures() -> None:
+def test_splits_numbers_and_seeds_give_different_images() -> None:
     keys = [(seed, split, number) for seed in (0, 1) for split in demo.SPLITS for number in (1, 2)]
     assert len({demo.draw_pair(SIZE, *key).tobytes() for key in keys}) == len(keys)
 

@@ -10,10 +10,10 @@ import torch
 from test_models import TRAINED, assert_equal_states, model_and_batches
 from torch.profiler import ProfilerActivity, profile
 
-from models import convolutions
 from models.base_model import BaseModel
-from models.rebalancing import ColourFrequencies
-from models.recomputation import recompute_generators
+from models.colorization.rebalancing import ColourFrequencies
+from models.layers import convolutions
+from models.layers.recomputation import recompute_generators
 from util.batch import Batch
 from util.errors import UserError
 
@@ -45,10 +45,10 @@ def kept_bytes(model: BaseModel, batch: Batch) -> int:
 
 
 def four(batch: Batch) -> Batch:
-    """Return a batch of four pictures that are like those of a batch of two or more, and not the same."""
-    pictures = torch.linspace(-0.1, 0.1, 4, dtype=batch.A.dtype).view(-1, 1, 1, 1)
+    """Return a batch of four images that are like those of a batch of two or more, and not the same."""
+    images = torch.linspace(-0.1, 0.1, 4, dtype=batch.A.dtype).view(-1, 1, 1, 1)
     rows = [0, 1, 0, 1]
-    A, B = (None if side is None else (side[rows] + pictures).clamp(-1, 1) for side in (batch.A, batch.B))
+    A, B = (None if side is None else (side[rows] + images).clamp(-1, 1) for side in (batch.A, batch.B))
     paths_A, paths_B = (
         [f"{row}_{path}" for row, path in enumerate(2 * paths[:2])] if paths else []
         for paths in (batch.paths_A, batch.paths_B)
@@ -64,12 +64,12 @@ def in_parts(name: str, data: dict[str, Path], parts: int, *flags: str) -> tuple
 
 def test_parts_have_their_samples_and_their_share_of_the_draws() -> None:
     draws = {"weight": torch.tensor(3.0), "z": torch.arange(10).view(5, 2)}
-    pictures, names = torch.rand(5, 3, 4, 4), list("abcde")
-    batch = Batch(pictures, None, names, [], torch.arange(5), torch.arange(5), draws)
+    images, names = torch.rand(5, 3, 4, 4), list("abcde")
+    batch = Batch(images, None, names, [], torch.arange(5), torch.arange(5), draws)
     parts = list(batch.parts(2, 1))
     assert [len(part) for part in parts] == [1, 2, 2]
     assert [path for part in parts for path in part.paths_A] == names
-    assert torch.equal(torch.cat([part.A for part in parts]), pictures)
+    assert torch.equal(torch.cat([part.A for part in parts]), images)
     assert torch.equal(torch.cat([part.draws["z"] for part in parts]), draws["z"])
     assert all(part.draws["weight"] == 3 and part.B is None for part in parts)
     assert [len(part) for part in batch.parts(5, 1)] == [5]
@@ -77,7 +77,7 @@ def test_parts_have_their_samples_and_their_share_of_the_draws() -> None:
 
 @pytest.mark.parametrize("parts", [2, 4])
 def test_cycle_gan_in_parts_is_cycle_gan(parts: int, data: dict[str, Path]) -> None:
-    # The pools of 4 have one picture a position: they are full after a step. An epoch ends with half a batch.
+    # The pools of 4 have one image a position: they are full after a step. An epoch ends with half a batch.
     flags = ["--precision", "fp64", "--pool_size", "4", "--netG", "resnet_6blocks", "--diffaug", "color"]
     whole, batches = in_parts("cycle_gan", data, 1, *flags)
     other, _ = in_parts("cycle_gan", data, parts, *flags)
@@ -109,7 +109,7 @@ def test_every_model_trains_in_parts_and_resumes_to_the_bit(
     before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in model.nets.items()}
     losses, visuals = model.step(batches[0], watching=True)
     assert all(math.isfinite(value.item()) and value.dim() == 0 for value in losses.values())
-    assert all(len(picture) == 4 for picture in visuals.values())
+    assert all(len(image) == 4 for image in visuals.values())
     for n, net in model.nets.items():
         assert any(not torch.equal(value, before[n][k]) for k, value in net.state_dict().items()), n
     torch.save(model.state_dict(), tmp_path / "state.pth")
@@ -227,7 +227,7 @@ def test_recomputed_activations_change_no_bit(name: str, flags: str, data: dict[
         assert kept[1] < kept[0]
     assert_equal_states(plain, other)
     visuals = [model.translate(batches[0]) for model in (plain, other)]
-    assert all(torch.equal(visuals[1][label], picture) for label, picture in visuals[0].items())
+    assert all(torch.equal(visuals[1][label], image) for label, image in visuals[0].items())
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -10,7 +10,7 @@ from conftest import NEEDED_FLAGS
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
-from models.layers import initialise
+from models.layers.blocks import initialise
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import GAN_MODES, TrainOptions
@@ -68,8 +68,8 @@ def test_a_step_updates_every_network_and_repeats(name: str, data: dict[str, Pat
     assert model.watched_losses and set(model.watched_losses) <= losses.keys()
     for n, net in model.nets.items():
         assert any(not torch.equal(value, before[n][k]) for k, value in net.state_dict().items()), n
-    for picture in visuals.values():
-        assert picture.shape[0] == 2 and picture.shape[2:] == (32, 32) and picture.abs().max() <= 1
+    for image in visuals.values():
+        assert image.shape[0] == 2 and image.shape[2:] == (32, 32) and image.abs().max() <= 1
 
     again, _ = model_and_batches(name, data)
     torch.rand(5)  # the state of torch's own generator must not matter
@@ -109,9 +109,9 @@ def test_translation_does_not_depend_on_the_batch(name: str, evaluate: bool, dat
 
     together, alone = visuals(3), visuals(1)
     assert len(next(iter(alone.values()))) == 3
-    for key, picture in alone.items():
-        torch.testing.assert_close(together[key], picture, rtol=0, atol=1e-10)
-    generated = [picture for key, picture in alone.items() if not key.startswith("real")]
+    for key, image in alone.items():
+        torch.testing.assert_close(together[key], image, rtol=0, atol=1e-10)
+    generated = [image for key, image in alone.items() if not key.startswith("real")]
     assert generated and not any(torch.allclose(fake[0], fake[1]) for fake in generated)
 
 
@@ -124,8 +124,8 @@ def test_any_size_is_padded_and_cropped_back(name: str, netG: str, data: dict[st
             create_model(parse(TestOptions, argv, MODELS, DATASETS), CPU)
         return
     model = create_model(parse(TestOptions, argv, MODELS, DATASETS), CPU)
-    picture = torch.rand(1, 3, 37, 50) * 2 - 1
-    visuals = model.translate(Batch(picture, picture, ["p"], ["p"], torch.tensor([0])))
+    image = torch.rand(1, 3, 37, 50) * 2 - 1
+    visuals = model.translate(Batch(image, image, ["p"], ["p"], torch.tensor([0])))
     assert {tuple(v.shape[2:]) for v in visuals.values()} == {(37, 50)}
 
 
@@ -136,7 +136,7 @@ def test_any_size_is_padded_and_cropped_back(name: str, netG: str, data: dict[st
         ("--netG resnet_6blocks --crop_size 16 --load_size 16", "the discriminator needs sides of 24"),
         ("--gan_mode wgangp --norm batch", "use --norm instance, or --lambda_gp 0"),
         ("--pool_size 50", "--pool_size 0"),
-        ("--dataset_mode single", "--dataset_mode: the model needs pictures of both sides"),
+        ("--dataset_mode single", "--dataset_mode: the model needs images of both sides"),
         ("--model test", "--model test is for test.py alone"),
         ("--model cycle_gan --dataset_mode unaligned --output_nc 1", "use --lambda_identity 0"),
         ("--model cycle_gan --dataset_mode single", "--dataset_mode: the model needs"),
@@ -207,12 +207,12 @@ def test_cycle_gan_counts_the_penalty_and_the_identity_where_asked(data: dict[st
     assert all(math.isfinite(value.item()) for value in unequal.values())
 
 
-def test_cycle_gan_shows_both_directions_of_pictures_of_unequal_size(data: dict[str, Path]) -> None:
+def test_cycle_gan_shows_both_directions_of_images_of_unequal_size(data: dict[str, Path]) -> None:
     argv = arguments("cycle_gan", data, "--preprocess", "none", "--input_nc", "1")
     model = create_model(parse(TestOptions, argv, MODELS, DATASETS), CPU)
     A, B = torch.zeros(1, 1, 37, 50), torch.zeros(1, 3, 20, 64)
     visuals = model.translate(Batch(A, B, ["a"], ["b"], torch.tensor([0])))
-    shapes = {name: tuple(picture.shape[1:]) for name, picture in visuals.items()}
+    shapes = {name: tuple(image.shape[1:]) for name, image in visuals.items()}
     grey, colour = (1, 37, 50), (3, 20, 64)
     assert shapes == {
         "real_A": grey,

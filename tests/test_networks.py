@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import Dropout, SelfAttention, apply_to_both, initialise, separate_pictures
-from models.losses import gradient_penalty
+from models.layers.blocks import Dropout, SelfAttention, apply_to_both, initialise, separate_images
+from models.layers.norms import BatchNorm2d
 from models.networks import build_discriminator, build_generator
-from models.norms import BatchNorm2d
+from models.objectives.losses import gradient_penalty
 from options.base_options import DISCRIMINATORS, GENERATORS, NetworkOptions
 from util.errors import UserError
 
@@ -85,12 +85,12 @@ def test_initial_weights(init_type: str) -> None:
 
 
 @pytest.mark.parametrize("netG", ["unet_64", "resnet_6blocks"])
-def test_in_separate_pictures_a_batch_does_not_matter(netG: str) -> None:
+def test_in_separate_images_a_batch_does_not_matter(netG: str) -> None:
     net = generator(netG).double()
     x = torch.rand(3, 3, 64, 64, dtype=torch.float64)
 
     def run(rows: list[int]) -> torch.Tensor:
-        with torch.no_grad(), separate_pictures([net], rows):
+        with torch.no_grad(), separate_images([net], rows):
             return net(x[rows])
 
     together, alone = run([0, 1, 2]), torch.cat([run([0]), run([1]), run([2])])
@@ -100,22 +100,22 @@ def test_in_separate_pictures_a_batch_does_not_matter(netG: str) -> None:
     run([1, 2])
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name]), f"{name}: running statistics moved"
-    # Outside, the layers are their usual selves again: pictures of a batch do matter.
+    # Outside, the layers are their usual selves again: images of a batch do matter.
     net.eval()
     norms = [layer for layer in net.modules() if isinstance(layer, BatchNorm2d)]
     assert norms and not any(norm.separate for norm in norms)
 
 
-def test_separate_pictures_equal_batch_norm_of_one_and_drop_half() -> None:
+def test_separate_images_equal_batch_norm_of_one_and_drop_half() -> None:
     torch.manual_seed(0)
     norm, x = BatchNorm2d(5).double(), torch.rand(1, 5, 6, 7, dtype=torch.float64)
     initialise(norm, "normal", 0.5)
     expected = norm(x)
-    with separate_pictures([norm], [0]):
+    with separate_images([norm], [0]):
         torch.testing.assert_close(norm(x), expected, rtol=0, atol=1e-12)
 
     dropout, ones = Dropout(0.5), torch.ones(2, 64, 16, 16)
-    with separate_pictures([dropout], [0, 1]):
+    with separate_images([dropout], [0, 1]):
         y = dropout(ones)
     assert set(y.unique().tolist()) == {0.0, 2.0}
     assert y.mean().item() == pytest.approx(1, abs=0.03)
@@ -225,10 +225,10 @@ def test_spectral_norm_bounds_every_weight(nets: str) -> None:
                 assert (largest < 1.5) == (kind in nets) or weight.flatten(1).shape[0] == 1, (name, largest)
 
 
-def test_separate_pictures_leave_spectral_norm_alone() -> None:
+def test_separate_images_leave_spectral_norm_alone() -> None:
     net = generator("unet_32", spectral_norm="G")
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with torch.no_grad(), separate_pictures([net], [0]):
+    with torch.no_grad(), separate_images([net], [0]):
         net(torch.rand(1, 3, 32, 32))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(module.training for module in net.modules())

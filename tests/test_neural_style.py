@@ -20,10 +20,10 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from models.backbones import load_vgg
-from models.losses import grams
-from models.neural_style import Method, Painting, StyleLoss, StyleTransfer, without_style_colours
-from models.perceptual import Features, with_average_pooling
+from models.objectives.backbones import load_vgg
+from models.objectives.losses import grams
+from models.objectives.perceptual import Features, with_average_pooling
+from models.style.optimization import Method, Painting, StyleLoss, StyleTransfer, without_style_colours
 from scripts import neural_style
 from util.color import to_L_ab
 from util.errors import UserError
@@ -44,7 +44,7 @@ def features(vgg: nn.Sequential) -> Features:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     """A content and two styles of different sizes."""
     rng, paths = np.random.default_rng(0), []
     for name, size in (("content", (60, 45)), ("style1", (50, 64)), ("style2", (40, 40))):
@@ -55,11 +55,11 @@ def pictures(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def flags(pictures: list[Path], vgg: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def flags(images: list[Path], vgg: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The flags of a quick run; in this process it need not make the VGG again."""
     load = neural_style.load_vgg
     monkeypatch.setattr(neural_style, "load_vgg", lambda n, s: vgg if s == "random" else load(n, s))
-    content, *styles = map(str, pictures)
+    content, *styles = map(str, images)
     given = ["--content", content, "--style", *styles, "--style_blend", "0.7", "0.3", "--init", "noise"]
     given += ["--sizes", "24,36", "--steps", "20", "--save_every", "10", "--gpu_ids", "-1"]
     layers = ["--content_layers", "relu2_2", "--style_layers", ",".join(LAYERS)]
@@ -75,7 +75,7 @@ def method(**changes: Any) -> Method:
     return Method(**{**values, **changes})
 
 
-def picture(seed: int, *size: int) -> torch.Tensor:
+def image(seed: int, *size: int) -> torch.Tensor:
     return torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
 
 
@@ -84,7 +84,7 @@ def records(log_file: Path) -> list[dict[str, float]]:
 
 
 def test_the_losses_are_those_of_gatys_code(features: Features) -> None:
-    content, style, x = (picture(i, 20, 24 + 2 * i) for i in (0, 1, 0))
+    content, style, x = (image(i, 20, 24 + 2 * i) for i in (0, 1, 0))
     x = x + 0.1
     losses = StyleLoss(content, [style], features, method(lambda_style=1000.0, lambda_tv=2.0))(x)
     found, wanted = features(x), features(style)
@@ -103,7 +103,7 @@ def test_the_losses_are_those_of_gatys_code(features: Features) -> None:
 
 
 def test_a_blend_pulls_as_its_parts_do(features: Features) -> None:
-    content, one, two = picture(0, 16, 16), picture(1, 16, 20), -picture(2, 24, 16).abs()
+    content, one, two = image(0, 16, 16), image(1, 16, 20), -image(2, 24, 16).abs()
 
     def gradient(styles: list[torch.Tensor], blend: tuple[float, ...]) -> torch.Tensor:
         x = content.clone().requires_grad_()
@@ -117,7 +117,7 @@ def test_a_blend_pulls_as_its_parts_do(features: Features) -> None:
 
 def test_average_pooling(vgg: nn.Sequential) -> None:
     maximum, mean = (Features(v, "vgg19", ["conv3_1"]) for v in (vgg, with_average_pooling(vgg)))
-    x = picture(0, 16, 16)
+    x = image(0, 16, 16)
     assert maximum.least_side == mean.least_side == 4
     shallow = Features(vgg, "vgg19", ["relu1_2"])
     assert shallow.least_side == 1
@@ -127,7 +127,7 @@ def test_average_pooling(vgg: nn.Sequential) -> None:
 
 
 def test_only_the_ratio_of_weights_matters(features: Features) -> None:
-    content, style = picture(0, 16, 16), picture(1, 16, 16) ** 3
+    content, style = image(0, 16, 16), image(1, 16, 16) ** 3
     falls = []
     for scale in (1e-9, 1.0, 1e6):
         weights = method(lambda_content=scale, lambda_style=1e5 * scale)
@@ -142,7 +142,7 @@ def test_only_the_ratio_of_weights_matters(features: Features) -> None:
 def test_a_painting_goes_on_from_its_state_to_the_bit(
     features: Features, tmp_path: Path, optimizer: str
 ) -> None:
-    content, style = picture(0, 16, 16), picture(1, 16, 16)
+    content, style = image(0, 16, 16), image(1, 16, 16)
     loss = StyleLoss(content, [style], features, method())
     whole, first, second = (Painting(content, loss, optimizer, lr) for lr in (0.5, 0.5, 0.5))
     expected = [whole.step() for _ in range(30)]
@@ -152,19 +152,19 @@ def test_a_painting_goes_on_from_its_state_to_the_bit(
     second.load_state_dict(state)
     found += [second.step() for _ in range(23)]
     assert found == expected
-    assert torch.equal(whole.picture, second.picture)
+    assert torch.equal(whole.image, second.image)
 
     faster = Painting(content, loss, optimizer, lr=0.7)
     faster.load_state_dict(state)
     assert faster.optimizer.param_groups[0]["lr"] == 0.7
     other = {"lbfgs": "adam", "adam": "lbfgs"}[optimizer]
     for start, kind in ((content, other), (content[..., :8], optimizer)):
-        with pytest.raises(UserError, match="--continue_train: the saved picture"):
+        with pytest.raises(UserError, match="--continue_train: the saved image"):
             Painting(start, loss, kind, lr=0.5).load_state_dict(state)
 
 
 def test_colours_of_the_content() -> None:
-    content, style = picture(0, 8, 8) * 0.4, picture(1, 8, 10).square()
+    content, style = image(0, 8, 8) * 0.4, image(1, 8, 10).square()
     same, [recoloured] = without_style_colours("histogram", content, [style])
     assert same is content
     torch.testing.assert_close(recoloured.mean((2, 3)), content.mean((2, 3)))
@@ -177,27 +177,27 @@ def test_colours_of_the_content() -> None:
     assert L_style.std(correction=0).item() == pytest.approx(L.std(correction=0).item(), abs=1e-4)
 
 
-def test_in_luminance_mode_the_result_has_the_contents_ab(features: Features, pictures: list[Path]) -> None:
-    content, style = (Image.open(path) for path in pictures[:2])
+def test_in_luminance_mode_the_result_has_the_contents_ab(features: Features, images: list[Path]) -> None:
+    content, style = (Image.open(path) for path in images[:2])
     transfer = StyleTransfer(content, [style], features, method(preserve_color="luminance"))
     transfer.start(24)
     for _ in range(5):
         transfer.make_step()
     L, ab = to_L_ab(transfer.result()[None])
-    kept = (L - to_L_ab(transfer.painting.picture.detach())[0]).abs() < 1e-3  # what sRGB can show of it
+    kept = (L - to_L_ab(transfer.painting.image.detach())[0]).abs() < 1e-3  # what sRGB can show of it
     assert kept.float().mean() > 0.5
     difference = (ab - to_L_ab(transfer.original)[1]).abs().amax(1, keepdim=True)
     assert difference[kept].max() < 1e-2
 
 
-def test_a_larger_size_begins_with_the_picture_before(features: Features, pictures: list[Path]) -> None:
-    content, style = (Image.open(path) for path in pictures[:2])
+def test_a_larger_size_begins_with_the_image_before(features: Features, images: list[Path]) -> None:
+    content, style = (Image.open(path) for path in images[:2])
     transfer = StyleTransfer(content, [style], features, method(init="noise", seed=3))
     transfer.start(20)
-    first = transfer.painting.picture.detach().clone()
+    first = transfer.painting.image.detach().clone()
     assert 0.2 < first.std() < 0.4
     transfer.start(20)
-    assert torch.equal(transfer.painting.picture, first)
+    assert torch.equal(transfer.painting.image, first)
     losses = [transfer.make_step()["total"] for _ in range(20)]
     small = transfer.result()
     transfer.enlarge(60)
@@ -235,7 +235,7 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(
     step = Painting.step
 
     def step_and_signal(painting: Painting) -> dict[str, float]:
-        if painting.picture.shape[3] == 36:
+        if painting.image.shape[3] == 36:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(painting)
 
@@ -303,22 +303,22 @@ def test_a_new_run_does_not_go_on_from_an_old_state(
     [
         ("--content absent.png", "--content absent.png: there is no such file"),
         ("--style absent.png --style_blend 1", "--style absent.png: there is no such file"),
-        ("--content {broken}", "broken.png: cannot be read as a picture"),
-        ("--style_blend 1 2 3", "--style_blend: 3 weights for 2 pictures"),
+        ("--content {broken}", "broken.png: cannot be read as an image"),
+        ("--style_blend 1 2 3", "--style_blend: 3 weights for 2 images"),
         ("--style_blend 1 -1", "--style_blend 1.0 -1.0: give weights from 0 on"),
         ("--style_layers relu9_9", "--style_layers: vgg19 has no layer relu9_9"),
         ("--network vgg16 --content_layers relu4_4", "--content_layers: vgg16 has no layer relu4_4"),
         ("--sizes 36,24", "--sizes 36 24: give positive numbers that grow"),
         ("--sizes 24,x", "--sizes"),
         ("--sizes 2 --content_layers relu5_1", "--size 2: the content has 2 x 2 pixels"),
-        ("--style_scale 0.01", "--size 24: style picture 1 has 1 x 1 pixels"),
+        ("--style_scale 0.01", "--size 24: style image 1 has 1 x 1 pixels"),
         ("--steps 0", "--steps 0: must be at least 1"),
         ("--lr 0", "--lr 0.0: must be a number above 0"),
         ("--lambda_tv nan", "--lambda_tv nan: must be a number above 0 or 0"),
         ("--lambda_content 0 --lambda_style 0", "nothing is left to paint"),
         ("--lr 1e30 --optimizer adam", "--lr 1e+30: after step"),
         ("--vgg_weights absent.pth", "--vgg_weights absent.pth: there is no such file"),
-        ("--out {folder}/out.doc", "out.doc: give a picture's name that ends in one of .png"),
+        ("--out {folder}/out.doc", "out.doc: give an image's name that ends in one of .png"),
         ("--out {broken}/out.png", "broken.png/out.png: its folder cannot be made"),
         ("--optimizer sgd", "--optimizer"),
         ("--optimize adam", "unrecognized arguments: --optimize"),
@@ -326,7 +326,7 @@ def test_a_new_run_does_not_go_on_from_an_old_state(
 )
 def test_mistakes_are_named(flags: list[str], tmp_path: Path, changed: str, message: str) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     extra = [part.format(broken=broken, folder=tmp_path) for part in changed.split()]
     with pytest.raises(UserError) as caught:
         neural_style.main([*flags, "--out", str(tmp_path / "out.png"), *extra])
@@ -335,13 +335,13 @@ def test_mistakes_are_named(flags: list[str], tmp_path: Path, changed: str, mess
 
 def test_the_style_is_reached_and_grams_are_what_is_compared(features: Features) -> None:
     """A texture alone: only the Gram matrices are asked for."""
-    content, style = picture(0, 16, 16), picture(1, 16, 16) ** 3
+    content, style = image(0, 16, 16), image(1, 16, 16) ** 3
     alone = method(lambda_content=0.0)
     painting = Painting(content, StyleLoss(content, [style], features, alone), "lbfgs", lr=1.0)
     for _ in range(60):
         painting.step()
     goal, before, after = (
-        grams({layer: features(x)[layer] for layer in LAYERS}) for x in (style, content, painting.picture)
+        grams({layer: features(x)[layer] for layer in LAYERS}) for x in (style, content, painting.image)
     )
     for layer in LAYERS:
         assert (after[layer] - goal[layer]).norm() < 0.1 * (before[layer] - goal[layer]).norm()

@@ -10,16 +10,16 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from models.ema import Ema
-from models.losses import discriminator_loss, gradient_penalty, r1_penalty
-from models.objective import Objective
+from models.objectives.gan import Objective
+from models.objectives.losses import discriminator_loss, gradient_penalty, r1_penalty
+from training.ema import Ema
 from util.errors import UserError
 
 LOGITS = torch.tensor([-3.0, -0.5, 0.2, 1.7], dtype=torch.float64)
 NETS = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Conv2d(4, 1, 3))
 
 
-def test_label_smoothing_moves_the_target_of_real_pictures_alone() -> None:
+def test_label_smoothing_moves_the_target_of_real_images_alone() -> None:
     p = torch.sigmoid(LOGITS)
     expected = -(0.9 * p.log() + 0.1 * (1 - p).log()).mean()
     found = discriminator_loss("vanilla", LOGITS, real=True, smoothing=0.1)
@@ -70,7 +70,7 @@ def test_r1_comes_every_so_many_steps_with_so_many_times_the_weight() -> None:
             torch.testing.assert_close(losses["r1"], 3 * 4 * r1_penalty(net, real))
 
 
-def test_discriminators_see_augmented_pictures_and_penalties_real_ones() -> None:
+def test_discriminators_see_augmented_images_and_penalties_real_ones() -> None:
     objective, seen = Objective("lsgan", diffaug=("cutout",), lambda_r1=1.0, r1_every=1), []
 
     class Looks(nn.Module):

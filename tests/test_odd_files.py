@@ -17,7 +17,7 @@ TRAIN = f"{MODEL} --load_size 72 --n_epochs 1 --n_epochs_decay 1 --print_freq 10
 
 
 def mixed_folder(folder: Path) -> Path:
-    """Five good pictures, three bad ones, and what does not count."""
+    """Five good images, three bad ones, and what does not count."""
     (folder / ".cache").mkdir(parents=True)
     for i in range(5):
         Image.new("RGB", (80, 70 + i), (40 * i, 0, 0)).save(folder / f"{i}.png")
@@ -36,23 +36,23 @@ def peak_of(argv: list[str]) -> int:
     return usage.ru_maxrss // 1024
 
 
-def test_bad_pictures_are_passed_over_in_training_and_left_out_in_testing(
+def test_bad_images_are_passed_over_in_training_and_left_out_in_testing(
     command: Command, tmp_path: Path
 ) -> None:
     mixed_folder(tmp_path / "data" / "train")
     common = ["--dataroot", tmp_path / "data", "--name", "run", *TRAIN.split()]
     output = command("train.py", *common, "--num_threads", 2).stdout
-    assert "8 training pictures" in output
+    assert "8 training images" in output
     for name in ("0a.png", "1a.jpg", "9.tif"):
-        assert output.count(f"{name}: cannot be read as a picture") == 1
+        assert output.count(f"{name}: cannot be read as an image") == 1
     assert ".hidden" not in output and "Thumbs" not in output and "thumb" not in output
     error = command("train.py", *common, "--bad_images", "error", status=2).stderr
-    assert "cannot be read as a picture" in error and error.count("\n") == 1
+    assert "cannot be read as an image" in error and error.count("\n") == 1
 
     arguments = ["--dataroot", tmp_path / "data", "--name", "run", *MODEL.split(), "--phase", "train"]
     for batch_size in (1, 3):
         output = command("test.py", *arguments, "--batch_size", batch_size).stdout
-        assert output.count("it is left out") == 3 and "5 pictures: " in output
+        assert output.count("it is left out") == 3 and "5 images: " in output
         results = tmp_path / "results" / "run" / "train_latest"
         page = (results / "index.html").read_text()
         assert re.findall(r"<h2>(\w+)</h2>", page) == ["0", "1", "2", "3", "4"]
@@ -60,13 +60,13 @@ def test_bad_pictures_are_passed_over_in_training_and_left_out_in_testing(
     assert "0a.png" in command("test.py", *arguments, "--bad_images", "error", status=2).stderr
 
 
-def test_a_folder_with_bad_pictures_alone_is_an_error(command: Command, tmp_path: Path) -> None:
+def test_a_folder_with_bad_images_alone_is_an_error(command: Command, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png"):
         (folder / name).write_bytes(b"nothing to see")
     common = ["--dataroot", tmp_path / "data", "--name", "run", *TRAIN.split()]
-    assert "None of these 2 pictures can be used" in command("train.py", *common, status=2).stderr
+    assert "None of these 2 images can be used" in command("train.py", *common, status=2).stderr
 
 
 def test_a_folder_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +75,7 @@ def test_a_folder_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[s
     output = capsys.readouterr().out
     assert "6 loaded, 3 bad, 3 ignored" in output
     assert re.search(r"4\.png +loaded +80 x 74\n", output)
-    assert re.search(r"9\.tif +bad +cannot be read as a picture \(", output)
+    assert re.search(r"9\.tif +bad +cannot be read as an image \(", output)
     assert re.search(r"\.hidden\.png +ignored +hidden\n", output)
     for path in folder.iterdir():
         if path.is_file() and (path.suffix != ".png" or path.name == "0a.png"):
@@ -100,9 +100,9 @@ def test_all_odd_files_run_through_training_and_testing(command: Command, tmp_pa
     assert peaks["all"] - peaks["one"] < 400
 
     bad = {path.name for folder in ("broken", "clutter") for path in (ODD / folder).iterdir()}
-    bad -= {"Thumbs.db", "pngtest_bad.png.bin"}  # not named like pictures
+    bad -= {"Thumbs.db", "pngtest_bad.png.bin"}  # not named like images
     arguments = ["--dataroot", tmp_path / "all", *MODEL.split(), "--phase", "train"]
     output = command("test.py", "--name", "all", *arguments, "--num_threads", 2).stdout
-    named = re.findall(r"/([^/\n]+): cannot be read as a picture .*: it is left out", output)
+    named = re.findall(r"/([^/\n]+): cannot be read as an image .*: it is left out", output)
     assert sorted(named) == sorted(bad)
-    assert f"{len(list((ODD / 'valid').iterdir()))} pictures: " in output
+    assert f"{len(list((ODD / 'valid').iterdir()))} images: " in output

@@ -154,7 +154,7 @@ def test_flags_and_defaults_are_the_peers_and_ours() -> None:
     assert test().values() == PEER_TEST | OWN_TEST | {"dataroot": "d"}
 
 
-def test_testing_takes_one_picture_at_a_time_where_nothing_is_cut() -> None:
+def test_testing_takes_one_image_at_a_time_where_nothing_is_cut() -> None:
     assert test("--preprocess", "none").data.batch_size == 1
     assert test("--preprocess", "scale_width").data.batch_size == 1
     assert test("--preprocess", "none", "--batch_size", "3").data.batch_size == 3
@@ -186,7 +186,7 @@ def test_options_are_frozen() -> None:
         (["--no_flip", "maybe"], "--no_flip maybe: expected true or false"),
         (["--lr"], "expected one argument"),
         (["facades"], "facades: a value without a flag"),
-        (["--load_size", "200"], "--crop_size 256 is larger than the pictures"),
+        (["--load_size", "200"], "--crop_size 256 is larger than the images"),
         (["--config", "none.json"], "none.json: cannot be read"),
         (["--num_test", "5"], "--num_test: there is no such flag"),
         (["--log", "html,tensorbord"], "--log tensorbord: no such choice; did you mean tensorboard?"),

@@ -9,7 +9,7 @@ from test_models import CPU, TRAINED, assert_equal_states, model_and_batches
 from torch import nn
 
 from models import MODELS
-from models.precision import FIRST_SCALE, Precision
+from models.layers.precision import FIRST_SCALE, Precision
 from util.color import rgb_to_lab
 from util.errors import UserError
 

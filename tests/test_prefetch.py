@@ -14,8 +14,8 @@ from models import MODELS
 from options.parse import parse
 from options.train_options import TrainOptions
 from training import run as training
+from training.progress import Progress
 from util.errors import UserError
-from util.progress import Progress
 
 
 def begin_noting(events: list[str]) -> Callable[[int], Callable[[], int]]:

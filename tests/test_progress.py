@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from util import progress
-from util.progress import FirstSteps, in_words
+from training import progress
+from training.progress import FirstSteps, in_words
 
 
 def test_durations_in_words() -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from util import run_lock
+from training import run_lock
+from training.run_lock import RunLock
 from util.errors import UserError
-from util.run_lock import RunLock
 
 HOLD = (
     "import sys, time\nfrom pathlib import Path\nfrom util.run_lock import RunLock\n"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.schedules import LearningRate, Plateau, cosine, linear, step
+from training.schedules import LearningRate, Plateau, cosine, linear, step
 
 
 def test_linear() -> None:

@@ -68,7 +68,7 @@ def test_every_data_set_is_the_same_from_shards(mode: str, data: dict[str, Path]
         assert_equal(dataset(data[mode], mode), dataset(shards, mode, *flags), (data[mode], shards))
 
 
-def test_pairs_of_two_folders_and_bad_pictures(data: dict[str, Path], tmp_path: Path) -> None:
+def test_pairs_of_two_folders_and_bad_images(data: dict[str, Path], tmp_path: Path) -> None:
     for side in "AB":
         (tmp_path / f"train{side}").mkdir()
         for path in (data["unaligned"] / "trainA").iterdir():
@@ -79,7 +79,7 @@ def test_pairs_of_two_folders_and_bad_pictures(data: dict[str, Path], tmp_path: 
     shards = pack(tmp_path, tmp_path / "shards", "aligned", "--per_shard", "2")
     assert_equal(dataset(tmp_path, "aligned"), dataset(shards, "aligned"), (tmp_path, shards))
     one: Any = dataset(shards, "aligned")[1, 1]
-    assert "000000.tar): cannot be read as a picture (of no known format)" in str(one.passed_over[0])
+    assert "000000.tar): cannot be read as an image (of no known format)" in str(one.passed_over[0])
     alone = dataset(shards, "aligned", "--bad_images", "error")[1, 1]
     assert "trainA" in str(alone.error)  # type: ignore[union-attr]
 

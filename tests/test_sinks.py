@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, read back; who gets pictures when; what --log and its packages refuse."""
+"""TensorBoard and Weights & Biases, read back; who gets images when; what --log and its packages refuse."""
 
 import json
 import logging
@@ -18,11 +18,11 @@ from wandb.proto.wandb_internal_pb2 import Record
 import train
 from models.base_model import BaseModel
 from options.train_options import SINKS
+from training.loggers.base import Logger, LossRecord, MetricRecord, Sink, check_packages
+from training.loggers.tensorboard import TensorBoardLog
+from training.loggers.wandb import WandbLog
+from training.progress import Progress
 from util.errors import UserError
-from util.loggers import Logger, LossRecord, MetricRecord, Sink, check_packages
-from util.progress import Progress
-from util.tensorboard_log import TensorBoardLog
-from util.wandb_log import WandbLog
 
 TINY = "--model pix2pix --gpu_ids -1 --netG unet_32 --ngf 2 --ndf 2 --crop_size 32 --load_size 36"
 RUN = "--num_threads 0 --n_epochs_decay 0 --name run --print_freq 2"
@@ -76,7 +76,7 @@ def test_a_run_is_in_tensorboard(pairs: Path, tmp_path: Path) -> None:
     for line in lines:
         assert line["images_per_second"] == pytest.approx(1 / (line["time"] + line["data"]))
         assert 0.05 < line["peak_memory"] < 64
-    # every 4 pictures, and at the ends of the epochs
+    # every 4 images, and at the ends of the epochs
     assert [event.step for event in events.Images("fake_B/1")] == [4, 6, 8, 12]
     assert events.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
 
@@ -85,7 +85,7 @@ def test_a_resumed_run_has_no_step_twice_in_tensorboard(tmp_path: Path) -> None:
     def logs(progress: Progress, steps: range, value: float, complete: bool) -> None:
         log = TensorBoardLog(tmp_path, {"lr": 0.1, "inf": None}, progress)
         for step in steps:
-            progress.pictures = step
+            progress.images = step
             log.log_losses(record(step, value))
             log.log_metrics(MetricRecord(1, step, {"psnr": value}))
             log.log_visuals(1, samples())
@@ -93,8 +93,8 @@ def test_a_resumed_run_has_no_step_twice_in_tensorboard(tmp_path: Path) -> None:
             log.close()
 
     logs(Progress(), range(2, 13, 2), 1.0, complete=False)  # killed after 12, saved at 6
-    logs(Progress(pictures=6), range(8, 11, 2), 2.0, complete=False)  # killed before it saved again
-    logs(Progress(pictures=6), range(8, 15, 2), 3.0, complete=True)
+    logs(Progress(images=6), range(8, 11, 2), 2.0, complete=False)  # killed before it saved again
+    logs(Progress(images=6), range(8, 15, 2), 3.0, complete=True)
     events = read(tmp_path)
     wanted = [(2, 1.0), (4, 1.0), (6, 1.0), (8, 3.0), (10, 3.0), (12, 3.0), (14, 3.0)]
     for tag in ("loss/G_L1", "metrics/psnr"):
@@ -139,13 +139,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_run_is_in_wandb_and_a_resumed_one_is_the_same(tmp_path: Path, offline: None) -> None:
-    def logs(pictures: int, resume: bool) -> tuple[str, list[Record]]:
-        progress = Progress(pictures=pictures)
+    def logs(images: int, resume: bool) -> tuple[str, list[Record]]:
+        progress = Progress(images=images)
         log = WandbLog(tmp_path, "project", "run", {"lr": 0.1, "none": None}, progress, resume=resume)
-        progress.pictures += 2
-        log.log_losses(record(progress.pictures))
+        progress.images += 2
+        log.log_losses(record(progress.images))
         log.log_visuals(1, samples())
-        log.log_metrics(MetricRecord(1, progress.pictures, {"psnr": 21.5}))
+        log.log_metrics(MetricRecord(1, progress.images, {"psnr": 21.5}))
         file, name = Path(log.run.settings.sync_file), log.run.id
         log.close()
         return name, complete(file)
@@ -197,7 +197,7 @@ def test_an_absent_package_names_what_to_install(
 
 
 class Counter(Sink):
-    """Counts how often it is shown pictures, and by how many pictures of the run."""
+    """Counts how often it is shown images, and by how many images of the run."""
 
     def __init__(self, progress: Progress):
         self.progress = progress
@@ -205,7 +205,7 @@ class Counter(Sink):
 
     def log_visuals(self, epoch: int, samples: list[Any]) -> None:
         assert samples and "fake_B" in samples[0]
-        self.shown.append(self.progress.pictures)
+        self.shown.append(self.progress.images)
 
 
 class LiveCounter(Counter):
@@ -213,7 +213,7 @@ class LiveCounter(Counter):
 
 
 @pytest.mark.parametrize("kinds", [(), (Counter,), (LiveCounter,), (Counter, LiveCounter)])
-def test_pictures_come_as_often_as_wanted_and_only_then(
+def test_images_come_as_often_as_wanted_and_only_then(
     kinds: tuple[type[Counter], ...], pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sinks: list[Counter] = []

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
+from models.layers.speed import memory_format, use_reference_path
 from models.networks import PatchDiscriminator, ResnetGenerator, UnetGenerator
-from models.speed import memory_format, use_reference_path
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -26,9 +26,9 @@ def networks(norm: str) -> Iterator[nn.Module]:
     yield PatchDiscriminator(3, 8, 3, norm)
 
 
-def gradients(net: nn.Module, pictures: Tensor, target: Tensor) -> dict[str, Tensor]:
+def gradients(net: nn.Module, images: Tensor, target: Tensor) -> dict[str, Tensor]:
     net.zero_grad()
-    out = net(pictures)
+    out = net(images)
     (out.float() - target[..., : out.shape[-2], : out.shape[-1]].mean(1, keepdim=True)).pow(
         2
     ).mean().backward()
@@ -38,22 +38,22 @@ def gradients(net: nn.Module, pictures: Tensor, target: Tensor) -> dict[str, Ten
 @pytest.mark.parametrize("norm", ["instance", "batch", "none"])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("weights_format", FORMATS)
-@pytest.mark.parametrize("pictures_format", FORMATS)
+@pytest.mark.parametrize("images_format", FORMATS)
 def test_gradients_are_those_of_float64(
-    norm: str, count: int, weights_format: torch.memory_format, pictures_format: torch.memory_format
+    norm: str, count: int, weights_format: torch.memory_format, images_format: torch.memory_format
 ) -> None:
     for net in networks(norm):
-        pictures, target = torch.rand(2, count, 3, 128, 128) * 2 - 1
+        images, target = torch.rand(2, count, 3, 128, 128) * 2 - 1
         plain = [each.detach().clone() for each in net.parameters()]
         fast = gradients(
-            net.to(memory_format=weights_format), pictures.contiguous(memory_format=pictures_format), target
+            net.to(memory_format=weights_format), images.contiguous(memory_format=images_format), target
         )
         # The plain path in float64, of torch's own layers alone.
         net.to(memory_format=torch.contiguous_format).double()
         for parameter, value in zip(net.parameters(), plain, strict=True):
             parameter.data.copy_(value)
         use_reference_path([net])
-        exact = gradients(net, pictures.double(), target.double())
+        exact = gradients(net, images.double(), target.double())
         norm_of = torch.stack([each.norm() for each in exact.values()]).norm()
         for name, expected in exact.items():
             if name in fast:
@@ -90,13 +90,13 @@ def visuals(name: str, data: dict[str, Path], *flags: str) -> list[Tensor]:
     options = parse(TestOptions, arguments(name, data, *flags, "--batch_size=1"), MODELS, DATASETS)
     model = create_model(options, CPU)
     batches = [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(0)]
-    return [picture for batch in batches for picture in model.translate(batch).values()]
+    return [image for batch in batches for image in model.translate(batch).values()]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS.names())
 def test_compiled_networks_translate_the_same(name: str, data: dict[str, Path]) -> None:
-    """Among others, each picture has its own mask of dropout, which is not built into the code."""
+    """Among others, each image has its own mask of dropout, which is not built into the code."""
     for found, expected in zip(visuals(name, data, "--compile"), visuals(name, data), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
 

@@ -20,12 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
-from models.backbones import Fingerprint
 from models.base_model import BaseModel
+from models.objectives.backbones import Fingerprint
 from models.pix2pix_model import Pix2PixModel
-from models.step_graph import WARM_UP, CudaRecorder
 from options.parse import parse
 from options.train_options import TrainOptions
+from training.cuda_graph import WARM_UP, CudaRecorder
 from util.batch import Batch, Step
 
 FLAGS = {

@@ -31,7 +31,7 @@ pytest.importorskip("webdataset")
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A folder for every data set that streams, with 23 samples; unaligned has 23 pictures in A, 9 in B."""
+    """A folder for every data set that streams, with 23 samples; unaligned has 23 images in A, 9 in B."""
     root = tmp_path_factory.mktemp("folders")
     for name, count, width in (("pairs/train", 23, 40), ("both/trainA", 23, 20), ("both/trainB", 9, 20)):
         (root / name).mkdir(parents=True)
@@ -167,7 +167,7 @@ def test_a_sample_is_that_of_the_folder(mode: str, folders: dict[str, Path], sha
         assert [Path(sample[3]).name for sample in found] == [Path(sample[3]).name for sample in expected]
 
 
-def test_pictures_that_do_not_belong_together(shards: dict[str, Path]) -> None:
+def test_images_that_do_not_belong_together(shards: dict[str, Path]) -> None:
     """The smaller side goes round beside the larger one, whichever that is."""
     for flags in ([], ["--direction", "BtoA"]):
         samples = content(list(loader(by_pipe(shards["unaligned"]), "unaligned", *flags).epoch(1)))
@@ -224,7 +224,7 @@ def test_the_next_good_sample_takes_the_place_of_a_bad_one(
     expected = [next((each for each in good if each >= i), good[-1]) for i in range(23)]
     assert [(i, int(Path(name).stem)) for i, *_, name in samples] == list(enumerate(expected))
     assert content(list(serial.epoch(1, 20))) == samples[20:]
-    with pytest.raises(UserError, match="cannot be read as a picture"):
+    with pytest.raises(UserError, match="cannot be read as an image"):
         list(loader(dataroot, "aligned", "--bad_images", "error").epoch(1))
 
 
@@ -274,7 +274,7 @@ def test_training_and_testing_from_a_stream(
     train = ["--load_size", 36, "--crop_size", 32, "--n_epochs", 1, "--n_epochs_decay", 0, "--ndf", 4]
     dataroot = f"{server}/aligned/train-{{000000..000005}}.tar"
     output = command("train.py", "--dataroot", dataroot, *common, *train, "--num_threads", 2).stdout
-    assert "23 training pictures" in output
+    assert "23 training images" in output
     test = ["--load_size", 32, "--crop_size", 32, "--phase", "train", "--num_test", 5]
     command("test.py", "--dataroot", by_pipe(shards["aligned"]), *common[:5], "-1", *test)
     images = tmp_path / "results" / "run" / "train_latest" / "images"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from models.losses import feature_loss, gram, grams, moments, moments_loss, total_variation
-from models.mean_grams import MeanGrams
-from models.style_networks import Restyle
+from models.objectives.losses import feature_loss, gram, grams, moments, moments_loss, total_variation
+from models.style.gram import MeanGrams
+from models.style.networks import Restyle
 
 restyle = Restyle()
 RNG = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_gram_and_moments_are_computed_in_float32() -> None:
     assert {part.dtype for part in moments(x.bfloat16())} == {torch.float32}
 
 
-def test_the_mean_of_grams_is_that_of_all_pictures_seen() -> None:
+def test_the_mean_of_grams_is_that_of_all_images_seen() -> None:
     mean, batches = MeanGrams(torch.device("cpu")), torch.rand(6, 3, 3, dtype=torch.float64).split([3, 2, 1])
     for batch in batches:
         found = mean.add({"a": batch})

@@ -12,8 +12,8 @@ from PIL import Image
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
-from models.given_style import GivenStyle, parse_shares
-from models.style_networks import AdainGenerator, build_decoder, style_code
+from models.style.networks import AdainGenerator, build_decoder, style_code
+from models.style.reference import GivenStyle, parse_shares
 from models.style_transfer_model import StyleTransferModel
 from models.unified_model import UnifiedModel
 from options.parse import parse
@@ -44,9 +44,9 @@ def styles(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def save(picture: Image.Image, path: Path) -> None:
+def save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    picture.save(path)
+    image.save(path)
 
 
 def train(root: Path, flags: str) -> tuple[BaseModel, Iterator[Batch]]:
@@ -83,7 +83,7 @@ def test_results_take_on_the_style(styles: Path, mode: str) -> None:
         (styles / "trainB" / "blue.png").unlink()
     flags = f"--model style_transfer --style_mode {mode} --netG resnet_6blocks --ngf 8 --lr 0.002"
     if mode == "adain":
-        # How far it gets in so few steps varies with the seed, and even with the rounding of the pictures.
+        # How far it gets in so few steps varies with the seed, and even with the rounding of the images.
         flags = flags.replace("resnet_6blocks", "resnet_9blocks") + " --exact_resize"
     model, batches = train(styles, f"{flags} --batch_size 3 --lambda_style 1000 --lambda_adv 0")
     steps = 100 if mode == "adain" else 40
@@ -123,16 +123,16 @@ def test_noise_varies_the_results_and_repeats(styles: Path) -> None:
 
 @pytest.fixture
 def adain() -> AdainGenerator:
-    from models.backbones import load_vgg
-    from models.perceptual import Features
-    from models.style_networks import ENCODER_LAYERS, ENCODER_NETWORK
+    from models.objectives.backbones import load_vgg
+    from models.objectives.perceptual import Features
+    from models.style.networks import ENCODER_LAYERS, ENCODER_NETWORK
 
     torch.manual_seed(0)
     encoder = Features(load_vgg(ENCODER_NETWORK, "random"), ENCODER_NETWORK, ENCODER_LAYERS)
     return AdainGenerator(encoder, build_decoder(4))
 
 
-def test_styles_given_by_pictures_are_mixed_by_their_shares(adain: AdainGenerator, styles: Path) -> None:
+def test_styles_given_by_images_are_mixed_by_their_shares(adain: AdainGenerator, styles: Path) -> None:
     red, blue = (str(styles / "trainB" / f"{name}.png") for name in ("red", "blue"))
     ends = [GivenStyle.from_files(path, "", 32) for path in (red, blue)]
     mixed = GivenStyle.from_files(f"{red}, {blue}", "3,1", 32)

@@ -1,4 +1,4 @@
-"""Large pictures in tiles: their places and weights, the statistics of a thumbnail, models and messages."""
+"""Large images in tiles: their places and weights, the statistics of a thumbnail, models and messages."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from data import DATASETS
 from models import MODELS, create_model
-from models.color_networks import ColorUnet
-from models.layers import separate_pictures, statistics_from
+from models.colorization.networks import ColorUnet
+from models.layers.blocks import separate_images, statistics_from
+from models.layers.norms import BatchNorm2d, ImageStatistics, InstanceNorm2d
+from models.layers.sizes import set_tile
+from models.layers.tiling import blend_tiles, blend_weights, fitting_tile, thumbnail, tile_starts
 from models.networks import Generator, build_generator
-from models.norms import BatchNorm2d, InstanceNorm2d, PictureStatistics
-from models.sizes import set_tile
-from models.tiling import blend_tiles, blend_weights, fitting_tile, thumbnail, tile_starts
 from options.base_options import NetworkOptions
 from options.parse import parse
 from options.test_options import TestOptions
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def generator(netG: str = "resnet_6blocks", tile: int | None = None) -> Generator:
-    """A generator that leaves smooth pictures smooth."""
+    """A generator that leaves smooth images smooth."""
     torch.manual_seed(0)
     choices = {"norm": "instance", "upsample": "bilinear", "init_type": "xavier"}
     options = NetworkOptions(netG=netG, ngf=4, no_dropout=True, init_gain=0.3, **choices)
@@ -36,8 +36,8 @@ def generator(netG: str = "resnet_6blocks", tile: int | None = None) -> Generato
     return net
 
 
-def pictures(count: int, height: int, width: int) -> Tensor:
-    """Smooth pictures, in [-1, 1]."""
+def images(count: int, height: int, width: int) -> Tensor:
+    """Smooth images, in [-1, 1]."""
     torch.manual_seed(1)
     coarse = 2 * torch.rand(count, 3, 5, 5, dtype=torch.float64) - 1
     return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).clamp(-1, 1)
@@ -73,13 +73,13 @@ class Shallow(Generator):
 
 
 @pytest.mark.parametrize("norm", [nn.Identity(), InstanceNorm2d(6), BatchNorm2d(6)])
-def test_tiles_that_see_enough_and_know_the_statistics_give_the_whole_picture(norm: nn.Module) -> None:
+def test_tiles_that_see_enough_and_know_the_statistics_give_the_whole_image(norm: nn.Module) -> None:
     torch.manual_seed(0)
-    net, x = Shallow(norm).double(), pictures(2, 170, 120)
+    net, x = Shallow(norm).double(), images(2, 170, 120)
     if isinstance(norm, BatchNorm2d):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    with torch.no_grad(), separate_pictures([net], [0]):
+    with torch.no_grad(), separate_images([net], [0]):
         whole = net(x)
         with statistics_from(net, lambda: net(x)):
             tiled = blend_tiles(net.run, x, 64, 2)
@@ -108,9 +108,9 @@ def test_a_layer_takes_the_statistics_of_another_run_in_the_order_of_its_calls()
 def test_every_norm_of_a_generator_keeps_statistics(conditions: tuple[Tensor, ...]) -> None:
     colored = ColorUnet(3, 3, 5, 4, 4, dropout=False).double()
     net, norms = (colored, len(colored.styled)) if conditions else (generator(), 17)
-    x = pictures(1, 64, 64)
+    x = images(1, 64, 64)
     with torch.no_grad(), statistics_from(net, lambda: net.run(x, *conditions)):
-        kept = [layer.kept for layer in net.modules() if isinstance(layer, PictureStatistics)]
+        kept = [layer.kept for layer in net.modules() if isinstance(layer, ImageStatistics)]
         assert [len(each or ()) for each in kept] == [1] * norms
         again = net.run(x, *conditions)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_every_norm_of_a_generator_keeps_statistics(conditions: tuple[Tensor, ..
 def test_a_generator_sees_a_thumbnail_and_then_only_tiles(
     netG: str, tile: int, size: tuple[int, int], small: tuple[int, int]
 ) -> None:
-    net, x = generator(netG, tile=tile), pictures(1, *size)
+    net, x = generator(netG, tile=tile), images(1, *size)
     seen: list[Tensor] = []
     run = net.run
     net.run = lambda part: seen.append(part) or run(part)  # type: ignore[method-assign]
@@ -146,7 +146,7 @@ def test_a_generator_sees_a_thumbnail_and_then_only_tiles(
 
 
 def test_the_statistics_come_from_the_thumbnail() -> None:
-    net, x = generator(tile=64), pictures(1, 96, 128)
+    net, x = generator(tile=64), images(1, 96, 128)
     small = thumbnail(x, 64, 4, 8)
     with torch.no_grad():
         tiled = net(x)
@@ -163,7 +163,7 @@ def jumps(y: Tensor) -> Tensor:
 
 def test_no_seams() -> None:
     tile, overlap = 64, 16
-    net, x = generator(tile=tile), pictures(4, 64, 320)
+    net, x = generator(tile=tile), images(4, 64, 320)
     with torch.no_grad():
         blended = jumps(net(x))
         cut = jumps(torch.cat([net.run(part) for part in x.split(tile, 3)], 3))
@@ -178,8 +178,8 @@ def test_no_seams() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (37, 50), (8, 61)])
-def test_pictures_no_larger_than_a_tile_are_translated_whole(size: tuple[int, int]) -> None:
-    net, x = generator(), pictures(1, *size)
+def test_images_no_larger_than_a_tile_are_translated_whole(size: tuple[int, int]) -> None:
+    net, x = generator(), images(1, *size)
     with torch.no_grad():
         whole = net(x)
         net.tile = 64
@@ -196,7 +196,7 @@ def options(data: dict[str, Path], name: str, *flags: str) -> TestOptions:
 @pytest.mark.parametrize("name", [name for name in MODELS.names() if name != "dcgan"])
 def test_every_model_translates_in_tiles_whatever_the_batch(name: str, data: dict[str, Path]) -> None:
     # Batch norm and dropout, where the model has them, are in training mode.
-    A, B = pictures(2, 70, 150), pictures(2, 70, 150).flip(0)
+    A, B = images(2, 70, 150), images(2, 70, 150).flip(0)
 
     def visuals(*flags: str, rows: tuple[int, ...] = (0, 1)) -> dict[str, Tensor]:
         model = create_model(options(data, name, *flags), CPU)
@@ -205,11 +205,11 @@ def test_every_model_translates_in_tiles_whatever_the_batch(name: str, data: dic
 
     whole, tiled = visuals(), visuals("--tile", "64")
     alone = [visuals("--tile", "64", rows=(row,)) for row in (0, 1)]
-    for label, picture in tiled.items():
-        assert picture.shape[2:] == (70, 150)
-        assert torch.equal(picture, whole[label]) == label.startswith(("real", "style"))
+    for label, image in tiled.items():
+        assert image.shape[2:] == (70, 150)
+        assert torch.equal(image, whole[label]) == label.startswith(("real", "style"))
         one_by_one = torch.cat([found[label] for found in alone])
-        torch.testing.assert_close(picture, one_by_one, rtol=0, atol=1e-10)
+        torch.testing.assert_close(image, one_by_one, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -248,4 +248,4 @@ def test_tiles_as_large_as_the_crops_are_said_to_be_useless(
     options(data, "pix2pix", "--tile", "64", "--preprocess", "crop", "--crop_size", "128")
     assert options(data, "pix2pix").results.tile is None and not caplog.text
     options(data, "pix2pix", "--tile", "256", "--preprocess", "crop")
-    assert "--tile 256 has no effect on the pictures of --crop_size 256" in caplog.text
+    assert "--tile 256 has no effect on the images of --crop_size 256" in caplog.text

@@ -1,4 +1,4 @@
-"""The page of a training run: appended losses and pictures, and what a resumed run makes of them."""
+"""The page of a training run: appended losses and images, and what a resumed run makes of them."""
 
 import json
 import math
@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from util.training_page import TrainingPage
+from training.loggers.html import TrainingPage
 
 
 class Reader(HTMLParser):
@@ -49,12 +49,12 @@ class Reader(HTMLParser):
         self.inside = None
 
 
-def picture(level: int = 0) -> NDArray[np.uint8]:
+def draw_image(level: int = 0) -> NDArray[np.uint8]:
     return np.full((4, 4, 3), level, np.uint8)
 
 
 def samples(count: int, level: int = 0) -> list[dict[str, NDArray[np.uint8]]]:
-    return [{"real_A": picture(level), "fake_B": picture(level)} for _ in range(count)]
+    return [{"real_A": draw_image(level), "fake_B": draw_image(level)} for _ in range(count)]
 
 
 def record(epoch: int = 1, fraction: float = 0.5, **losses: float) -> Any:
@@ -87,13 +87,13 @@ def test_file_names_and_sources(tmp_path: Path) -> None:
 
 def test_odd_labels_are_safe(tmp_path: Path) -> None:
     plain = TrainingPage(tmp_path / "plain", "run")
-    plain.log_visuals(1, [{"fake_B": picture()}])
+    plain.log_visuals(1, [{"fake_B": draw_image()}])
     odd = TrainingPage(tmp_path / "odd", "</title><script>")
-    odd.log_visuals(1, [{'<b>&"\'#% ü data-epoch="2"': picture()}])
+    odd.log_visuals(1, [{'<b>&"\'#% ü data-epoch="2"': draw_image()}])
     assert Reader(odd).tags == Reader(plain).tags
     [source] = Reader(odd).sources
     assert (tmp_path / "odd" / "web" / unquote(source)).is_file()
-    odd.log_visuals(2, [{"fake_B": picture()}])
+    odd.log_visuals(2, [{"fake_B": draw_image()}])
     assert Reader(odd).epochs == ["1", "2"]
 
 
@@ -132,7 +132,7 @@ def test_losses_cannot_break_out(tmp_path: Path) -> None:
     assert Reader(page).epochs == ["1"]
 
 
-def test_same_epoch_twice_is_one_section_with_the_later_pictures(tmp_path: Path) -> None:
+def test_same_epoch_twice_is_one_section_with_the_later_images(tmp_path: Path) -> None:
     page = TrainingPage(tmp_path, "run")
     page.log_visuals(11, samples(2))
     page.log_visuals(1, samples(2, level=1))
@@ -140,7 +140,7 @@ def test_same_epoch_twice_is_one_section_with_the_later_pictures(tmp_path: Path)
     page.log_visuals(1, samples(2, level=9))
     assert page.files[0].read_bytes() == before
     with Image.open(tmp_path / "web" / "images" / "epoch001_fake_B_1.png") as image:
-        assert np.array_equal(np.asarray(image), picture(9))
+        assert np.array_equal(np.asarray(image), draw_image(9))
     page.log_visuals(2, samples(2))
     page.log_visuals(1, samples(2))
     assert Reader(page).epochs == ["11", "1", "2"]

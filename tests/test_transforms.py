@@ -1,4 +1,4 @@
-"""How pictures are scaled, cropped and flipped."""
+"""How images are scaled, cropped and flipped."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_data import picture
+from test_data import image
 
 from data import DATASETS
 from data.transforms import Decision, Transform
@@ -67,7 +67,7 @@ def test_torch_scales_as_pillow_does_in_the_same_order(size: tuple[int, int], gr
 
 
 def test_exact_scaling_is_pillows(tmp_path: Path) -> None:
-    source = Image.open(picture(tmp_path / "1.png", 50, 70))
+    source = Image.open(image(tmp_path / "1.png", 50, 70))
     exact = Transform("scale_width", 64, 48, flip=False, exact=True).scale(source, grey=False)
     expected = np.array(source.resize((64, 89), Image.Resampling.BICUBIC))
     assert np.array_equal(exact.permute(1, 2, 0).numpy(), expected)
@@ -75,10 +75,10 @@ def test_exact_scaling_is_pillows(tmp_path: Path) -> None:
     assert Transform.from_options(parse(TrainOptions, argv, MODELS, DATASETS).data).exact
 
 
-def test_a_crop_larger_than_the_picture_is_refused() -> None:
+def test_a_crop_larger_than_the_image_is_refused() -> None:
     transform = Transform("crop", 0, 32, flip=False)
     with pytest.raises(
-        UserError, match=r"p\.png: --crop_size 32 is larger than this picture of 40 x 20 pixels"
+        UserError, match=r"p\.png: --crop_size 32 is larger than this image of 40 x 20 pixels"
     ):
         transform.apply(torch.zeros(3, 20, 40, dtype=torch.uint8), Decision(0, 0, False), "p.png")
 
@@ -86,11 +86,11 @@ def test_a_crop_larger_than_the_picture_is_refused() -> None:
 @pytest.mark.parametrize("preprocess", ["none", "crop"])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("grey", [False, True])
-def test_an_applied_picture_is_contiguous_and_its_own_however_the_scaled_one_lies(
+def test_an_applied_image_is_contiguous_and_its_own_however_the_scaled_one_lies(
     preprocess: str, flip: bool, grey: bool, tmp_path: Path
 ) -> None:
     transform, decision = Transform(preprocess, 0, 5, flip=True), Decision(2, 1, flip)
-    read = transform.scale(read_image(picture(tmp_path / "p.png", 9, 7)), grey)
+    read = transform.scale(read_image(image(tmp_path / "p.png", 9, 7)), grey)
     kept = read.contiguous()
     expected = read[:, 1:6, 2:7] if preprocess == "crop" else read.clone()
     expected = expected.flip(2) if flip else expected

@@ -95,7 +95,7 @@ def test_what_cannot_be_is_refused(flags: list[str], message: str, pairs: Path, 
 
 
 def test_a_best_that_cannot_be_found_ends_a_saved_run(data: dict[str, Path], tmp_path: Path) -> None:
-    """Pictures without a truth."""
+    """Images without a truth."""
     flags = ["--model=cycle_gan", "--netG=resnet_6blocks", "--n_epochs=1", "--val_freq=1", "--val_phase=test"]
     with pytest.raises(UserError, match=r"--best l1: not found in validation: .* no truth"):
         run(tmp_path, data["unaligned"], *flags, "--best=l1")

@@ -18,9 +18,9 @@ import pytest
 from conftest import ROOT
 from test_sinks import training
 
-from util import visdom_display
-from util.loggers import MetricRecord
-from util.visdom_display import MOST_POINTS, Curves, VisdomDisplay, connect, table
+from training.loggers import visdom as visdom_display
+from training.loggers.base import MetricRecord
+from training.loggers.visdom import MOST_POINTS, Curves, VisdomDisplay, connect, table
 
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 """Whoever asks for a file of another machine fails."""
@@ -128,7 +128,7 @@ def test_a_run_is_in_visdom_and_a_resumed_one_shows_its_whole_curve(
     assert not capfd.readouterr().err
 
 
-def test_without_columns_every_picture_has_a_window_of_its_own(server: Server) -> None:
+def test_without_columns_every_image_has_a_window_of_its_own(server: Server) -> None:
     shown = display(server, "each", columns=0)
     shown.log_visuals(1, [{"real_A": np.zeros((4, 8, 3), np.uint8), "grey": np.zeros((4, 4), np.uint8)}])
     windows = server.windows("each")
@@ -144,7 +144,7 @@ def test_metrics_have_a_window_and_values_that_are_missing_or_not_finite_leave_g
     assert (psnr["name"], psnr["y"], fid["name"], fid["y"]) == ("psnr", [20.0, None], "fid", [None, 60.0])
 
 
-def test_a_table_has_room_for_pictures_of_all_sizes_and_names_of_all_kinds() -> None:
+def test_a_table_has_room_for_images_of_all_sizes_and_names_of_all_kinds() -> None:
     red = np.zeros((4, 6, 3), np.uint8)
     red[..., 0] = 200
     grey = np.full((8, 2), 50, np.uint8)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers import normalise_spectrum
+from models.layers.blocks import normalise_spectrum
+from models.layers.norms import BatchNorm2d
 from models.networks import PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator
-from models.norms import BatchNorm2d
+from training.checkpoint import save_checkpoint
 from util.architecture import flags_of
-from util.checkpoint import save_checkpoint
 from util.errors import UserError
 from util.weights import find_initial_weights, initialise_from, load_into, load_weights
 

@@ -13,19 +13,19 @@ from torch import Tensor
 from data import Loader
 from data.prefetch import on_device
 from models.base_model import BaseModel
-from models.optimizers import rates
-from models.schedules import LearningRate
 from options.train_options import TrainOptions
+from training.checkpoint import load_state, remove_old, save_checkpoint, set_aside
+from training.loggers.base import Logger, LossRecord, MetricRecord, cut_back
+from training.optimizers import rates
+from training.progress import FirstSteps, Progress, Stopwatch
+from training.run_lock import RunLock
+from training.schedules import LearningRate
 from training.validation import Validation
 from util import distributed
 from util.batch import Batch
-from util.checkpoint import load_state, remove_old, save_checkpoint, set_aside
 from util.device import peak_memory
 from util.errors import UserError
 from util.image_io import to_uint8
-from util.loggers import Logger, LossRecord, MetricRecord, cut_back
-from util.progress import FirstSteps, Progress, Stopwatch
-from util.run_lock import RunLock
 from util.weights import initialise_from, load_weights, weights_path
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class Run:
     """A training run: what it learns with, how far it is, and where it tells so.
 
     Attributes:
-        samples: the fixed pictures that the training page shows.
-        recent: the pictures of every step since `check`, by the model's iteration.
+        samples: the fixed images that the training page shows.
+        recent: the images of every step since `check`, by the model's iteration.
         saved_at: when the latest state was saved, in seconds of `time.monotonic`.
     """
 
@@ -75,7 +75,7 @@ class Run:
         return losses
 
     def tell_speed(self, first_steps: FirstSteps, left: int) -> None:
-        """Tell how fast the first steps were, with what it means for so many pictures that are `left`."""
+        """Tell how fast the first steps were, with what it means for so many images that are `left`."""
         device = self.model.device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -94,13 +94,13 @@ class Run:
         health = {name: value.item() for name, value in self.model.health.values().items()}
         for warning in self.model.health.warnings(health):
             log.warning("%s", warning)
-        computed, waited = watch.per_picture(progress.pictures)
+        computed, waited = watch.per_image(progress.images)
         factor = self.learning_rate.factor(progress.epoch)
         record = LossRecord(
             epoch=progress.epoch,
             epoch_fraction=progress.position / len(self.loader),
             iters=progress.position,
-            total_iters=progress.pictures,
+            total_iters=progress.images,
             time=computed,
             data=waited,
             learning_rate=self.options.optimization.lr * factor,
@@ -122,12 +122,10 @@ class Run:
         device, dtype = self.model.device, self.model.dtype
         found = [self.model.translate(sample.to(device, dtype)) for sample in self.samples]
         if found:
-            pictures = [
-                {name: to_uint8(picture[0]) for name, picture in visuals.items()} for visuals in found
-            ]
+            images = [{name: to_uint8(image[0]) for name, image in visuals.items()} for visuals in found]
             if overview := self.model.overview():
-                pictures.append({name: to_uint8(picture) for name, picture in overview.items()})
-            self.logger.log_visuals(epoch, pictures, pages, live)
+                images.append({name: to_uint8(image) for name, image in overview.items()})
+            self.logger.log_visuals(epoch, images, pages, live)
 
     def validate(self, epoch: int) -> bool:
         """Measure the model if that is due, and log it; return whether it is the best one so far."""
@@ -141,7 +139,7 @@ class Run:
                 self.save("latest")
             raise
         if distributed.rank() == 0:
-            self.logger.log_metrics(MetricRecord(epoch, self.progress.pictures, means))
+            self.logger.log_metrics(MetricRecord(epoch, self.progress.images, means))
         missing = "the results of this model have no truth to compare with"
         if validation.watched and validation.watched not in means:
             self.save("latest")
@@ -219,7 +217,7 @@ class Run:
         found = (
             f"iteration {sickness.iteration}: not finite: {losses or 'a gradient'}, in updating"
             f" {' and '.join(sickness.networks) or 'nothing'}, on"
-            f" {', '.join(recent.get(sickness.iteration, ['pictures seen earlier']))}"
+            f" {', '.join(recent.get(sickness.iteration, ['images seen earlier']))}"
         )
         if sickness.fatal:
             self.end_sick(found)
@@ -241,7 +239,7 @@ def start(
     options: TrainOptions,
     model: BaseModel,
     learning_rate: LearningRate,
-    pictures: int,
+    images: int,
     validation: Validation | None,
 ) -> Progress:
     """Return where to start, with everything as it has to be there.
@@ -250,14 +248,14 @@ def start(
     state, as in a folder of the peer's, the networks' weights alone are loaded.
 
     Args:
-        pictures: how many the data set has.
+        images: how many the data set has.
     """
     saving, folder, tag = options.saving, options.run_folder, options.run.tag
     progress = Progress(epoch=saving.epoch_count)
     if saving.continue_train:
         state = load_state(folder, tag)
         if state is not None:
-            return resume(options, model, learning_rate, pictures, validation, state)
+            return resume(options, model, learning_rate, images, validation, state)
         begun = tag == "latest" and (folder / "train_opt.json").exists()
         if not begun or any(weights_path(folder, tag, name).exists() for name in model.nets):
             for name, net in model.nets.items():
@@ -285,7 +283,7 @@ def resume(
     options: TrainOptions,
     model: BaseModel,
     learning_rate: LearningRate,
-    pictures: int,
+    images: int,
     validation: Validation | None,
     state: Mapping[str, Any],
 ) -> Progress:
@@ -306,15 +304,15 @@ def resume(
     ]
     if changed:
         log.info("Flags that have changed: %s", ", ".join(changed))
-    if pictures != state["pictures"]:
+    if images != state["pictures"]:
         log.warning(
-            "There are %d pictures now and were %d: from here on the run is another one",
-            pictures,
+            "There are %d images now and were %d: from here on the run is another one",
+            images,
             state["pictures"],
         )
-    progress = Progress(**state["progress"])
+    progress = Progress.from_state_dict(state["progress"])
     if "epoch_count" in options.explicit:
-        progress = Progress(epoch=options.saving.epoch_count, pictures=progress.pictures)
+        progress = Progress(epoch=options.saving.epoch_count, images=progress.images)
         log.info("--epoch_count %d overrides the saved state's epoch", progress.epoch)
-    log.info("Going on in epoch %d after %d of its pictures", progress.epoch, progress.position)
+    log.info("Going on in epoch %d after %d of its images", progress.epoch, progress.position)
     return progress

@@ -1,4 +1,4 @@
-"""Validation: what is measured of a model on pictures that it is not trained on, and which was the best."""
+"""Validation: what is measured of a model on images that it is not trained on, and which was the best."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -13,11 +13,11 @@ from options.parse import as_test_options
 from options.train_options import TrainOptions
 from util import distributed
 from util.errors import UserError
-from util.metrics import HIGHER_IS_BETTER, Metrics
+from util.metrics.measure import HIGHER_IS_BETTER, Metrics
 
 
 class Validation:
-    """Measures a model on fixed pictures as test.py does, and remembers the best value.
+    """Measures a model on fixed images as test.py does, and remembers the best value.
 
     Attributes:
         best: the best value of the metric `watched` so far.
@@ -42,7 +42,7 @@ class Validation:
         """Return what ``--val_freq`` asks for.
 
         Raises:
-            UserError: there are no such pictures, or the metric that ``--best`` names cannot be had.
+            UserError: there are no such images, or the metric that ``--best`` names cannot be had.
         """
         asked = options.validation
         if not asked.val_freq:

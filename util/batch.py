@@ -13,7 +13,7 @@ from util.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of N samples, the direction already applied: models always go from A to B.
+    """Images of N samples, the direction already applied: models always go from A to B.
 
     Attributes:
         A, B: (N, C, H, W), uint8 as decoded on the CPU; floating point in [-1, 1] after `to`.
@@ -21,7 +21,7 @@ class Batch:
         index: (N,) int64, positions in the data set, for randomness that belongs to a sample.
         label: (N,) int64, the numbers of their classes, from 0; None without classes.
         draws: the random decisions of this training step, by name: (N, ...) a sample each, or 0-d.
-        total: pictures of the batch that these are the share of one process of; 0: they are all.
+        total: images of the batch that these are the share of one process of; 0: they are all.
     """
 
     A: Tensor
@@ -35,7 +35,7 @@ class Batch:
 
     @property
     def whole(self) -> int:
-        """The number of pictures of the batch over all processes."""
+        """The number of images of the batch over all processes."""
         return self.total or len(self)
 
     def __len__(self) -> int:
@@ -49,20 +49,20 @@ class Batch:
         """
         if self.B is None:
             raise UserError(
-                "--dataset_mode: the model needs pictures of both sides, such as aligned or unaligned"
+                "--dataset_mode: the model needs images of both sides, such as aligned or unaligned"
             )
         return self.A, self.B
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a training step reads, by name: pictures, labels and draws."""
-        pictures = {"A": self.A, "B": self.B, "label": self.label}
+        """Return what a training step reads, by name: images, labels and draws."""
+        images = {"A": self.A, "B": self.B, "label": self.label}
         draws = {f"draws.{name}": draw for name, draw in self.draws.items()}
-        return {name: each for name, each in pictures.items() if each is not None} | draws
+        return {name: each for name, each in images.items() if each is not None} | draws
 
     def copy(self) -> "Batch":
         """Return the batch with copies of `tensors`, and without the names of files."""
         return replace(
-            self.map_pictures(Tensor.clone),
+            self.map_images(Tensor.clone),
             label=None if self.label is None else self.label.clone(),
             draws={name: draw.clone() for name, draw in self.draws.items()},
             paths_A=[],
@@ -92,20 +92,20 @@ class Batch:
             draws=rows(self.draws, chosen),
         )
 
-    def map_pictures(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """Return the batch with `change` applied to its pictures."""
+    def map_images(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with `change` applied to its images."""
         return replace(self, A=change(self.A), B=None if self.B is None else change(self.B))
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
-        """Return the batch on `device`, its pictures as `dtype` in [-1, 1]."""
-        batch = self.map_pictures(lambda picture: normalise(picture.to(device, non_blocking=True), dtype))
+        """Return the batch on `device`, its images as `dtype` in [-1, 1]."""
+        batch = self.map_images(lambda image: normalise(image.to(device, non_blocking=True), dtype))
         label = None if self.label is None else self.label.to(device, non_blocking=True)
         return replace(batch, label=label)
 
     def pin_memory(self) -> "Batch":
         """Return the batch in memory that a GPU can fetch while it computes."""
         label = None if self.label is None else self.label.pin_memory()
-        return replace(self.map_pictures(Tensor.pin_memory), label=label)
+        return replace(self.map_images(Tensor.pin_memory), label=label)
 
 
 def rows(draws: Mapping[str, Tensor], chosen: slice) -> dict[str, Tensor]:
@@ -125,8 +125,8 @@ class Step(NamedTuple):
     visuals: dict[str, Tensor]
 
 
-def normalise(picture: Tensor, dtype: torch.dtype) -> Tensor:
+def normalise(image: Tensor, dtype: torch.dtype) -> Tensor:
     """Map uint8 values 0..255 to [-1, 1] as `dtype`; floating point values keep theirs."""
-    if picture.is_floating_point():
-        return picture.to(dtype)
-    return picture.to(dtype).div_(255).sub_(0.5).div_(0.5)
+    if image.is_floating_point():
+        return image.to(dtype)
+    return image.to(dtype).div_(255).sub_(0.5).div_(0.5)

@@ -1,4 +1,4 @@
-"""Colour on batches of pictures, on any device: CIE Lab, colour differences, colourfulness, matching, codes.
+"""Colour on batches of images, on any device: CIE Lab, colour differences, colourfulness, matching, codes.
 
 Lab is that of scikit-image: sRGB, D65 white, 2 degree observer (IEC 61966-2-1; CIE 15).
 """
@@ -34,7 +34,7 @@ LAB_TO_ROOT = torch.tensor(
 )
 
 LEVEL = 2 / 255
-"""A level of 8 bits in pictures in [-1, 1]."""
+"""A level of 8 bits in images in [-1, 1]."""
 
 AB_SCALE = 110
 AB_STEP = 10
@@ -65,18 +65,18 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     return _from_linear(linear).clamp(0, 1)
 
 
-def to_L_ab(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what colorization networks see of pictures, (N, 1 or 3, H, W) in [-1, 1].
+def to_L_ab(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what colorization networks see of images, (N, 1 or 3, H, W) in [-1, 1].
 
     Returns:
         L / 50 - 1, (N, 1, H, W), and ab / 110, (N, 2, H, W).
     """
-    lab = rgb_to_lab((pictures.expand(-1, 3, -1, -1) + 1) / 2)
+    lab = rgb_to_lab((images.expand(-1, 3, -1, -1) + 1) / 2)
     return lab[:, :1] / 50 - 1, lab[:, 1:] / AB_SCALE
 
 
 def from_L_ab(L: Tensor, ab: Tensor) -> Tensor:
-    """Return the pictures, (N, 3, H, W) in [-1, 1], that `to_L_ab` would have made these of."""
+    """Return the images, (N, 3, H, W) in [-1, 1], that `to_L_ab` would have made these of."""
     return lab_to_rgb(torch.cat([(L + 1) * 50, ab * AB_SCALE], 1)) * 2 - 1
 
 
@@ -112,25 +112,25 @@ def ciede2000(first: Tensor, second: Tensor) -> Tensor:
 
 
 def colourfulness(rgb: Tensor) -> Tensor:
-    """Return each picture's colourfulness M3 (Hasler & Süsstrunk 2003): (N, 3, H, W) in 0..255 to (N,)."""
+    """Return each image's colourfulness M3 (Hasler & Süsstrunk 2003): (N, 3, H, W) in 0..255 to (N,)."""
     R, G, B = rgb.flatten(2).unbind(1)
     rg, yb = R - G, (R + G) / 2 - B
     spread = (rg.var(1, correction=0) + yb.var(1, correction=0)).sqrt()
     return spread + 0.3 * (rg.mean(1) ** 2 + yb.mean(1) ** 2).sqrt()
 
 
-def match_colours(picture: Tensor, like: Tensor) -> Tensor:
-    """Return `picture` with the mean and covariance of the colours of `like`, (1, C, H, W) in [-1, 1] both.
+def match_colours(image: Tensor, like: Tensor) -> Tensor:
+    """Return `image` with the mean and covariance of the colours of `like`, (1, C, H, W) in [-1, 1] both.
 
     x becomes Σ_like^½ Σ^-½ (x − μ) + μ_like, which with one channel is matching mean and deviation (Gatys et
     al. 2016, "Preserving Color in Neural Artistic Style Transfer", the transform of image analogies). Colours
     that hardly vary in some direction, by less than a level of 8 bits, are scaled there as if by one level.
     The result is not clipped.
     """
-    (mean, covariance), (new_mean, new_covariance) = _colour_moments(picture), _colour_moments(like)
-    flat = _matrix_power(covariance, -0.5, least=LEVEL**2) @ (picture.flatten(2)[0].double() - mean)
+    (mean, covariance), (new_mean, new_covariance) = _colour_moments(image), _colour_moments(like)
+    flat = _matrix_power(covariance, -0.5, least=LEVEL**2) @ (image.flatten(2)[0].double() - mean)
     matched = _matrix_power(new_covariance, 0.5, least=0.0) @ flat + new_mean
-    return matched.to(picture.dtype).view_as(picture)
+    return matched.to(image.dtype).view_as(image)
 
 
 def ab_bins(like: Tensor) -> Tensor:
@@ -151,9 +151,9 @@ def soft_encode(ab: Tensor) -> Tensor:
     return torch.zeros_like(distances).scatter(-1, indices, weights)
 
 
-def _colour_moments(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean, (C, 1), and the covariance, (C, C), of a picture's colours in float64."""
-    x = picture.flatten(2)[0].double()
+def _colour_moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean, (C, 1), and the covariance, (C, C), of an image's colours in float64."""
+    x = image.flatten(2)[0].double()
     mean = x.mean(1, keepdim=True)
     return mean, (x - mean) @ (x - mean).T / x.shape[1]
 
@@ -202,8 +202,8 @@ def _power(x: Tensor, exponent: float) -> Tensor:
     return x.log().mul_(exponent).exp_()
 
 
-def _affine(matrix: Tensor, pictures: Tensor) -> Tensor:
+def _affine(matrix: Tensor, images: Tensor) -> Tensor:
     """Return a (3, 4) matrix's product with every pixel, which is (3,) with a 1 below it."""
-    matrix = constant(matrix, pictures.device, pictures.dtype).expand(len(pictures), -1, -1)
-    with torch.autocast(pictures.device.type, enabled=False):
-        return torch.baddbmm(matrix[..., 3:], matrix[..., :3], pictures.flatten(2)).view_as(pictures)
+    matrix = constant(matrix, images.device, images.dtype).expand(len(images), -1, -1)
+    with torch.autocast(images.device.type, enabled=False):
+        return torch.baddbmm(matrix[..., 3:], matrix[..., :3], images.flatten(2)).view_as(images)

@@ -66,9 +66,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
-def run_command(
-    main: Callable[[list[str]], int], to_save_memory: str = "Try smaller or fewer pictures"
-) -> int:
+def run_command(main: Callable[[list[str]], int], to_save_memory: str = "Try smaller or fewer images") -> int:
     """Run a command with logging set up; return its exit status.
 
     That is what `main` returns, 2 for what has an `explanation`, 130 for Ctrl-C.

@@ -1,4 +1,4 @@
-"""Picture files in and out."""
+"""Image files in and out."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib"),
     *(".tif", ".tiff", ".tga", ".ico", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
 )
-"""How the names of pictures end, in lower case."""
+"""How the names of images end, in lower case."""
 
 Image.init()
 FORMATS = tuple(
@@ -30,7 +30,7 @@ FORMATS = tuple(
 """The decoders that may run, whatever a file's name says: bitmaps only."""
 
 MAX_PIXELS = 178_956_970
-"""Pictures with more are refused by their header, before memory is taken for them."""
+"""Images with more are refused by their header, before memory is taken for them."""
 
 PNG_LEVEL = 1
 """How hard PNG files are compressed: the first of zlib's levels, 1 to 9, that compresses at all."""
@@ -44,79 +44,79 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it refuses twice as many, and warns in between
 
 
-class BadPicture(UserError):
-    """A file that is named like a picture and cannot be used as one."""
+class BadImage(UserError):
+    """A file that is named like an image and cannot be used as one."""
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Return the picture at `path` in RGB, 8 bits a channel, upright by its EXIF data.
+    """Return the image at `path` in RGB, 8 bits a channel, upright by its EXIF data.
 
     Of an animation it is the first frame; what is transparent is shown over white. 16 bits scale by their
     full range. Floating point values and 32-bit integers are fractions of white if all are in 0..1, levels if
-    all are in 0..255, and otherwise stretch from the picture's lowest to its highest; NaN is the lowest.
+    all are in 0..255, and otherwise stretch from the image's lowest to its highest; NaN is the lowest.
 
     Raises:
-        BadPicture: the file cannot be read or decoded, or has more than `MAX_PIXELS`.
+        BadImage: the file cannot be read or decoded, or has more than `MAX_PIXELS`.
     """
     try:
         file = BytesIO(path.read()) if isinstance(path, Member) else path
-        with Image.open(file, formats=FORMATS) as picture:
-            with _without_libtiffs_remarks(picture.format):
-                picture.load()
-            return _in_rgb(_upright(picture), picture.format)
+        with Image.open(file, formats=FORMATS) as image:
+            with _without_libtiffs_remarks(image.format):
+                image.load()
+            return _in_rgb(_upright(image), image.format)
     # On damaged files Pillow's decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "of no known format" if unknown else " ".join(str(error).split()) or type(error).__name__
         place = f" (in {path.shard})" if isinstance(path, Member) else ""
-        raise BadPicture(f"{path}{place}: cannot be read as a picture ({reason})") from error
+        raise BadImage(f"{path}{place}: cannot be read as an image ({reason})") from error
 
 
-def save_image(picture: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL) -> None:
-    """Write `picture`, (H, W, 3) or (H, W), in the format that the ending of `path` names."""
-    Image.fromarray(picture).save(path, compress_level=png_level, quality=LOSSY_QUALITY)
+def save_image(image: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL) -> None:
+    """Write `image`, (H, W, 3) or (H, W), in the format that the ending of `path` names."""
+    Image.fromarray(image).save(path, compress_level=png_level, quality=LOSSY_QUALITY)
 
 
-def to_levels(pictures: Tensor) -> Tensor:
-    """Return pictures (..., 1 or 3, H, W) in [-1, 1] as they are saved: uint8, (..., 3, H, W), rounded."""
-    levels = ((pictures.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+def to_levels(images: Tensor) -> Tensor:
+    """Return images (..., 1 or 3, H, W) in [-1, 1] as they are saved: uint8, (..., 3, H, W), rounded."""
+    levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.expand(*levels.shape[:-3], 3, -1, -1)
 
 
-def to_uint8(picture: Tensor) -> NDArray[np.uint8]:
-    """Return a picture (1 or 3, H, W) in [-1, 1] as (H, W, 3) in 0..255, rounded to the nearest level."""
-    return to_levels(picture).permute(1, 2, 0).cpu().numpy()
+def to_uint8(image: Tensor) -> NDArray[np.uint8]:
+    """Return an image (1 or 3, H, W) in [-1, 1] as (H, W, 3) in 0..255, rounded to the nearest level."""
+    return to_levels(image).permute(1, 2, 0).cpu().numpy()
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    # Pixels may be good although the EXIF data is not: then the picture stays as it lies.
+def _upright(image: Image.Image) -> Image.Image:
+    # Pixels may be good although the EXIF data is not: then the image stays as it lies.
     with suppress(Exception):
-        ImageOps.exif_transpose(picture, in_place=True)
-    return picture
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
-def _in_rgb(picture: Image.Image, file_format: str | None) -> Image.Image:
-    if picture.mode == "LAB":
+def _in_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
+    if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
-        return ImageCms.applyTransform(picture, transform) or picture
-    if picture.mode[0] in "IF":
-        return _levels(picture, file_format).convert("RGB")
-    if not picture.has_transparency_data:
-        return picture if picture.mode == "RGB" else picture.convert("RGB")
-    colour = picture.info.get("transparency")
+        return ImageCms.applyTransform(image, transform) or image
+    if image.mode[0] in "IF":
+        return _levels(image, file_format).convert("RGB")
+    if not image.has_transparency_data:
+        return image if image.mode == "RGB" else image.convert("RGB")
+    colour = image.info.get("transparency")
     if isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits, while Pillow has made the pixels 8
-        picture.info["transparency"] = tuple(value >> 8 for value in colour)
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+        image.info["transparency"] = tuple(value >> 8 for value in colour)
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
-def _levels(picture: Image.Image, file_format: str | None) -> Image.Image:
-    """Return a picture of 16-bit or 32-bit integers or of floating point values in 8 bits."""
-    values = np.asarray(picture)
-    if picture.mode.startswith("I;16") or (picture.mode == "I" and file_format in ("PPM", "PNG")):
+def _levels(image: Image.Image, file_format: str | None) -> Image.Image:
+    """Return an image of 16-bit or 32-bit integers or of floating point values in 8 bits."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PPM", "PNG")):
         levels = (values >> 8).astype(np.uint8)
-        transparent = picture.info.get("transparency")
+        transparent = image.info.get("transparency")
         if transparent is not None:
             levels[values == transparent] = 255
         return Image.fromarray(levels)

@@ -1,0 +1,117 @@
+"""Losses as pure functions: of a discriminator's logits, of its gradients, and of features of images."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from models.layers.precision import at_least_float32
+
+MOMENTS_EPS = 1e-5
+
+
+def discriminator_loss(mode: str, logits: Tensor, real: bool, smoothing: float = 0.0) -> Tensor:
+    """Return how wrong a discriminator is about images that are all real or all fake, a mean over logits.
+
+    Args:
+        mode: ``vanilla`` (Goodfellow et al. 2014, cross-entropy), ``lsgan`` (Mao et al. 2017, eq. 9 without
+            its factor, targets 1 and 0), ``hinge`` (Lim & Ye 2017) or ``wgangp`` (Gulrajani et al. 2017, the
+            critic of eq. 3).
+        smoothing: how far real images' target is below 1 (Salimans et al. 2016, section 3.4); ``vanilla``
+            and ``lsgan`` alone have targets.
+    """
+    if mode == "vanilla" and real and smoothing:
+        return ((1 - smoothing) * F.softplus(-logits) + smoothing * F.softplus(logits)).mean()
+    if mode == "vanilla":
+        return F.softplus(-logits if real else logits).mean()
+    if mode == "lsgan":
+        return ((logits - (1 - smoothing)) ** 2 if real else logits**2).mean()
+    if mode == "hinge":
+        return F.relu(1 - logits if real else 1 + logits).mean()
+    if mode == "wgangp":
+        return (-logits if real else logits).mean()
+    raise ValueError(f"gan_mode {mode}")
+
+
+def generator_loss(mode: str, logits: Tensor) -> Tensor:
+    """Return how far fakes with these logits are from passing for real (``vanilla``: non-saturating)."""
+    return -logits.mean() if mode == "hinge" else discriminator_loss(mode, logits, real=True)
+
+
+def gradient_penalty(net: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """Return E[(‖∇D(x)‖₂ − 1)²] at x = αreal + (1 − α)fake (Gulrajani et al. 2017, eq. 3, unweighted).
+
+    Args:
+        net: the discriminator; must treat images separately, that is, have no batch norm.
+        real, fake: (N, C, H, W).
+        alpha: (N, 1, 1, 1) in [0, 1].
+    """
+    norm = (squared_gradients(net, alpha * real + (1 - alpha) * fake) + 1e-12).sqrt()
+    return (norm - 1).square().mean()
+
+
+def r1_penalty(net: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Return E[‖∇D(x)‖₂²] / 2 at real images, (N, C, H, W) (Mescheder et al. 2018, eq. 9, unweighted).
+
+    Args:
+        net: see `gradient_penalty`.
+    """
+    return squared_gradients(net, real).mean() / 2
+
+
+def squared_gradients(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return the squared length of each image's gradient of `net`, (N,), computed at least in float32."""
+    x = at_least_float32(x.detach()).requires_grad_()
+    # The fused kernels of self-attention cannot be differentiated twice.
+    with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
+        (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+    return gradient.flatten(1).square().sum(1)
+
+
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of 0-d losses."""
+    return torch.stack(tuple(losses.values())).sum()
+
+
+def feature_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared difference of features, summed over layers (Johnson et al. 2016, eq. 2)."""
+    return torch.stack(
+        [(at_least_float32(ours[layer]) - at_least_float32(theirs[layer])).pow(2).mean() for layer in theirs]
+    ).sum()
+
+
+def gram(features: Tensor) -> Tensor:
+    """Return the Gram matrices of features, (N, C, H, W) to (N, C, C), divided by C·H·W (ibid., eq. 3).
+
+    They are computed at least in float32, whatever the precision of the features.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        x = at_least_float32(features).flatten(2)
+        return x @ x.mT / x[0].numel()
+
+
+def grams(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the Gram matrix of every layer's features."""
+    return {layer: gram(found) for layer, found in features.items()}
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each feature map's mean and standard deviation, (N, C, 1, 1) each, at least in float32."""
+    x = at_least_float32(features)
+    return x.mean((2, 3), keepdim=True), (x.var((2, 3), keepdim=True) + MOMENTS_EPS).sqrt()
+
+
+def moments_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared differences of features' moments, summed (Huang & Belongie 2017, eq. 13)."""
+    stacked = [
+        {layer: torch.cat(moments(found), 1) for layer, found in side.items()} for side in (ours, theirs)
+    ]
+    return 2 * feature_loss(*stacked)  # a mean over both halves is half the sum of their means
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Return half the sum of squared differences between neighbours, divided by N·C·H·W."""
+    down, right = images.diff(dim=2).pow(2).sum(), images.diff(dim=3).pow(2).sum()
+    return (down + right) / 2 / images.numel()
