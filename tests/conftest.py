@@ -6,7 +6,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,29 +14,11 @@ import torch
 from PIL import Image
 
 from datasets import make_demo_dataset
-
-ROOT = Path(__file__).parents[1]
-GOLDEN = ROOT.parent / "shared" / "golden"
-"""Numbers that junyanz/pytorch-CycleGAN-and-pix2pix computes; tests that compare with them skip without."""
-
-ODD = ROOT.parent / "shared" / "data" / "odd"
-"""Image files of every kind, good and broken; tests that use them skip without."""
-
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-"""The tests' nets are tiny: more threads would only wait for each other."""
-
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers at hand")
-needs_odd = pytest.mark.skipif(not ODD.exists(), reason="no odd image files at hand")
-
-NEEDED_FLAGS = {
-    "memory_colorization": ["--resnet_weights", "random"],
-    "style_transfer": ["--vgg_weights", "random", "--style_mode", "set"],
-    "dcgan": ["--netG", "resnet_9blocks"],
-    "unified": ["--vgg_weights", "random", "--netG", "resnet_9blocks"],
-}
-"""What a model cannot do without where there is no network."""
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
+from tests.support.environment import (
+    ONE_THREAD,
+    ROOT,
+    Command,
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -70,7 +52,7 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 @pytest.fixture(scope="session")
 def prefork() -> Iterator[subprocess.Popen[str]]:
     """The process that forks those of `command`."""
-    argv, pipe = [sys.executable, str(ROOT / "tests" / "prefork.py")], subprocess.PIPE
+    argv, pipe = [sys.executable, str(ROOT / "tests" / "support" / "prefork.py")], subprocess.PIPE
     environment = {**ONE_THREAD, "PYTHONPATH": str(ROOT)}
     # In a group of its own, to which the processes that it forks belong.
     options = {"env": environment, "process_group": 0}

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_THREAD, ROOT, Command
 from PIL import Image
 
+from tests.support.environment import ONE_THREAD, ROOT, Command
 from training.loggers.base import MEASURED
 
 SMALL = ["--model", "pix2pix", "--gpu_ids", "-1", "--netG", "unet_32", "--ngf", "4", "--crop_size", "32"]

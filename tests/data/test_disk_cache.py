@@ -1,0 +1,186 @@
+"""Images kept in a file: for later runs and for several at once, and never those that are not whole."""
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.cache import HEADER, MAGIC, STATE, VERSION
+from data.disk_cache import FILE_NAME, DiskCache
+from tests.support.environment import ROOT
+from util.errors import UserError
+
+SIDE = 16
+SIZE = 3 * SIDE * SIDE + HEADER.size
+"""Bytes that an image takes."""
+
+Make = Callable[[], tuple[Tensor, ...]]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """The files that images are made of, which nobody reads here."""
+    found = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in found:
+        path.write_bytes(b"image")
+    return found
+
+
+def level(value: int) -> Make:
+    return lambda: (torch.full((3, SIDE, SIDE), value, dtype=torch.uint8),)
+
+
+def not_made() -> tuple[Tensor, ...]:
+    raise AssertionError("made anew")
+
+
+def fill(folder: Path, files: list[Path]) -> DiskCache:
+    cache = DiskCache(folder, 100 * SIZE)
+    for value, path in enumerate(files):
+        cache.get(str(path), "", level(value))
+    return cache
+
+
+def values(cache: DiskCache, files: list[Path], make: Make = not_made) -> list[int]:
+    found = [cache.get(str(path), "", make)[0] for path in files]
+    assert all((image == image[0, 0, 0]).all() for image in found)
+    return [int(image[0, 0, 0]) for image in found]
+
+
+def test_another_process_makes_nothing(tmp_path: Path, files: list[Path]) -> None:
+    fill(tmp_path / "cache", files)
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from data.disk_cache import DiskCache\n"
+        f"cache = DiskCache(Path('cache'), {100 * SIZE})\n"
+        "print([int(cache.get(f'{i}.png', '', lambda: sys.exit('made anew'))[0].sum()) for i in range(4)])\n"
+    )
+    argv = [sys.executable, "-c", program, str(ROOT)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)  # and by relative paths
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str([3 * SIDE * SIDE * value for value in range(4)])
+
+
+def test_a_source_that_has_changed_is_made_anew_by_later_runs(tmp_path: Path, files: list[Path]) -> None:
+    folder = tmp_path / "cache"
+    fill(folder, files)
+    files[1].write_bytes(b"another image")
+    os.utime(files[2], ns=(0, 7))
+    assert values(DiskCache(folder, 100 * SIZE), files, level(9)) == [0, 9, 9, 3]
+    assert values(DiskCache(folder, 100 * SIZE), files) == [0, 9, 9, 3]
+
+
+def add_many(folder: Path, source: str, first: int) -> None:
+    cache = DiskCache(folder, 1000 * SIZE)
+    for i in range(100):
+        number = (first + i) % 100
+        cache.get(source, str(number), level(number))
+
+
+def test_processes_that_add_at_once_lose_nothing(tmp_path: Path, files: list[Path]) -> None:
+    folder, source = tmp_path / "cache", str(files[0])
+    context = multiprocessing.get_context("fork")
+    arguments = [(folder, source, first) for first in (0, 30, 60)]
+    processes = [context.Process(target=add_many, args=each) for each in arguments]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    cache = DiskCache(folder, 1000 * SIZE)
+    for number in range(100):
+        (image,) = cache.get(source, str(number), not_made)
+        assert (image == number).all()
+    assert STATE.unpack_from(cache._memory)[2] == STATE.size + 100 * SIZE  # each once
+
+
+@pytest.mark.parametrize("place", [HEADER.size + 5, 0, 17], ids=["pixel", "key", "shape"])
+def test_an_entry_that_is_not_whole_is_not_used(tmp_path: Path, files: list[Path], place: int) -> None:
+    folder = tmp_path / "cache"
+    fill(folder, files)
+    with (folder / FILE_NAME).open("r+b") as file:  # the second of four entries
+        file.seek(STATE.size + SIZE + place)
+        file.write(b"\xff")
+    cache = DiskCache(folder, 100 * SIZE)
+    assert values(cache, files[1:2], level(8)) == [8]
+    assert values(cache, files, level(8))[1] == 8
+    assert values(DiskCache(folder, 100 * SIZE), files[1:2]) == [8]
+
+
+@pytest.mark.parametrize("damage", ["zeros", "truncated", "version", "end"])
+def test_a_file_that_cannot_be_followed_is_replaced(
+    tmp_path: Path, files: list[Path], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache"
+    old = fill(folder, files)
+    content = bytearray((folder / FILE_NAME).read_bytes())
+    if damage == "zeros":  # the end was written, the entries were not
+        content[STATE.size :] = bytes(len(content) - STATE.size)
+    elif damage == "truncated":
+        del content[STATE.size + 2 * SIZE + 5 :]
+    else:
+        ends = STATE.size + 4 * SIZE
+        content[: STATE.size] = STATE.pack(MAGIC, VERSION + (damage == "version"), ends + (damage == "end"))
+    (folder / "damaged").write_bytes(content)
+    (folder / "damaged").replace(folder / FILE_NAME)
+    cache = DiskCache(folder, 100 * SIZE)
+    assert "it is made anew" in caplog.text
+    assert values(cache, files, level(7)) == [7] * 4
+    assert values(DiskCache(folder, 100 * SIZE), files) == [7] * 4
+    assert values(old, files) == [0, 1, 2, 3]  # a run that has the old file open keeps it
+
+
+def test_what_is_no_cache_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"a photo")
+    with pytest.raises(UserError, match=r"is no cache of images.*--cache_dir"):
+        DiskCache(tmp_path, SIZE)
+    assert (tmp_path / FILE_NAME).read_bytes() == b"a photo"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--cache_dir .*file: images cannot be kept there"):
+        DiskCache(tmp_path / "file", SIZE)
+    with pytest.raises(UserError, match=r"holds files of 1e\+10 GB \(--cache_limit\)"):
+        DiskCache(tmp_path, 10**19)
+
+
+def test_a_full_disk_is_said_once_and_costs_no_image(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache"
+    cache, write = fill(folder, files[:2]), os.pwrite
+
+    def some_room(file: int, content: bytes, offset: int) -> int:
+        if len(content) < 500:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(file, content[:500], offset)
+
+    monkeypatch.setattr(os, "pwrite", some_room)
+    for _ in range(2):
+        assert values(cache, files[2:], level(6)) == [6, 6]
+    assert len(caplog.messages) == 1 and "No space left on device" in caplog.text
+    monkeypatch.undo()
+    later = DiskCache(folder, 100 * SIZE)
+    assert values(later, files[:2]) == [0, 1]
+    assert values(later, files[2:], level(5)) == [5, 5]
+
+
+def test_runs_of_different_limits_share_what_fits(
+    tmp_path: Path, files: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    small = DiskCache(tmp_path / "cache", 2 * SIZE)
+    large = fill(tmp_path / "cache", files)
+    assert values(small, files[:2]) == [0, 1]
+    assert values(small, files[2:], level(4)) == [4, 4]
+    assert "--cache_limit is reached" in caplog.text
+    assert values(large, files) == [0, 1, 2, 3]
+    assert values(DiskCache(tmp_path / "cache", SIZE), files) == [0, 1, 2, 3]

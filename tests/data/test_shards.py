@@ -1,0 +1,174 @@
+"""Folders packed into tar files: the same files, names, samples and weights as from the folder."""
+
+import json
+import os
+import tarfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from data import DATASETS
+from data.base_dataset import BaseDataset
+from tests.support.environment import Command
+from tests.support.shards import dataset, pack
+from util.errors import UserError
+from util.shards import Member, expand
+
+MODES = [mode for mode in DATASETS.names() if mode != "latent"]
+
+
+def members_of(shard: Path) -> list[tarfile.TarInfo]:
+    with tarfile.open(shard) as tar:
+        return tar.getmembers()
+
+
+def assert_equal(one: BaseDataset, other: BaseDataset, roots: tuple[object, object]) -> None:
+    assert len(one) == len(other)
+    for key in product((1, 2), range(len(one))):
+        a: Any = one[key]
+        b: Any = other[key]
+        assert torch.equal(a.A, b.A) and (a.B is None or torch.equal(a.B, b.B))
+        assert (a.label, len(a.passed_over)) == (b.label, len(b.passed_over))
+        for path, packed in ((a.path_A, b.path_A), (a.path_B, b.path_B)):
+            assert isinstance(packed, Member) and not isinstance(path, Member)
+            assert os.path.relpath(path, roots[0]) == os.path.relpath(packed, roots[1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_data_set_is_the_same_from_shards(mode: str, data: dict[str, Path], tmp_path: Path) -> None:
+    shards = pack(data[mode], tmp_path / "shards", mode, "--per_shard", "2")
+    assert_equal(dataset(data[mode], mode), dataset(shards, mode), (data[mode], shards))
+    limited = ["--max_dataset_size", "3", "--serial_batches"]
+    assert_equal(dataset(data[mode], mode, *limited), dataset(shards, mode, *limited), (data[mode], shards))
+    for cache in ("ram", "disk"):
+        flags = ["--cache", cache, "--cache_limit", "0.01", "--cache_dir", str(tmp_path / "cache")]
+        assert_equal(dataset(data[mode], mode), dataset(shards, mode, *flags), (data[mode], shards))
+
+
+def test_pairs_of_two_folders_and_bad_images(data: dict[str, Path], tmp_path: Path) -> None:
+    for side in "AB":
+        (tmp_path / f"train{side}").mkdir()
+        for path in (data["unaligned"] / "trainA").iterdir():
+            (tmp_path / f"train{side}" / path.name).write_bytes(path.read_bytes())
+    names = sorted(path.name for path in (tmp_path / "trainA").iterdir())
+    for side, name in (("A", names[1]), ("B", names[2]), ("B", names[-1])):
+        (tmp_path / f"train{side}" / name).write_bytes(b"nothing to see")
+    shards = pack(tmp_path, tmp_path / "shards", "aligned", "--per_shard", "2")
+    assert_equal(dataset(tmp_path, "aligned"), dataset(shards, "aligned"), (tmp_path, shards))
+    one: Any = dataset(shards, "aligned")[1, 1]
+    assert "000000.tar): cannot be read as an image (of no known format)" in str(one.passed_over[0])
+    alone = dataset(shards, "aligned", "--bad_images", "error")[1, 1]
+    assert "trainA" in str(alone.error)  # type: ignore[union-attr]
+
+
+ODD_NAMES = [
+    *("a.b.jpg", "a.c.jpg", "UPPER.JPG", "ein Bild.png", "zeile\n2.png", "käse.png", "no'quote\".png"),
+    *("x{0..3}.png", "sub/a.b.jpg", "sub.dir/1.png", "__meta__.png", "1" * 150 + ".png"),
+]
+
+
+def test_files_go_in_byte_for_byte_under_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    names = [*ODD_NAMES, os.fsdecode(b"latin-\xe9.png")]
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (30 + number, 20), (10 * number, 0, 0)).save(folder / name)
+    shards = pack(folder, tmp_path / "shards", "single", "--per_shard", "5")
+    packed: Any = dataset(shards, "single")
+    plain: Any = dataset(folder, "single")
+    assert sorted(os.path.relpath(path, shards) for path in packed.paths) == sorted(names)
+    assert [path.read() for path in packed.paths] == [Path(path).read_bytes() for path in plain.paths]
+    assert_equal(plain, packed, (folder, shards))
+
+    members = [member for path in sorted(shards.glob("*.tar")) for member in members_of(path)]
+    assert [member.name.split(".")[0] for member in members] == [f"{i:09d}" for i in range(len(names))]
+    index = json.loads((shards / "index.json").read_text())
+    files = [file for shard in index["shards"] for file in shard["files"]]
+    assert [(each.name, each.offset_data, each.size) for each in members] == [
+        (file["member"], file["offset"], file["size"]) for file in files
+    ]
+
+
+def test_shards_are_split_by_size(data: dict[str, Path], tmp_path: Path) -> None:
+    folder = data["unaligned"] / "trainA"
+    sizes = [path.stat().st_size for path in folder.iterdir()]
+    limit = 2.5 * max(sizes)
+    shards = pack(folder, tmp_path / "shards", "single", "--shard_size", str(limit / 1e6))
+    held = [sum(member.size for member in members_of(path)) for path in sorted(shards.glob("*.tar"))]
+    assert sum(held) == sum(sizes) and 2 <= len(held) < len(sizes) and max(held) <= limit
+    every = pack(folder, tmp_path / "every", "single", "--shard_size", "0.000001")
+    assert len(list(every.glob("*.tar"))) == len(sizes)
+
+
+def test_some_of_the_shards(data: dict[str, Path], tmp_path: Path) -> None:
+    folder = data["aligned"]
+    shards = pack(folder, tmp_path / "shards", "aligned", "--per_shard", "2", "--phase", "train", "test")
+    assert len(dataset(shards, "aligned", "--phase", "test")) == 3
+    some: Any = dataset(shards / "train-{000000,000002}.tar", "aligned")
+    names = sorted(path.name for path in (folder / "train").iterdir())
+    assert [Path(path).name for path, _ in some.pairs] == [*names[:2], *names[4:]]
+    with pytest.raises(UserError, match="neither a folder test"):
+        dataset(shards / "train-{000000..000002}.tar", "aligned", "--phase", "test")
+
+
+def test_braces() -> None:
+    assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expand("{9..10}") == ["9", "10"]
+    assert expand("t{A,B}-{0..1}") == ["tA-0", "tA-1", "tB-0", "tB-1"]
+    for wrong in ("{1..a}", "{3..1}", "{1", "{}", "{{1..2},3}"):
+        with pytest.raises(UserError, match="braces hold"):
+            expand(wrong)
+
+
+def test_shards_that_do_not_belong_to_their_index(data: dict[str, Path], tmp_path: Path) -> None:
+    shards = pack(data["aligned"], tmp_path / "shards", "aligned", "--per_shard", "2")
+    first, second = shards / "train-000000.tar", shards / "train-000001.tar"
+    with pytest.raises(UserError, match=r"bytes, but .* by its index"):
+        second.write_bytes(second.read_bytes()[:-512])
+        dataset(shards, "aligned")
+    second.unlink()
+    with pytest.raises(UserError, match=r"train-000001\.tar: there is no such shard"):
+        dataset(shards, "aligned")
+    assert len(dataset(first, "aligned")) == 2
+    with pytest.raises(UserError, match="does not know this shard"):
+        dataset(first.rename(shards / "other.tar"), "aligned")
+    (shards / "index.json").write_text("{}")
+    with pytest.raises(UserError, match="not an index of shards"):
+        dataset(shards / "other.tar", "aligned")
+    (shards / "index.json").unlink()
+    with pytest.raises(UserError, match=r"index\.json: there is no such file"):
+        dataset(shards / "other.tar", "aligned")
+
+
+def test_what_cannot_be_packed(data: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no such folder"):
+        pack(tmp_path / "absent", tmp_path / "out", "single")
+    with pytest.raises(UserError, match="neither a folder nowhere"):
+        pack(data["aligned"], tmp_path / "out", "aligned", "--phase", "nowhere")
+    with pytest.raises(UserError, match="no such folder"):
+        pack(data["aligned"], tmp_path / "out", "unaligned")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UserError, match="not empty"):
+        pack(data["aligned"], tmp_path / "full", "aligned")
+    for wrong in (["--per_shard", "0"], ["--shard_size", "-1"], ["--per_shard", "1", "--shard_size", "1"]):
+        with pytest.raises(SystemExit):
+            pack(data["aligned"], tmp_path / "out", "aligned", *wrong)
+    with pytest.raises(SystemExit):
+        pack(data["single"], tmp_path / "out", "single", "--phase", "train")
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_from_shards_gives_the_same_weights(command: Command, pairs: Path, tmp_path: Path) -> None:
+    shards = pack(pairs, tmp_path / "shards", "aligned", "--per_shard", "4")
+    common = ["--model", "pix2pix", "--gpu_ids", "-1", "--netG", "unet_32", "--ngf", 4, "--ndf", 4]
+    common += ["--load_size", 36, "--crop_size", 32, "--n_epochs", 2, "--n_epochs_decay", 0, "--no_html"]
+    weights = []
+    for name, root, workers in (("folder", pairs, 0), ("shards", shards, 2)):
+        command("train.py", "--dataroot", root, "--name", name, "--num_threads", workers, *common)
+        weights.append(torch.load(tmp_path / "checkpoints" / name / "latest_net_G.pth"))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

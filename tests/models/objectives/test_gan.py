@@ -1,0 +1,183 @@
+"""What steadies adversarial training: each means by itself, and all models with each of them."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+
+from models.objectives.gan import Objective
+from models.objectives.losses import discriminator_loss, gradient_penalty, r1_penalty
+from tests.support.models import CPU, assert_equal_states, model_and_batches
+from training.ema import Ema
+from util.errors import UserError
+
+LOGITS = torch.tensor([-3.0, -0.5, 0.2, 1.7], dtype=torch.float64)
+NETS = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Conv2d(4, 1, 3))
+
+
+def test_label_smoothing_moves_the_target_of_real_images_alone() -> None:
+    p = torch.sigmoid(LOGITS)
+    expected = -(0.9 * p.log() + 0.1 * (1 - p).log()).mean()
+    found = discriminator_loss("vanilla", LOGITS, real=True, smoothing=0.1)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    found = discriminator_loss("lsgan", LOGITS, real=True, smoothing=0.1)
+    torch.testing.assert_close(found, ((LOGITS - 0.9) ** 2).mean(), rtol=1e-12, atol=0)
+    for mode in ("vanilla", "lsgan"):
+        smooth = discriminator_loss(mode, LOGITS, real=False, smoothing=0.1)
+        assert torch.equal(smooth, discriminator_loss(mode, LOGITS, real=False))
+        assert gradcheck(
+            lambda x, m=mode: discriminator_loss(m, x, real=True, smoothing=0.1),
+            LOGITS.clone().requires_grad_(),
+        )
+
+
+def test_r1_agrees_with_its_formula_and_has_its_gradient() -> None:
+    torch.manual_seed(0)
+    net, real = NETS.double(), torch.rand(2, 3, 6, 6, dtype=torch.float64)
+    x = real.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(net(x).sum(), x)
+    expected = gradient.flatten(1).square().sum(1).mean() / 2
+    torch.testing.assert_close(r1_penalty(net, real), expected, rtol=1e-12, atol=0)
+
+    def of_weight(weight: torch.Tensor) -> torch.Tensor:
+        return r1_penalty(lambda x: F.conv2d(F.softplus(F.conv2d(x, weight)), net[2].weight), real)
+
+    assert gradcheck(of_weight, net[0].weight.detach().clone().requires_grad_())
+
+
+def test_penalties_are_computed_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    net, (real, fake) = NETS.float(), torch.rand(2, 2, 3, 6, 6)
+    alpha = torch.rand(2, 1, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert net(real).dtype == torch.bfloat16
+        found = gradient_penalty(net, real, fake, alpha), r1_penalty(net, real)
+    assert found == (gradient_penalty(net, real, fake, alpha), r1_penalty(net, real))
+
+
+def test_r1_comes_every_so_many_steps_with_so_many_times_the_weight() -> None:
+    objective, net = Objective("vanilla", lambda_r1=3.0, r1_every=4), NETS.float()
+    real, fake = torch.rand(2, 2, 3, 6, 6)
+    for iteration in range(1, 9):
+        draws = objective.draws(("D",), 2, torch.Generator(), iteration)
+        losses = objective.discriminator(net, real, fake, draws)
+        assert ("r1" in losses) == (iteration % 4 == 0)
+        if "r1" in losses:
+            torch.testing.assert_close(losses["r1"], 3 * 4 * r1_penalty(net, real))
+
+
+def test_discriminators_see_augmented_images_and_penalties_real_ones() -> None:
+    objective, seen = Objective("lsgan", diffaug=("cutout",), lambda_r1=1.0, r1_every=1), []
+
+    class Looks(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((x == 0).float().mean().item())
+            return x.mean((1, 2, 3))
+
+    real, fake = torch.rand(2, 4, 3, 8, 8) + 0.1
+    draws = objective.draws(("D",), 4, torch.Generator().manual_seed(0), 1)
+    objective.discriminator(Looks(), real, fake, draws)
+    objective.generator(Looks(), fake, draws)
+    assert seen[0] > 0.05 and seen[1] == 0 and seen[2] > 0.05  # D, its penalty, G
+
+
+def test_instance_noise_is_on_everything_that_discriminators_see() -> None:
+    torch.manual_seed(0)
+    objective, zeros = Objective("lsgan", instance_noise=0.5), torch.zeros(8, 3, 16, 16)
+    assert objective.disguise(zeros, None, 0).std().item() == pytest.approx(0.5, rel=0.05)
+    assert objective.discriminator(nn.Identity(), zeros, zeros, {})["fake"] > 0.2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--lambda_r1 1", "--lambda_r1 1: the gradient penalty needs .* --norm instance"),
+        ("--gan_mode wgangp", "--lambda_gp 10: the gradient penalty needs"),
+        ("--gan_mode hinge --label_smoothing 0.1", "--label_smoothing 0.1: --gan_mode hinge has no labels"),
+        ("--diffaug flip", "--diffaug flip: expected none or some of"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(flags: str, message: str, data: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=message):
+        model_and_batches("pix2pix", data, *flags.split())
+
+
+def weights(net: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+
+
+def test_generators_are_updated_every_n_critic_steps(data: dict[str, Path]) -> None:
+    model, batches = model_and_batches("pix2pix", data, "--n_critic", "3")
+    changed = []
+    for step in range(6):
+        before = {name: weights(net) for name, net in model.nets.items()}
+        model.step(batches[step % 3])
+        changed.append(
+            [name for name, net in model.nets.items() if not torch.equal(before[name], weights(net))]
+        )
+    assert changed == [["D"], ["D"], ["G", "D"]] * 2
+
+
+def test_two_learning_rates(data: dict[str, Path]) -> None:
+    model, _ = model_and_batches("pix2pix", data, "--lr_G", "0.0001", "--lr_D", "0.0004")
+    model.set_learning_rate(0.5)
+    rates = {name: o.param_groups[0]["lr"] for name, o in model.optimizers.items()}
+    assert rates == {"G": 0.00005, "D": 0.0002}
+
+
+def test_gradients_are_clipped(data: dict[str, Path]) -> None:
+    model, batches = model_and_batches("pix2pix", data, "--clip_grad", "0.01")
+    model.step(batches[0], watching=True)
+    assert model.health.values()["grad_G"] > 0.01  # as it was before
+    for net in model.nets.values():
+        norm = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]).norm()
+        assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_averages_follow_the_weights() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    average, ema = [weights(net).double()], Ema({"G": net}, 0.5)
+    for update in range(1, 13):
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.rand_like(parameter))
+            net[1].running_mean.add_(1)
+        ema.update({"G": net})
+        keep = min(0.5, (1 + update) / (10 + update))
+        average.append(keep * average[-1] + (1 - keep) * weights(net).double())
+    torch.testing.assert_close(weights(ema.nets["G"]).double(), average[-1], rtol=1e-5, atol=1e-6)
+    assert torch.equal(ema.nets["G"][1].running_mean, net[1].running_mean)
+
+
+MEANS = {
+    "ema": "--ema_decay 0.99",
+    "hinge": "--gan_mode hinge --spectral_norm GD --norm none",
+    "r1": "--lambda_r1 10 --r1_every 2 --norm none",
+    "wgangp": "--gan_mode wgangp --n_critic 2 --norm none",
+    "few": "--diffaug color,translation,cutout --instance_noise 0.1 --label_smoothing 0.1 --clip_grad 1",
+}
+
+
+@pytest.mark.parametrize("steps", [6, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("means", MEANS)
+@pytest.mark.parametrize("name", ["pix2pix", "cycle_gan", "dcgan"])
+def test_each_means_trains_and_resumes_to_the_bit(
+    name: str, means: str, steps: int, data: dict[str, Path], tmp_path: Path
+) -> None:
+    flags = MEANS[means].split()
+    model, batches = model_and_batches(name, data, *flags)
+    for step in range(steps):
+        if step == steps // 2:
+            torch.save(model.state_dict(), tmp_path / "state.pth")
+        losses = model.step(batches[step % len(batches)], watching=step % 2 == 0).losses
+        assert all(math.isfinite(value.item()) for value in losses.values()), step
+    resumed, _ = model_and_batches(name, data, *flags)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True, map_location=CPU))
+    for step in range(steps // 2, steps):
+        resumed.step(batches[step % len(batches)], watching=step % 2 == 0)
+    assert_equal_states(model, resumed)

@@ -1,0 +1,121 @@
+"""Every choice of network for every model: each value once, and every two values of two flags together."""
+
+import math
+from functools import cache
+from itertools import combinations, product
+from pathlib import Path
+
+import pytest
+import torch
+
+from data import DATASETS, create_loader
+from models import MODELS, create_model
+from options.base_options import DISCRIMINATORS, GENERATORS
+from options.parse import parse
+from options.train_options import TrainOptions
+from tests.support.environment import NEEDED_FLAGS
+from util.errors import UserError
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "netG": tuple(name for name in GENERATORS if name not in ("unet_128", "unet_256")),
+    "netD": DISCRIMINATORS,
+    "norm": ("instance", "batch", "none"),
+    "attention": ("none", "1/2", "1/4"),
+    "attention_nets": ("G", "D"),
+    "upsample": ("deconv", "nearest", "bilinear"),
+    "spectral_norm": ("none", "GD"),
+    "padding": ("reflect", "replicate", "zero"),
+    "no_dropout": ("true", "false"),
+    "precision": ("fp32", "bf16"),
+    "speed": ("auto", "off"),
+}
+TRAINED = [name for name in MODELS.names() if MODELS.get(name).trains]
+OWN_NETWORKS = ("dcgan", "memory_colorization", "unified")
+"""Models that have not all of the choices."""
+CPU = torch.device("cpu")
+
+
+def possible(case: dict[str, str]) -> bool:
+    return not (case["netD"] == "pixel" and case["attention"] != "none" and case["attention_nets"] == "D")
+
+
+@cache
+def covering_cases() -> list[dict[str, str]]:
+    """Cases in which every two values of two flags meet at least once, found greedily."""
+    pairs = {
+        ((a, x), (b, y)) for a, b in combinations(CHOICES, 2) for x, y in product(CHOICES[a], CHOICES[b])
+    }
+    pairs -= {
+        pair
+        for pair in pairs
+        if not any(
+            possible(dict(zip(CHOICES, values, strict=True)) | dict(pair))
+            for values in product(*CHOICES.values())
+        )
+    }
+    cases = []
+    while pairs:
+        case = dict(sorted(pairs)[0])
+        for flag, values in CHOICES.items():
+            if flag in case:
+                continue
+            options = [{**case, flag: value} for value in values]
+            fitting = [
+                option for option in options if len(option) < len(CHOICES) or possible(option)
+            ] or options
+            case = max(fitting, key=lambda option: sum(set(pair) <= set(option.items()) for pair in pairs))
+        if not possible(case):
+            case["attention_nets"] = "G"
+        pairs -= {pair for pair in pairs if set(pair) <= set(case.items())}
+        cases.append(case)
+    return cases
+
+
+def train_once(name: str, data: dict[str, Path], case: dict[str, str], size: int, tmp_path: Path) -> bool:
+    """Train, save and load; return whether the model has these networks (if not, it must say so)."""
+    mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
+    argv = ["--dataroot", str(data[mode]), "--model", name, "--ngf", "2", "--ndf", "2", "--num_threads", "0"]
+    argv += NEEDED_FLAGS.get(name, [])
+    argv += ["--load_size", str(size), "--crop_size", str(size)]
+    argv += [part for flag, value in case.items() for part in (f"--{flag}", value)]
+    options = parse(TrainOptions, argv, MODELS, DATASETS)
+    try:
+        model = create_model(options, CPU)
+    except UserError as error:
+        flag, value = str(error).split(":")[0].removeprefix("--").split()
+        assert case[flag] == value.lower(), error
+        return False
+    batch = next(create_loader(options, CPU).epoch(1)).to(CPU)
+    losses, visuals = model.step(batch)
+    assert all(math.isfinite(loss.item()) for loss in losses.values()), case
+    assert all(image.shape[-2:] == (size, size) for image in visuals.values()), case
+
+    torch.save(model.state_dict(), tmp_path / "state.pth")
+    loaded = create_model(options, CPU)
+    loaded.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
+    one, other = model.translate(batch), loaded.translate(batch)
+    assert all(torch.equal(one[key], other[key]) for key in one), case
+    return True
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_pair_of_choices(name: str, data: dict[str, Path], tmp_path: Path) -> None:
+    sizes = [64 if case["netG"] == "unet_64" else 32 for case in covering_cases()]
+    trained = [train_once(name, data, *case, tmp_path) for case in zip(covering_cases(), sizes, strict=True)]
+    assert all(trained) or name in OWN_NETWORKS
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(("netG", "size"), [("unet_128", 128), ("unet_256", 256)])
+def test_the_large_generators(name: str, netG: str, size: int, data: dict[str, Path], tmp_path: Path) -> None:
+    attention = "none" if name in OWN_NETWORKS else "1/8"
+    trained = train_once(name, data, {"netG": netG, "attention": attention}, size, tmp_path)
+    assert trained == (name not in ("dcgan", "unified"))
+
+
+def test_the_cases_cover_every_choice() -> None:
+    cases = covering_cases()
+    assert {(flag, value) for case in cases for flag, value in case.items()} == {
+        (flag, value) for flag, values in CHOICES.items() for value in values
+    }
+    assert all(possible(case) for case in cases) and len(cases) < 30

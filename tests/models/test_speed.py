@@ -1,0 +1,151 @@
+"""Fast paths compute what the plain ones do, and their gradients are right."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data import DATASETS, create_loader
+from models import MODELS, create_model
+from models.layers.speed import memory_format, use_reference_path
+from models.networks import PatchDiscriminator, ResnetGenerator, UnetGenerator
+from options.parse import parse
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+from tests.support.models import CPU, TRAINED, arguments, model_and_batches
+
+FORMATS = (torch.contiguous_format, torch.channels_last)
+
+
+def networks(norm: str) -> Iterator[nn.Module]:
+    torch.manual_seed(0)
+    yield UnetGenerator(3, 3, 5, 8, norm, dropout=False)
+    yield ResnetGenerator(3, 3, 2, 8, norm, dropout=False)
+    yield PatchDiscriminator(3, 8, 3, norm)
+
+
+def gradients(net: nn.Module, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+    net.zero_grad()
+    out = net(images)
+    (out.float() - target[..., : out.shape[-2], : out.shape[-1]].mean(1, keepdim=True)).pow(
+        2
+    ).mean().backward()
+    return {name: p.grad.double().clone() for name, p in net.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "none"])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("weights_format", FORMATS)
+@pytest.mark.parametrize("images_format", FORMATS)
+def test_gradients_are_those_of_float64(
+    norm: str, count: int, weights_format: torch.memory_format, images_format: torch.memory_format
+) -> None:
+    for net in networks(norm):
+        images, target = torch.rand(2, count, 3, 128, 128) * 2 - 1
+        plain = [each.detach().clone() for each in net.parameters()]
+        fast = gradients(
+            net.to(memory_format=weights_format), images.contiguous(memory_format=images_format), target
+        )
+        # The plain path in float64, of torch's own layers alone.
+        net.to(memory_format=torch.contiguous_format).double()
+        for parameter, value in zip(net.parameters(), plain, strict=True):
+            parameter.data.copy_(value)
+        use_reference_path([net])
+        exact = gradients(net, images.double(), target.double())
+        norm_of = torch.stack([each.norm() for each in exact.values()]).norm()
+        for name, expected in exact.items():
+            if name in fast:
+                error = (fast[name] - expected).norm() / expected.norm().clamp(min=1e-3 * norm_of)
+                assert error < 5e-3, (type(net).__name__, name, error)
+            else:  # a bias that the norm takes away again
+                assert expected.norm() < 1e-9 * norm_of
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_first_losses_are_those_of_the_plain_path(name: str, data: dict[str, Path]) -> None:
+    fast, batches = model_and_batches(name, data)
+    plain, _ = model_and_batches(name, data, "--speed", "off")
+    found, expected = fast.step(batches[0]).losses, plain.step(batches[0]).losses
+    for loss, value in expected.items():
+        torch.testing.assert_close(found[loss], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("before,after", [("auto", "off"), ("off", "auto")])
+def test_a_state_may_change_its_memory_format(before: str, after: str, data: dict[str, Path]) -> None:
+    one, batches = model_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", before)
+    other, _ = model_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", after)
+    one.step(batches[0])
+    other.load_state_dict(one.state_dict())
+    ours, theirs = (dict(model.optimizers["G"].state) for model in (one, other))
+    layouts = [{p.stride() == s["exp_avg"].stride() for p, s in state.items()} for state in (ours, theirs)]
+    assert layouts == [{True}, {True}]
+    assert any(p.stride() != q.stride() for p, q in zip(ours, theirs, strict=True))
+    for mine, other_s in zip(ours.values(), theirs.values(), strict=True):
+        assert torch.equal(mine["exp_avg"], other_s["exp_avg"])
+
+
+def visuals(name: str, data: dict[str, Path], *flags: str) -> list[Tensor]:
+    options = parse(TestOptions, arguments(name, data, *flags, "--batch_size=1"), MODELS, DATASETS)
+    model = create_model(options, CPU)
+    batches = [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(0)]
+    return [image for batch in batches for image in model.translate(batch).values()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS.names())
+def test_compiled_networks_translate_the_same(name: str, data: dict[str, Path]) -> None:
+    """Among others, each image has its own mask of dropout, which is not built into the code."""
+    for found, expected in zip(visuals(name, data, "--compile"), visuals(name, data), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_compiled_networks_train_the_same(name: str, data: dict[str, Path]) -> None:
+    plain, batches = model_and_batches(name, data)
+    compiled, _ = model_and_batches(name, data, "--compile")
+    found, expected = compiled.step(batches[0]).losses, plain.step(batches[0]).losses
+    for loss, value in expected.items():
+        torch.testing.assert_close(found[loss], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "tries"),
+    [
+        ([], True),
+        (["--preprocess=crop"], True),
+        (["--preprocess=scale_width"], False),
+        (["--preprocess=none"], False),
+        (["--deterministic"], False),
+        (["--speed=off"], False),
+    ],
+)
+def test_convolutions_are_tried_out_where_that_pays(
+    flags: list[str], tries: bool, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    create_model(parse(TrainOptions, arguments("pix2pix", data, *flags), MODELS, DATASETS), CPU)
+    assert torch.backends.cudnn.benchmark == tries
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "norm", "expected"),
+    [
+        ("cpu", "fp32", "instance", {"U-Net": "plain", "ResNet": "last"}),
+        ("cpu", "fp32", "batch", {"U-Net": "plain", "ResNet": "plain"}),
+        ("cpu", "bf16", "instance", {"U-Net": "last", "ResNet": "last"}),
+        ("cpu", "fp64", "instance", {"U-Net": "plain", "ResNet": "plain"}),
+        ("cuda", "fp32", "instance", {"U-Net": "plain", "ResNet": "plain"}),
+        ("cuda", "bf16", "batch", {"U-Net": "last", "ResNet": "last"}),
+    ],
+)
+def test_memory_formats(device: str, precision: str, norm: str, expected: dict[str, str]) -> None:
+    nets = {
+        "U-Net": UnetGenerator(3, 3, 5, 2, norm, dropout=False),
+        "ResNet": ResnetGenerator(3, 3, 1, 2, norm, dropout=False),
+    }
+    names = {torch.contiguous_format: "plain", torch.channels_last: "last"}
+    found = {name: names[memory_format([net], torch.device(device), precision)] for name, net in nets.items()}
+    assert found == expected

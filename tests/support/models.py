@@ -1,0 +1,55 @@
+"""Small models and batches for tests that iterate over the registry."""
+
+from pathlib import Path
+
+import torch
+
+from data import DATASETS, create_loader
+from models import MODELS, create_model
+from models.base_model import BaseModel
+from options.parse import parse
+from options.train_options import TrainOptions
+from tests.support.environment import NEEDED_FLAGS
+from util.batch import Batch
+
+SMALL = [
+    "--ngf=4",
+    "--ndf=4",
+    "--netG=unet_32",
+    "--load_size=36",
+    "--crop_size=32",
+    "--batch_size=2",
+    "--num_threads=0",
+]
+
+
+CPU = torch.device("cpu")
+
+
+TRAINED = [name for name in MODELS.names() if MODELS.get(name).trains]
+
+
+def arguments(name: str, data: dict[str, Path], *flags: str) -> list[str]:
+    mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
+    return ["--dataroot", str(data[mode]), "--model", name, *SMALL, *NEEDED_FLAGS.get(name, []), *flags]
+
+
+def model_and_batches(name: str, data: dict[str, Path], *flags: str) -> tuple[BaseModel, list[Batch]]:
+    options = parse(TrainOptions, arguments(name, data, *flags), MODELS, DATASETS)
+    model = create_model(options, CPU)
+    return model, [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(1)]
+
+
+def assert_equal_states(one: BaseModel, other: BaseModel) -> None:
+    def flat(value: object, path: str = "") -> dict[str, object]:
+        if isinstance(value, dict):
+            return {k: v for key, item in value.items() for k, v in flat(item, f"{path}.{key}").items()}
+        if isinstance(value, list | tuple):
+            return flat(dict(enumerate(value)), path)
+        return {path: value}
+
+    ours, theirs = flat(one.state_dict()), flat(other.state_dict())
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        same = torch.equal(value, theirs[key]) if isinstance(value, torch.Tensor) else value == theirs[key]
+        assert same, key

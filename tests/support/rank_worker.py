@@ -1,0 +1,48 @@
+"""Trains models for some steps in one of several processes; the first of them saves what became of them.
+
+torchrun --nproc_per_node=2 tests/support/rank_worker.py JOBS.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from data import DATASETS, create_loader  # noqa: E402
+from models import MODELS, create_model  # noqa: E402
+from options.parse import parse  # noqa: E402
+from options.train_options import TrainOptions  # noqa: E402
+from util import distributed  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def train(argv: list[str], steps: int) -> dict[str, object]:
+    """Return the losses of the last step and the model's state."""
+    options = parse(TrainOptions, argv, MODELS, DATASETS)
+    loader, model = create_loader(options, CPU), create_model(options, CPU)
+    epoch, losses = 1, {}
+    while model.iteration < steps:
+        for batch in loader.epoch(epoch):
+            if model.iteration < steps:
+                losses, _ = model.step(batch.to(CPU, model.dtype))
+        epoch += 1
+    return {"losses": dict(losses), "state": model.state_dict()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    distributed.join(CPU)
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        found = train(job["argv"], job["steps"])
+        if distributed.rank() == 0:
+            torch.save(found, job["out"])
+    distributed.leave()
+
+
+if __name__ == "__main__":
+    main()

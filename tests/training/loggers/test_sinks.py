@@ -1,0 +1,234 @@
+"""TensorBoard and Weights & Biases, read back; who gets images when; what --log and its packages refuse."""
+
+import json
+import logging
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import wandb
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
+
+import train
+from models.base_model import BaseModel
+from options.train_options import SINKS
+from tests.support.training import FLAGS, training
+from training.loggers.base import Logger, LossRecord, MetricRecord, Sink, check_packages
+from training.loggers.tensorboard import TensorBoardLog
+from training.loggers.wandb import WandbLog
+from training.progress import Progress
+from util.errors import UserError
+
+
+def record(step: int, loss: float = 0.5) -> LossRecord:
+    return LossRecord(1, 0.5, step, step, 0.1, 0.1, 2e-4, {"G_L1": loss}, {"G": 1e-4, "D": 4e-4}, 5.0, 0.25)
+
+
+def samples() -> list[dict[str, Any]]:
+    return [{"real_A": np.full((4, 6, 3), 7, np.uint8), "grey": np.full((4, 6), 9, np.uint8)}]
+
+
+def read(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder), {"scalars": 0, "images": 0})
+    events.Reload()
+    return events
+
+
+def test_a_run_is_in_tensorboard(pairs: Path, tmp_path: Path) -> None:
+    flags = ["--log", "tensorboard", "--lr_D", "0.0004", "--n_epochs", "2", "--update_html_freq", "4"]
+    assert training(pairs, tmp_path, *flags) == 0
+    assert not (tmp_path / "run" / "web").exists()
+    events = read(tmp_path / "run" / "tensorboard")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
+    assert [line["total_iters"] for line in lines] == [2, 4, 6, 8, 10, 12]
+
+    def curve(tag: str) -> list[tuple[int, float]]:
+        return [(event.step, event.value) for event in events.Scalars(tag)]
+
+    def logged(*keys: str) -> list[tuple[int, Any]]:
+        values = []
+        for line in lines:
+            value: Any = line
+            for key in keys:
+                value = value[key]
+            values.append((line["total_iters"], pytest.approx(value, rel=1e-6)))
+        return values
+
+    for loss in lines[0]["losses"]:
+        assert curve(f"loss/{loss}") == logged("losses", loss)
+    assert curve("learning_rate/G") == [(step, pytest.approx(0.0002)) for step in range(2, 13, 2)]
+    assert curve("learning_rate/D") == [(step, pytest.approx(0.0004)) for step in range(2, 13, 2)]
+    assert curve("speed/images_per_second") == logged("images_per_second")
+    assert curve("memory/peak_GiB") == logged("peak_memory")
+    for line in lines:
+        assert line["images_per_second"] == pytest.approx(1 / (line["time"] + line["data"]))
+        assert 0.05 < line["peak_memory"] < 64
+    # every 4 images, and at the ends of the epochs
+    assert [event.step for event in events.Images("fake_B/1")] == [4, 6, 8, 12]
+    assert events.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
+
+
+def test_a_resumed_run_has_no_step_twice_in_tensorboard(tmp_path: Path) -> None:
+    def logs(progress: Progress, steps: range, value: float, complete: bool) -> None:
+        log = TensorBoardLog(tmp_path, {"lr": 0.1, "inf": None}, progress)
+        for step in steps:
+            progress.images = step
+            log.log_losses(record(step, value))
+            log.log_metrics(MetricRecord(1, step, {"psnr": value}))
+            log.log_visuals(1, samples())
+        if complete:
+            log.close()
+
+    logs(Progress(), range(2, 13, 2), 1.0, complete=False)  # killed after 12, saved at 6
+    logs(Progress(images=6), range(8, 11, 2), 2.0, complete=False)  # killed before it saved again
+    logs(Progress(images=6), range(8, 15, 2), 3.0, complete=True)
+    events = read(tmp_path)
+    wanted = [(2, 1.0), (4, 1.0), (6, 1.0), (8, 3.0), (10, 3.0), (12, 3.0), (14, 3.0)]
+    for tag in ("loss/G_L1", "metrics/psnr"):
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == wanted
+    assert [event.step for event in events.Images("grey/1")] == [step for step, _ in wanted]
+
+    logs(Progress(), range(2, 5, 2), 4.0, complete=True)  # a new run in the old folder
+    assert [event.step for event in read(tmp_path).Scalars("loss/G_L1")] == [2, 4]
+
+
+def complete(path: Path) -> list[Record]:
+    """Return a file's records when all are there: wandb's service writes on for a moment after the end."""
+    deadline = time.monotonic() + 30
+    while not any(item.WhichOneof("record_type") == "exit" for item in history(path)):
+        assert time.monotonic() < deadline, path
+        time.sleep(0.02)
+    return list(history(path))
+
+
+def history(path: Path) -> Iterator[Record]:
+    """Yield the records of a .wandb file: a log of LevelDB's form, with wandb's messages in it."""
+    content, place, whole = path.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # it was the only part, or the last one
+            yield Record.FromString(whole)
+            whole = b""
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """wandb without a network and in silence, and none of its processes afterwards."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    yield
+    wandb.teardown()
+
+
+def test_a_run_is_in_wandb_and_a_resumed_one_is_the_same(tmp_path: Path, offline: None) -> None:
+    def logs(images: int, resume: bool) -> tuple[str, list[Record]]:
+        progress = Progress(images=images)
+        log = WandbLog(tmp_path, "project", "run", {"lr": 0.1, "none": None}, progress, resume=resume)
+        progress.images += 2
+        log.log_losses(record(progress.images))
+        log.log_visuals(1, samples())
+        log.log_metrics(MetricRecord(1, progress.images, {"psnr": 21.5}))
+        file, name = Path(log.run.settings.sync_file), log.run.id
+        log.close()
+        return name, complete(file)
+
+    first, records = logs(0, resume=False)
+    (run,) = (item.run for item in records if item.WhichOneof("record_type") == "run")
+    assert (run.run_id, run.project, run.display_name) == (first, "project", "run")
+    assert {item.key: item.value_json for item in run.config.update}["lr"] == "0.1"
+    (told,) = (item.history for item in records if item.WhichOneof("record_type") == "history")
+    values = {item.key or "/".join(item.nested_key): item.value_json for item in told.item}
+    assert told.step.num == 2
+    wanted = {
+        "loss/G_L1": 0.5,
+        "learning_rate/D": 4e-4,
+        "speed/images_per_second": 5,
+        "memory/peak_GiB": 0.25,
+    }
+    assert {name: float(values[name]) for name in wanted} == wanted
+    assert (values["metrics/psnr"], values["grey/1/width"], values["epoch"]) == ("21.5", "6", "1")
+
+    second, records = logs(2, resume=True)
+    assert second == first
+    assert [item.history.step.num for item in records if item.WhichOneof("record_type") == "history"] == [4]
+    assert logs(0, resume=False)[0] != first
+
+
+def test_a_wandb_that_does_not_start_costs_a_warning(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def init(**arguments: Any) -> None:
+        raise wandb.errors.UsageError("not logged in")
+
+    monkeypatch.setattr(wandb, "init", init)
+    assert training(pairs, tmp_path, "--use_wandb", "--n_epochs", "1", "--no_html") == 0
+    warnings = [line.message for line in caplog.records if line.levelno >= logging.WARNING]
+    assert warnings == ["--log wandb: UsageError: not logged in; training goes on without it"]
+
+
+@pytest.mark.parametrize("name", [name for name in SINKS if name != "html"])
+def test_an_absent_package_names_what_to_install(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_packages(SINKS)
+    monkeypatch.setitem(sys.modules, name, None)
+    argv = ["--dataroot", "nowhere", "--checkpoints_dir", str(tmp_path), *FLAGS, "--log", f"html,{name}"]
+    with pytest.raises(UserError, match=f"--log {name} .* pip install -r requirements-loggers.txt"):
+        train.main(argv)
+    assert not list(tmp_path.iterdir())
+
+
+class Counter(Sink):
+    """Counts how often it is shown images, and by how many images of the run."""
+
+    def __init__(self, progress: Progress):
+        self.progress = progress
+        self.shown: list[int] = []
+
+    def log_visuals(self, epoch: int, samples: list[Any]) -> None:
+        assert samples and "fake_B" in samples[0]
+        self.shown.append(self.progress.images)
+
+
+class LiveCounter(Counter):
+    live = True
+
+
+@pytest.mark.parametrize("kinds", [(), (Counter,), (LiveCounter,), (Counter, LiveCounter)])
+def test_images_come_as_often_as_wanted_and_only_then(
+    kinds: tuple[type[Counter], ...], pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sinks: list[Counter] = []
+    translated: list[int] = []
+
+    def create_logger(options: Any, progress: Progress) -> Logger:
+        sinks.extend(kind(progress) for kind in kinds)
+        return Logger(options.run_folder, list(sinks))
+
+    translate = BaseModel.translate
+
+    def counted(model: BaseModel, *arguments: Any) -> Any:
+        translated.append(model.iteration)
+        return translate(model, *arguments)
+
+    monkeypatch.setattr(train, "create_logger", create_logger)
+    monkeypatch.setattr(BaseModel, "translate", counted)
+    flags = ["--n_epochs", "2", "--update_html_freq", "5", "--display_freq", "4", "--html_samples", "1"]
+    assert training(pairs, tmp_path, *flags) == 0
+    wanted: dict[type[Counter], list[int]] = {Counter: [5, 6, 10, 12], LiveCounter: [4, 6, 8, 12, 12]}
+    assert {type(sink): sink.shown for sink in sinks} == {kind: wanted[kind] for kind in kinds}
+    turns = sorted([step for kind in kinds for step in wanted[kind]])
+    if len(kinds) == 2:  # both are shown the same translations at the ends of epochs
+        turns = [4, 5, 6, 8, 10, 12, 12]
+    assert translated == turns

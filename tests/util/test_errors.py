@@ -1,0 +1,94 @@
+"""What ends a command: one line that says what to do, and a status."""
+
+import errno
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import test as test_command
+import train
+from data import DATASETS
+from models import MODELS
+from options.parse import parse
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+from tests.support.environment import ONE_THREAD, ROOT
+from util.errors import run_command
+
+LIMITED = """
+import resource, sys
+import train
+from util.errors import run_command
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv.pop(1)),) * 2)
+sys.exit(run_command(train.main, train.TO_SAVE_MEMORY))
+"""
+"""train.py with so many bytes of memory beyond what its modules take."""
+
+
+@pytest.mark.parametrize(
+    ("error", "asked_for"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"), "20.00 GiB"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."),
+            "64 bytes",
+        ),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), None),
+        (RuntimeError("CUDA error: out of memory"), None),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), None),
+        (MemoryError(), None),
+    ],
+)
+def test_a_lack_of_memory_is_explained(
+    error: Exception, asked_for: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: list[str]) -> int:
+        raise error
+
+    assert run_command(main, "Try --accumulate N") == 2
+    more = f" ({asked_for} more were asked for)" if asked_for else ""
+    assert capsys.readouterr().err.endswith(f": error: out of memory{more}. Try --accumulate N\n")
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    def main(_: list[str]) -> int:
+        raise RuntimeError("the shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="the shapes"):
+        run_command(main)
+
+
+def test_the_flags_that_save_memory_are_there() -> None:
+    for kind, advice, needed in (
+        (TrainOptions, train.TO_SAVE_MEMORY, {"accumulate", "checkpointing", "batch_size", "crop_size"}),
+        (TestOptions, test_command.TO_SAVE_MEMORY, {"tile", "batch_size", "precision"}),
+    ):
+        named = set(re.findall(r"--(\w+)", advice))
+        assert needed <= named <= parse(kind, ["--dataroot", "."], MODELS, DATASETS).values().keys()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is for Linux")
+def test_a_run_that_lacks_memory_ends_with_advice_and_its_state_untouched(
+    pairs: Path, tmp_path: Path
+) -> None:
+    flags = f"--dataroot {pairs} --name run --checkpoints_dir {tmp_path} --model pix2pix --gpu_ids -1"
+    flags += " --netG unet_32 --ngf 4 --ndf 4 --num_threads 0 --no_html"
+    flags += " --batch_size 6 --n_epochs_decay 0"
+
+    def run(more: str, headroom: int, status: int) -> str:
+        argv = [sys.executable, "-c", LIMITED, str(headroom), *flags.split(), *more.split()]
+        result = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, env=ONE_THREAD, timeout=120)
+        assert result.returncode == status, result.stdout + result.stderr
+        return result.stderr
+
+    run("--n_epochs 1 --load_size 36 --crop_size 32", 2**34, 0)
+    state = (tmp_path / "run" / "latest_state.pth").read_bytes()
+    error = run("--n_epochs 2 --load_size 1024 --crop_size 1024 --continue_train", 2**28, 2)
+    assert ": out of memory" in error and "--accumulate" in error and "--continue_train" in error
+    assert error.count("\n") == 1 and "Traceback" not in error
+    assert (tmp_path / "run" / "latest_state.pth").read_bytes() == state
