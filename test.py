@@ -25,7 +25,7 @@ from training.ema import EMA_SUFFIX
 from training.loggers.base import Visuals
 from util import distributed
 from util.batch import Batch
-from util.device import prepare_device, processes_wanted
+from util.device import prepare_device, processes_to_launch
 from util.errors import UserError, run_command
 from util.image_io import to_uint8
 from util.metrics.measure import IMAGE_METRICS, Metrics
@@ -55,7 +55,7 @@ TO_SAVE_MEMORY = (
 
 def main(argv: list[str]) -> int:
     options = parse(TestOptions, argv, MODELS, DATASETS)
-    if (processes := processes_wanted(options.run.gpu_ids)) > 1:
+    if (processes := processes_to_launch(options.run.gpu_ids)) > 1:
         return distributed.launch(processes, __file__, argv)
     if options.display.use_wandb:
         log.warning("--use_wandb: only train.py logs to Weights & Biases; results are in the gallery")
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         for _ in translate(loader, model, metrics):
             pass
         metrics.compute()
-        distributed.leave()
+        distributed.shutdown()
         return 0
 
     save(options)
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> int:
     if not rows and "metrics" in options.explicit and set(IMAGE_METRICS) & set(metrics.names):
         log.warning("--metrics %s: these results have no truth to be compared with", options.metrics.metrics)
     log.info("%d images: %s", shown, gallery.page.path)
-    distributed.leave()
+    distributed.shutdown()
     return 0
 
 
@@ -117,7 +117,7 @@ def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Re
     left_out: set[int] = set()
     turn = 0
     batches = on_device(loader.epoch(0), model.device, model.dtype)
-    for batch in tqdm(distributed.rounds(batches), disable=True if distributed.rank() else None):
+    for batch in tqdm(distributed.lockstep(batches), disable=True if distributed.rank() else None):
         mine = {} if batch is None else results(batch, model, metrics, loader.dataset.paired)
         for found, bad in distributed.gather_objects((mine, loader.left_out)):
             waiting |= found

@@ -29,7 +29,7 @@ from training.run_lock import RunLock
 from training.schedules import LearningRate
 from training.validation import Validation
 from util import distributed
-from util.device import prepare_device, processes_wanted
+from util.device import prepare_device, processes_to_launch
 from util.errors import run_command
 from util.stopping import STOPPED_STATUS, StopSignals
 
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     with StopSignals() as stop:
         options = parse(TrainOptions, argv, MODELS, DATASETS)
         check_packages(options.sinks)
-        if (processes := processes_wanted(options.run.gpu_ids)) > 1:
+        if (processes := processes_to_launch(options.run.gpu_ids)) > 1:
             return distributed.launch(processes, __file__, argv)
         if distributed.is_restart():
             options = replace(options, saving=replace(options.saving, continue_train=True))
@@ -55,10 +55,10 @@ def main(argv: list[str]) -> int:
         model = create_model(options, device)
         log.info("%d training images; %s on %s", len(loader), options.run.model, device)
         log.info("Random numbers: --seed %d", options.run.seed)
-        if distributed.size() > 1:
+        if distributed.world_size() > 1:
             log.info(
                 "%d processes share each batch of %d; batch norm has the statistics of the whole of it",
-                distributed.size(),
+                distributed.world_size(),
                 options.data.batch_size,
             )
         shows = distributed.rank() == 0 and options.sinks
@@ -76,9 +76,9 @@ def main(argv: list[str]) -> int:
             if train(run, stop):
                 logger.close()
                 log.info("Done: %s", options.run_folder)
-                distributed.leave()
+                distributed.shutdown()
                 return 0
-    distributed.leave()
+    distributed.shutdown()
     where = f"epoch {progress.epoch} after {progress.position} of its images"
     log.info("Stopped by %s in %s: all is saved, --continue_train goes on from here", stop.received, where)
     return STOPPED_STATUS
@@ -94,7 +94,7 @@ def train(run: Run, stop: StopSignals) -> bool:
     logs, saving, last = run.options.logging, run.options.saving, run.options.optimization.last_epoch
     left = max(0, last - progress.epoch + 1) * len(loader) - progress.position
     watch, first_steps = Stopwatch(progress.images), FirstSteps()
-    agreement, quiet = distributed.Agreement(), True if distributed.rank() else None
+    agreement, quiet = distributed.SharedFlags(), True if distributed.rank() else None
 
     with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=quiet) as bar:
         while progress.epoch <= last and not run.is_over():
@@ -105,8 +105,8 @@ def train(run: Run, stop: StopSignals) -> bool:
             for batch in watch.waiting(run.batches()):
                 losses = run.step(batch)
                 stopping, due = agreement.any(bool(stop.received), run.is_due())
-                bar.update(batch.whole)
-                if first_steps.done(batch.whole, watch.waited_in_all):
+                bar.update(batch.global_size)
+                if first_steps.done(batch.global_size, watch.waited_in_all):
                     run.tell_speed(first_steps, bar.total - bar.n)
                 if progress.crossed(logs.print_freq):
                     bar.set_postfix(run.log_losses(losses, watch))

@@ -79,7 +79,7 @@ class Loader:
         self._loader: Iterable[Collated]
         if share is None:
             size = min(len(dataset), limit or len(dataset))
-            process = distributed.rank(), distributed.size()
+            process = distributed.rank(), distributed.world_size()
             self.sampler = EpochSampler(size, batch_size, shuffle, seed, process, by_turns)
             self._loader = DataLoader(
                 dataset,
@@ -239,7 +239,7 @@ def share_of_stream(options: CommandOptions) -> tuple[int, int] | None:
     """
     if not is_url(options.run.dataroot):
         return None
-    rank, world_size = distributed.rank(), distributed.size()
+    rank, world_size = distributed.rank(), distributed.world_size()
     if options.data.cache != "none":
         raise UserError(
             f"--cache {options.data.cache}: a stream is read anew in every epoch; to keep images, copy"
@@ -256,10 +256,11 @@ def share_of_stream(options: CommandOptions) -> tuple[int, int] | None:
 def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     """Return the loader of the data set that the options describe."""
     data, testing = options.data, isinstance(options, TestOptions)
-    if not testing and data.batch_size < distributed.size():
+    ranks = distributed.world_size()
+    if not testing and data.batch_size < ranks:
         raise UserError(
             f"--batch_size {data.batch_size} is the size of the whole batch, of which each of the"
-            f" {distributed.size()} processes needs a part: raise it to {distributed.size()} or more"
+            f" {ranks} processes needs a part: raise it to {ranks} or more"
         )
     dataset = DATASETS.get(data.dataset_mode).from_options(options)
     skip = data.bad_images == "skip"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from util.errors import UserError
-from util.shards import identity
+from util.shards import file_identity
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class ImageCache:
             what: tells different images of one file apart.
         """
         try:
-            place, size, time = identity(path)
+            place, size, time = file_identity(path)
         except OSError:
             return make()
         identified = repr((os.path.join(self._folder, place), what, size, time, PREPARED_BY))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-from util.distributed import bounds
+from util.distributed import rank_slice
 from util.seeding import numpy_rng
 
 
@@ -45,7 +45,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         else:
             order = np.arange(self.size)
         number, count = self.process
-        mine = bounds(self.batch_size, count, number)
+        mine = rank_slice(self.batch_size, count, number)
         turns, step = (number, count) if self.by_turns else (0, 1)
         for first in range(self.start + turns * self.batch_size, self.size, step * self.batch_size):
             batch = order[first : first + self.batch_size]

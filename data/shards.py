@@ -9,7 +9,7 @@ from typing import Any
 
 from data.url import read_url
 from util.errors import UserError
-from util.shards import Member, expand
+from util.shards import Member, expand_braces
 
 INDEX_NAME = "index.json"
 FORMAT = "atelier shards 1"
@@ -58,7 +58,7 @@ def open_folder(dataroot: str) -> Folder:
     if is_url(dataroot):
         return _remote(dataroot)
     if dataroot.endswith(".tar") and not os.path.isdir(dataroot):
-        return _local([Path(name) for name in expand(dataroot)])
+        return _local([Path(name) for name in expand_braces(dataroot)])
     index = Path(dataroot) / INDEX_NAME
     if index.is_file() and FORMAT.encode() in index.open("rb").read(100):
         shards = parse_index(index.read_bytes(), str(index))
@@ -106,7 +106,7 @@ def _local(files: list[Path], shards: dict[str, dict[str, Any]] | None = None) -
 
 
 def _remote(dataroot: str) -> ShardFolder:
-    urls = expand(dataroot)
+    urls = expand_braces(dataroot)
     named = {found[0]: url for url in urls if (found := LAST_NAME.search(url))}
     if not named and len(urls) == 1 and not dataroot.startswith("pipe:"):
         base = dataroot.rstrip("/")

@@ -35,7 +35,7 @@ from training.gradient_sync import GradientSum
 from training.nonfinite import LossGuard
 from training.optimizers import load_optimizer, make_capturable, set_rates
 from util import distributed
-from util.batch import Batch, Step, rows
+from util.batch import Batch, Step, select_rows
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
 from util.weights import load_into
@@ -141,18 +141,18 @@ class BaseModel(ABC):
         self.guard = LossGuard(optimization.on_nan, self.device)
         self.n_critic, self.clip_grad = options.adversarial.n_critic, optimization.clip_grad
         if optimization.accumulate > 1:
-            parts = optimization.accumulate * distributed.size()
+            parts = optimization.accumulate * distributed.world_size()
             if options.data.batch_size % parts:
                 raise UserError(
-                    f"--accumulate {optimization.accumulate} with {distributed.size()} processes needs a"
-                    f" --batch_size that is a multiple of {parts}"
+                    f"--accumulate {optimization.accumulate} with {distributed.world_size()} processes needs"
+                    f" a --batch_size that is a multiple of {parts}"
                 )
-            self.part_size = options.data.batch_size // optimization.accumulate // distributed.size()
+            self.part_size = options.data.batch_size // optimization.accumulate // distributed.world_size()
         if optimization.checkpointing:
             if options.speed.compile:
                 raise UserError("--checkpointing does not go together with --compile; leave one of them out")
             recompute_generators(self.nets)
-        if distributed.size() > 1:
+        if distributed.world_size() > 1:
             self._sums = {name: GradientSum(self._parameters(name)) for name in self.optimizers}
         if optimization.ema_decay:
             generators = {name: net for name, net in self.nets.items() if name.startswith("G")}
@@ -206,12 +206,12 @@ class BaseModel(ABC):
         self._number.fill_(self.iteration)
         self.health.start_step(watching)
         # Dropout draws from torch's own generator: seeded here, a step is the same whatever came before it.
-        number, processes = distributed.rank() if batch.total else 0, distributed.size()
+        number, processes = distributed.rank() if batch.total else 0, distributed.world_size()
         torch.manual_seed(seed_for("dropout", self.seed, self.iteration, *([number] if number else [])))
         # Drawn for the whole batch, whoever has which part of it.
-        draws = self.draws(batch.whole, torch_rng("draws", self.seed, self.iteration))
+        draws = self.draws(batch.global_size, torch_rng("draws", self.seed, self.iteration))
         if batch.total:
-            draws = rows(draws, distributed.bounds(batch.total, processes, number))
+            draws = select_rows(draws, distributed.rank_slice(batch.total, processes, number))
             self.share, self._copies = len(batch) / batch.total, 1
         else:
             self.share, self._copies = 1.0, processes
@@ -219,7 +219,7 @@ class BaseModel(ABC):
         draws |= self.facts(batch)
         on_device = {name: draw.to(self.device, non_blocking=True) for name, draw in draws.items()}
         batch = replace(self._formatted(batch), draws=on_device)
-        with distributed.spread(batch.total > 0):
+        with distributed.data_parallel(batch.total > 0):
             if self._graphs and not watching:
                 step = self._graphs.run(batch, variant=self.updates("G"))
             else:
@@ -234,7 +234,7 @@ class BaseModel(ABC):
         statistics = [buffer for net in self.nets.values() for buffer in net.buffers()] if skips else []
         before = [buffer.clone() for buffer in statistics]
         losses, visuals = self._train(batch)
-        if distributed.size() > 1:
+        if distributed.world_size() > 1:
             losses = self._over_processes(losses)
         bad = self.guard.end_step(self._number, losses)
         for buffer, earlier in zip(statistics, before, strict=True):
@@ -252,7 +252,7 @@ class BaseModel(ABC):
                 return self.train_step(batch)
         found: list[tuple[float, Step]] = []
         of_all = self.share
-        parts = list(batch.parts(self.part_size, distributed.size()))
+        parts = list(batch.micro_batches(self.part_size, distributed.world_size()))
         for self._parts_left, part in zip(reversed(range(len(parts))), parts, strict=True):
             share = self.health.share = len(part) / len(batch)
             self.share = share * of_all
@@ -336,7 +336,7 @@ class BaseModel(ABC):
         values = torch.stack([loss.detach().double() for loss in losses.values()]) * (
             self.share / self._copies
         )
-        distributed.add_up([values])
+        distributed.all_reduce_sum([values])
         return dict(zip(losses, values, strict=True))
 
     def _complete_state(self) -> None:

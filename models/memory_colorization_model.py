@@ -204,7 +204,7 @@ class MemoryColorizationModel(BaseModel):
         with torch.no_grad():
             queries = M(features)
         seen = queries, colors, draws["index"], draws["names"], draws["age_noise"].to(L.dtype)
-        M.update(*(distributed.gather_rows(each, batch.whole) for each in seen))
+        M.update(*(distributed.all_gather_rows(each, batch.global_size) for each in seen))
 
         fake = G(L, colors)
         d, g = {}, {}

@@ -104,7 +104,7 @@ def measure(name: str, flags: list[str], traffic: Traffic, steps: int) -> None:
 
 def draw(options: TrainOptions, model: BaseModel) -> Batch:
     """Return this process's part of a batch of random images."""
-    mine = distributed.bounds(options.data.batch_size, distributed.size(), distributed.rank())
+    mine = distributed.rank_slice(options.data.batch_size, distributed.world_size(), distributed.rank())
     count, size = mine.stop - mine.start, options.data.crop_size
     channels = 3 if options.data.dataset_mode in ("colorization", "style") else options.network.input_nc
 
@@ -129,7 +129,7 @@ def main() -> None:
         flags += ["--batch_size", "2"]
     gpu_ids = "0" if torch.cuda.is_available() else "-1"
     device = prepare_device(gpu_ids, explicit=False, deterministic=False)
-    if distributed.size() == 1:
+    if distributed.world_size() == 1:
         sys.exit("start it with torchrun --nproc_per_node=2 or more: one process tells nobody anything")
     if distributed.rank() == 0:
         print("| model | gradients MB | sent MB | ratio | messages | step ms | communication |")
@@ -137,7 +137,7 @@ def main() -> None:
     traffic = Traffic(device)
     for name in settings.models.split(","):
         measure(name, flags, traffic, settings.steps)
-    distributed.leave()
+    distributed.shutdown()
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ class Ours:
 
     def export(self, folder: Path) -> None:
         """Write the networks' weights into a folder."""
-        from util.weights import exported, weights_path
+        from util.weights import export_state_dict, weights_path
 
         folder.mkdir(parents=True, exist_ok=True)
         for name, net in self.model.nets.items():
-            torch.save(exported(net), weights_path(folder, "latest", name))
+            torch.save(export_state_dict(net), weights_path(folder, "latest", name))
 
     def record_options(self) -> None:
         """Write the options into the run's folder, as train.py does."""

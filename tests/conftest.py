@@ -52,7 +52,7 @@ def data(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 @pytest.fixture(scope="session")
 def prefork() -> Iterator[subprocess.Popen[str]]:
     """The process that forks those of `command`."""
-    argv, pipe = [sys.executable, str(ROOT / "tests" / "support" / "prefork.py")], subprocess.PIPE
+    argv, pipe = [sys.executable, "-P", str(ROOT / "tests/support/prefork.py")], subprocess.PIPE
     environment = {**ONE_THREAD, "PYTHONPATH": str(ROOT)}
     # In a group of its own, to which the processes that it forks belong.
     options = {"env": environment, "process_group": 0}

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from util.errors import UserError
-from util.files import share, write_atomically
-from util.weights import exported, weights_path, why_unreadable
+from util.files import link_or_copy, write_atomically
+from util.weights import describe_load_error, export_state_dict, weights_path
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,14 @@ def save_checkpoint(
     first, *others = tags
     last = state_path(folder, tags[-1])
     if last.exists():
-        share(last, _previous(last))
+        link_or_copy(last, _previous(last))
     for name, net in nets.items():
-        write_atomically(weights_path(folder, first, name), partial(_dump, exported(net)))
+        write_atomically(weights_path(folder, first, name), partial(_dump, export_state_dict(net)))
     write_atomically(state_path(folder, first), partial(_dump, dict(state), checksum=True))
     for tag in others:
         for name in nets:
-            share(weights_path(folder, first, name), weights_path(folder, tag, name))
-        share(state_path(folder, first), state_path(folder, tag))
+            link_or_copy(weights_path(folder, first, name), weights_path(folder, tag, name))
+        link_or_copy(state_path(folder, first), state_path(folder, tag))
 
 
 def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
@@ -149,7 +149,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path}: cannot be read as a state ({why_unreadable(error)})") from error
+        raise UserError(f"{path}: cannot be read as a state ({describe_load_error(error)})") from error
 
 
 def _previous(path: Path) -> Path:

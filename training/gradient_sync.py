@@ -16,10 +16,10 @@ class GradientSum:
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]):
-        self._messages = list(distributed.messages(parameters[::-1]))
+        self._messages = list(distributed.buckets(parameters[::-1]))
         self._number = {p: number for number, message in enumerate(self._messages) for p in message}
         self._missing: list[int] | None = None  # None: no gradients are to be sent now
-        self._sent: list[distributed.Sum] = []
+        self._sent: list[distributed.AsyncAllReduce] = []
         self._loss: list[Tensor] = []
         for parameter in parameters:
             parameter.register_post_accumulate_grad_hook(self._arrived)
@@ -34,7 +34,7 @@ class GradientSum:
         while len(self._sent) < len(self._messages):
             self._send()  # some parameter in it has no gradient
         for message in self._sent:
-            message.finish()
+            message.wait()
         self._missing, self._sent = None, []
 
     def _arrived(self, parameter: Tensor) -> None:
@@ -46,5 +46,5 @@ class GradientSum:
 
     def _send(self) -> None:
         gradients = [p.grad for p in self._messages[len(self._sent)] if p.grad is not None]
-        self._sent.append(distributed.Sum([*gradients, *self._loss]))
+        self._sent.append(distributed.AsyncAllReduce([*gradients, *self._loss]))
         self._loss = []

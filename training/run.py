@@ -59,19 +59,21 @@ class Run:
             left = self.loader.epoch(self.progress.epoch, self.progress.position)
             yield from on_device(left, self.model.device, self.model.dtype)
         except UserError:
-            if self.model.iteration and distributed.size() == 1:  # others may be in another step
+            if self.model.iteration and distributed.world_size() == 1:  # others may be in another step
                 self.save("latest")
             raise
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Make one training step on a batch that is on the device; its losses stay there."""
         model, progress = self.model, self.progress
-        watching = progress.will_cross(self.options.logging.print_freq, batch.whole)
+        watching = progress.will_cross(self.options.logging.print_freq, batch.global_size)
         losses, _ = model.step(batch, watching)
         self.recent[model.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
-        progress.advance(batch.whole)
+        progress.advance(batch.global_size)
         if self.learning_rate.watches:
-            progress.watched += batch.whole * sum(losses[name].double() for name in model.watched_losses)
+            progress.watched += batch.global_size * sum(
+                losses[name].double() for name in model.watched_losses
+            )
         return losses
 
     def tell_speed(self, first_steps: FirstSteps, left: int) -> None:
@@ -135,7 +137,7 @@ class Run:
         try:
             means, left_out = validation.measure(self.model)
         except UserError:
-            if distributed.size() == 1:  # others may have read on
+            if distributed.world_size() == 1:  # others may have read on
                 self.save("latest")
             raise
         if distributed.rank() == 0:

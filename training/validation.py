@@ -71,7 +71,7 @@ class Validation:
         for batch in on_device(self.loader.epoch(0), model.device, model.dtype):
             self.metrics.update_visuals(batch, model.translate(batch), self.loader.dataset.paired)
         summary = self.metrics.compute()
-        return distributed.from_first((summary.mean, summary.left_out))
+        return distributed.broadcast_object((summary.mean, summary.left_out))
 
     def is_best(self, means: Mapping[str, float], epoch: int) -> bool:
         """Return whether what was measured after `epoch` is the best so far, and remember it."""

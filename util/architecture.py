@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 
-def flags_of(weights: Mapping[str, Tensor]) -> dict[str, str]:
+def infer_flags(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the architecture's flags and their values, as far as the names and shapes of `weights` tell.
 
     Known are U-Nets, ResNet generators and both discriminators; other networks give an empty result.

@@ -34,7 +34,7 @@ class Batch:
     total: int = 0
 
     @property
-    def whole(self) -> int:
+    def global_size(self) -> int:
         """The number of images of the batch over all processes."""
         return self.total or len(self)
 
@@ -69,7 +69,7 @@ class Batch:
             paths_B=[],
         )
 
-    def parts(self, size: int, processes: int) -> Iterator["Batch"]:
+    def micro_batches(self, size: int, ranks: int) -> Iterator["Batch"]:
         """Yield the samples in as few parts of at most `size` as there can be, of nearly equal size.
 
         Where a batch is spread over processes, so is each part of it.
@@ -77,10 +77,10 @@ class Batch:
         count = -(-len(self) // size)
         bounds = [len(self) * part // count for part in range(count + 1)]
         for first, end in pairwise(bounds):
-            part = self.samples(slice(first, end))
-            yield replace(part, total=len(part) * processes) if self.total else part
+            part = self.select(slice(first, end))
+            yield replace(part, total=len(part) * ranks) if self.total else part
 
-    def samples(self, chosen: slice) -> "Batch":
+    def select(self, chosen: slice) -> "Batch":
         """Return the batch of some samples, with their share of the random decisions."""
         return Batch(
             A=self.A[chosen],
@@ -89,7 +89,7 @@ class Batch:
             paths_B=self.paths_B[chosen],
             index=self.index[chosen],
             label=None if self.label is None else self.label[chosen],
-            draws=rows(self.draws, chosen),
+            draws=select_rows(self.draws, chosen),
         )
 
     def map_images(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -108,7 +108,7 @@ class Batch:
         return replace(self.map_images(Tensor.pin_memory), label=label)
 
 
-def rows(draws: Mapping[str, Tensor], chosen: slice) -> dict[str, Tensor]:
+def select_rows(draws: Mapping[str, Tensor], chosen: slice) -> dict[str, Tensor]:
     """Return the random decisions for some samples, see `Batch.draws`."""
     return {name: draw[chosen] if draw.dim() else draw for name, draw in draws.items()}
 

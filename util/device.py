@@ -33,9 +33,9 @@ def parse_gpu_ids(text: str) -> list[int]:
     return [number for number in numbers if number >= 0]
 
 
-def processes_wanted(gpu_ids: str) -> int:
+def processes_to_launch(gpu_ids: str) -> int:
     """Return how many processes to start for the GPUs in `gpu_ids`: one each, unless torchrun has done it."""
-    alone = distributed.under_torchrun() or not torch.cuda.is_available()
+    alone = distributed.launched_by_torchrun() or not torch.cuda.is_available()
     return 1 if alone else max(1, len(parse_gpu_ids(gpu_ids)))
 
 
@@ -83,7 +83,7 @@ def prepare_device(gpu_ids: str, explicit: bool, deterministic: bool) -> torch.d
         use_deterministic_algorithms()
     if device.type == "cpu":
         keep_freed_memory()
-    distributed.join(device)
+    distributed.init_process_group(device)
     return device
 
 

@@ -1,8 +1,8 @@
-"""Several processes that train one model: their number, what they tell each other, and how they are started.
+"""Data-parallel training on several ranks: collectives, rendezvous and launching.
 
-Started by torchrun, a process finds its number in the environment; without it there is one process, and every
-function here does what is right for one. Each batch is spread over the processes; what they compute is added
-up, so that together they do what one would do with the whole batch.
+Launched by torchrun, a process reads its rank from the environment; without torchrun there is one rank, for
+which every function here does nothing or returns its input. Ranks compute together what one process computes
+with the whole batch: each takes its rows of it, and gradients and statistics are all-reduced.
 """
 
 import logging
@@ -23,109 +23,117 @@ from util.stopping import SIGNALS, STOPPED_STATUS
 
 log = logging.getLogger(__name__)
 
-MEETING_SECONDS = 600
+RENDEZVOUS_SECONDS = 600
 
-MESSAGE_BYTES = 25_000_000
-"""Gradients go out in messages of at most so many bytes, or of a single larger one."""
+BUCKET_BYTES = 25_000_000
+"""Largest size of a bucket of several tensors; a larger tensor is a bucket of its own."""
 
 T = TypeVar("T")
 
-_spread = False
+_data_parallel = False
 
 
-def size() -> int:
-    """Return the number of processes."""
+def world_size() -> int:
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return this process's rank, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def under_torchrun() -> bool:
-    """Return whether torchrun has started this process."""
+def launched_by_torchrun() -> bool:
+    """Return whether torchrun launched this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def is_restart() -> bool:
-    """Return whether torchrun has started the processes again after one of them had died."""
+    """Return whether torchrun restarted the ranks after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
-def join(device: torch.device) -> None:
-    """Meet the other processes, if torchrun has started several."""
-    if not under_torchrun() or os.environ["WORLD_SIZE"] == "1":
+def init_process_group(device: torch.device) -> None:
+    """Join the other ranks, if torchrun launched several; ranks other than 0 log warnings only."""
+    if not launched_by_torchrun() or os.environ["WORLD_SIZE"] == "1":
         return
-    store, number, count = next(dist.rendezvous("env://"))
+    store, this_rank, ranks = next(dist.rendezvous("env://"))
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",  # hosts decide without their GPUs
-        store=dist.PrefixStore(meeting(store, number, count), store),
-        rank=number,
-        world_size=count,
+        # gloo beside NCCL: decisions on the host need no GPU synchronisation
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore(rendezvous_prefix(store, this_rank, ranks), store),
+        rank=this_rank,
+        world_size=ranks,
     )
     if rank():
-        logging.getLogger().setLevel(logging.WARNING)  # one process tells
+        logging.getLogger().setLevel(logging.WARNING)
 
 
-def meeting(store: dist.Store, number: int, count: int) -> str:
-    """Return a name that these processes have found for their meeting, and none before them.
+def rendezvous_prefix(store: dist.Store, this_rank: int, ranks: int) -> str:
+    """Return a key prefix that all ranks agree on and that no earlier launch has used.
 
-    When torchrun starts processes again they find the store as those before them left it, with their
-    addresses; and it does not tell them which start this is (their restart counts differ between machines).
+    After a restart by torchrun the store still holds the keys and addresses of the earlier launch, and
+    restart counts differ between machines, so they cannot serve as the prefix.
 
     Raises:
-        UserError: some process does not come.
+        UserError: a rank did not arrive within `RENDEZVOUS_SECONDS`.
     """
-    mine, deadline = secrets.token_hex(8), time.monotonic() + MEETING_SECONDS
-    store.set(f"here/{number}", mine)
+    token, deadline = secrets.token_hex(8), time.monotonic() + RENDEZVOUS_SECONDS
+    store.set(f"token/{this_rank}", token)
     while time.monotonic() < deadline:
-        if number == 0:
-            present = [store.get(f"here/{other}").decode() for other in range(count)]
-            store.set("meeting", " ".join(present))
-            # Those who were read as they had been at an earlier start come again.
-            if all(store.check([f"agreed/{mine}/{other}"]) for other in range(1, count)):
-                return mine
+        if this_rank == 0:
+            tokens = [store.get(f"token/{other}").decode() for other in range(ranks)]
+            store.set("tokens", " ".join(tokens))
+            # A token read from an earlier launch is replaced once its rank arrives.
+            if all(store.check([f"agreed/{token}/{other}"]) for other in range(1, ranks)):
+                return token
         else:
-            present = store.get("meeting").decode().split()
-            if present[number] == mine:
-                store.set(f"agreed/{present[0]}/{number}", mine)
-                if store.get("meeting").decode().split() == present:
-                    return present[0]
+            tokens = store.get("tokens").decode().split()
+            if tokens[this_rank] == token:
+                store.set(f"agreed/{tokens[0]}/{this_rank}", token)
+                if store.get("tokens").decode().split() == tokens:
+                    return tokens[0]
         time.sleep(0.05)
-    raise UserError(f"process {number} of {count} has waited {MEETING_SECONDS} s for the others in vain")
+    raise UserError(
+        f"rank {this_rank} of {ranks}: rendezvous timed out after {RENDEZVOUS_SECONDS} s; check that torchrun"
+        " was started on every machine with the same --nnodes and --rdzv_endpoint"
+    )
 
 
-def leave() -> None:
-    """Part from the other processes, when all have done: torchrun ends those that outlast the first."""
+def shutdown() -> None:
+    """Leave the process group after all ranks are done: torchrun kills ranks that outlive the first."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
 @contextmanager
-def spread(whether: bool) -> Iterator[None]:
-    """Within it, processes work each on its part of a batch, or all of them on the same."""
-    global _spread
-    _spread = whether
+def data_parallel(enabled: bool) -> Iterator[None]:
+    """Declare that ranks hold different rows of one batch within this context, not copies of it."""
+    global _data_parallel
+    _data_parallel = enabled
     try:
         yield
     finally:
-        _spread = False
+        _data_parallel = False
 
 
-def is_spread() -> bool:
-    """Return whether each process works on its part of a batch."""
-    return _spread
+def is_data_parallel() -> bool:
+    """Return whether ranks currently hold different rows of one batch."""
+    return _data_parallel
 
 
-def bounds(count: int, of: int, number: int) -> slice:
-    """Return the share of process `number` among `of` of so many things in a row."""
-    return slice(count * number // of, count * (number + 1) // of)
+def rank_slice(total: int, ranks: int, rank: int) -> slice:
+    """Return the rows of `rank` when `total` rows are split over `ranks`, as evenly as possible."""
+    return slice(total * rank // ranks, total * (rank + 1) // ranks)
 
 
-class Sum:
-    """The sum over all processes of each of some tensors, on its way to all of them as one message."""
+class AsyncAllReduce:
+    """Sum tensors over all ranks as one bucket, asynchronously.
+
+    Args:
+        tensors: of one type and device; `wait` replaces their values by the sums.
+    """
 
     def __init__(self, tensors: Sequence[Tensor]):
         self.tensors = list(tensors)
@@ -133,8 +141,8 @@ class Sum:
             self._flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             self._work = dist.all_reduce(self._flat, async_op=True)
 
-    def finish(self) -> None:
-        """Put the sums into the tensors."""
+    def wait(self) -> None:
+        """Wait for the sums and copy them into the tensors."""
         if not self.tensors:
             return
         self._work.wait()
@@ -143,95 +151,99 @@ class Sum:
         torch._foreach_copy_(self.tensors, sums)
 
 
-def add_up(tensors: Sequence[Tensor]) -> None:
-    """Put the sum over all processes into each tensor; one message for many of them."""
-    for group in messages(tensors):
-        Sum(group).finish()
+def all_reduce_sum(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over all ranks, in buckets."""
+    for bucket in buckets(tensors):
+        AsyncAllReduce(bucket).wait()
 
 
-def messages(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the tensors in groups, in their order, each of one type and about MESSAGE_BYTES at most."""
-    group: list[Tensor] = []
-    held = 0
+def buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in order, in groups of one type and of at most `BUCKET_BYTES`."""
+    bucket: list[Tensor] = []
+    size = 0
     for tensor in tensors:
-        if group and (held + tensor.nbytes > MESSAGE_BYTES or tensor.dtype != group[0].dtype):
-            yield group
-            group, held = [], 0
-        group.append(tensor)
-        held += tensor.nbytes
-    if group:
-        yield group
+        if bucket and (size + tensor.nbytes > BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
-def gather_rows(rows: Tensor, total: int) -> Tensor:
-    """Return what all processes have, (total, ...), of which each has its `bounds`, (N, ...), or all."""
+def all_gather_rows(rows: Tensor, total: int) -> Tensor:
+    """Return all rows of a batch on every rank, (total, ...).
+
+    Args:
+        rows: this rank's rows by `rank_slice`, (N, ...), or already all of them.
+    """
     if len(rows) == total:
         return rows
-    most = -(-total // size())
-    padded = rows.new_zeros(most, *rows.shape[1:])
+    ranks = world_size()
+    padded = rows.new_zeros(-(-total // ranks), *rows.shape[1:])
     padded[: len(rows)] = rows
-    found = [torch.empty_like(padded) for _ in range(size())]
-    dist.all_gather(found, padded)
-    shares = [bounds(total, size(), number) for number in range(size())]
-    return torch.cat([part[: each.stop - each.start] for part, each in zip(found, shares, strict=True)])
+    gathered = [torch.empty_like(padded) for _ in range(ranks)]
+    dist.all_gather(gathered, padded)
+    slices = [rank_slice(total, ranks, number) for number in range(ranks)]
+    return torch.cat([part[: s.stop - s.start] for part, s in zip(gathered, slices, strict=True)])
 
 
-def gather_objects(mine: T) -> list[T]:
-    """Return what the processes hand in, in their order, on process 0; elsewhere nothing."""
-    if size() == 1:
-        return [mine]
-    found: list[Any] | None = [None] * size() if rank() == 0 else None
-    dist.gather_object(mine, found)
-    return found or []
+def gather_objects(value: T) -> list[T]:
+    """Return the values of all ranks, in order, on rank 0; an empty list on the others."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values or []
 
 
-def from_first(mine: T) -> T:
-    """Return what process 0 has handed in."""
-    if size() == 1:
-        return mine
-    held = [mine]
-    dist.broadcast_object_list(held)
-    return held[0]
+def broadcast_object(value: T) -> T:
+    """Return rank 0's value on every rank."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
-def rounds(items: Iterable[T]) -> Iterator[T | None]:
-    """Yield the items of this process, and then None as long as another one has some left."""
+def lockstep(items: Iterable[T]) -> Iterator[T | None]:
+    """Yield this rank's items, then None until every rank has yielded all of its own."""
     iterator = iter(items)
     while True:
         item = next(iterator, None)
-        some = torch.tensor(item is not None, dtype=torch.uint8)
-        if size() > 1:
-            dist.all_reduce(some, dist.ReduceOp.MAX)
-        if not some:
+        remaining = torch.tensor(item is not None, dtype=torch.uint8)
+        if world_size() > 1:
+            dist.all_reduce(remaining, dist.ReduceOp.MAX)
+        if not remaining:
             return
         yield item
 
 
-class Agreement:
-    """Lets the processes act on what one of them knows, all in the same step, without waiting for each other.
+class SharedFlags:
+    """Let all ranks act, in the same step, on a flag that any of them has raised.
 
-    With several processes the answer to a question comes with the next one.
+    The all-reduce is asynchronous: with several ranks, `any` returns the flags of its previous call.
     """
 
     def __init__(self) -> None:
-        self._asked: tuple[Any, Tensor] | None = None
+        self._pending: tuple[Any, Tensor] | None = None
 
-    def any(self, *mine: bool) -> tuple[bool, ...]:
-        """Return for each question whether some process has said yes."""
-        if size() == 1:
-            return mine
-        found: tuple[bool, ...] = (False,) * len(mine)
-        if self._asked is not None:
-            work, answers = self._asked
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Return for each flag whether some rank has raised it."""
+        if world_size() == 1:
+            return flags
+        raised: tuple[bool, ...] = (False,) * len(flags)
+        if self._pending is not None:
+            work, reduced = self._pending
             work.wait()
-            found = tuple(bool(answer) for answer in answers.tolist())
-        answers = torch.tensor(mine, dtype=torch.uint8)
-        self._asked = dist.all_reduce(answers, dist.ReduceOp.MAX, async_op=True), answers
-        return found
+            raised = tuple(bool(flag) for flag in reduced.tolist())
+        reduced = torch.tensor(flags, dtype=torch.uint8)
+        self._pending = dist.all_reduce(reduced, dist.ReduceOp.MAX, async_op=True), reduced
+        return raised
 
 
-class AddUp(torch.autograd.Function):
-    """The sum over all processes of a tensor, through which gradients flow."""
+class AllReduceSum(torch.autograd.Function):
+    """The differentiable sum of a tensor over all ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -246,9 +258,13 @@ class AddUp(torch.autograd.Function):
         return total
 
 
-def launch(count: int, script: str, argv: Sequence[str]) -> int:
-    """Run a script in `count` processes as torchrun does on one machine; return the exit status."""
-    # Imported here, because it takes time that one process need not spend.
+def launch(ranks: int, script: str, argv: Sequence[str]) -> int:
+    """Run a script as `ranks` processes of this machine, as torchrun does; return the exit status.
+
+    Raises:
+        UserError: a rank failed without reporting an error of the user's.
+    """
+    # These imports are slow, and a single process needs none of them.
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -256,7 +272,7 @@ def launch(count: int, script: str, argv: Sequence[str]) -> int:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=count,
+        nproc_per_node=ranks,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
@@ -270,13 +286,13 @@ def launch(count: int, script: str, argv: Sequence[str]) -> int:
         statuses = {failure.exitcode for failure in error.failures.values()}
         if statuses == {STOPPED_STATUS}:
             return STOPPED_STATUS
-        number, first = error.get_first_failure()
-        status = first.exitcode
-        if status != 2:  # else the process has said what is wrong
+        failed_rank, failure = error.get_first_failure()
+        status = failure.exitcode
+        if status != 2:  # status 2: the rank has already printed what is wrong
             raise UserError(
-                f"process {number} ended with status {status}"
-                f"{f' ({first.signal_name()})' if status < 0 else ''}; the others were ended too."
-                " --continue_train goes on from the last saved state"
+                f"rank {failed_rank} ended with status {status}"
+                f"{f' ({failure.signal_name()})' if status < 0 else ''}, and the other ranks were stopped;"
+                " resume from the last checkpoint with --continue_train"
             ) from error
         return status
     return 0

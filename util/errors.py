@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import NoReturn
 
-from util.files import NO_ROOM
+from util.files import DISK_FULL_ERRORS
 
 USAGE_STATUS = 2
 
@@ -42,7 +42,7 @@ def explanation(error: Exception, to_save_memory: str) -> str | None:
     """Return what to tell the user of an error that is no mistake of the program's, else None."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
         return (
             f"{error.filename or 'a file'}: {error.strerror}. What was saved before is whole: make room, then"
             " go on from there (train.py: the same command with --continue_train)"

@@ -1,4 +1,4 @@
-"""Files that are whole at every moment, whatever ends the process or the disk."""
+"""Atomic file writes: a crash or a full disk never leaves half a file."""
 
 import errno
 import os
@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""Numbers of the errors of a full disk, a used-up quota and a limit on the size of files."""
+DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Error numbers of a full disk, an exhausted quota and a limit on file size."""
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file so that at every moment `path` is either the whole old file or the whole new one."""
-    temporary = beside(path)
+    """Write a file so that `path` is always either the complete old file or the complete new one.
+
+    Args:
+        write: writes the content to an open binary file.
+    """
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -27,7 +31,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file by `write_atomically`."""
+    """Write a text file with `write_atomically`."""
 
     def write(file: IO[bytes]) -> None:
         file.write(text.encode())
@@ -35,9 +39,9 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, write)
 
 
-def share(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy of it where the file system has no links."""
-    temporary = beside(target)
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` a hard link to `source`, or a copy where the file system has no hard links."""
+    temporary = temporary_path(target)
     temporary.unlink(missing_ok=True)
     try:
         try:
@@ -51,8 +55,8 @@ def share(source: Path, target: Path) -> None:
     _sync_folder(target.parent)
 
 
-def beside(path: Path) -> Path:
-    """Return the name under which a new version of `path` is made."""
+def temporary_path(path: Path) -> Path:
+    """Return the path under which a new version of `path` is written before it is renamed."""
     return path.with_name(f"{path.name}.tmp")
 
 

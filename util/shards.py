@@ -46,7 +46,7 @@ class Member(str):
         return content
 
 
-def identity(path: str) -> tuple[str, int, int]:
+def file_identity(path: str) -> tuple[str, int, int]:
     """Return what tells a file's content from all others: its place, its size and when it was written (ns).
 
     Raises:
@@ -58,7 +58,7 @@ def identity(path: str) -> tuple[str, int, int]:
     return path, file.st_size, file.st_mtime_ns
 
 
-def expand(pattern: str) -> list[str]:
+def expand_braces(pattern: str) -> list[str]:
     """Return the names that braces stand for, in order: ``{000..012}`` for numbers, ``{A,B}`` for words.
 
     Raises:
@@ -78,5 +78,5 @@ def expand(pattern: str) -> list[str]:
         raise UserError(
             f"{pattern}: braces hold a range such as {{000000..000009}} or a list such as {{A,B}}"
         )
-    endings = expand(after)
+    endings = expand_braces(after)
     return [before + word + ending for word in words for ending in endings]

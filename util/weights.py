@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from util.architecture import flags_of
+from util.architecture import infer_flags
 from util.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def weights_path(folder: Path, tag: str, name: str) -> Path:
     return folder / f"{tag}_net_{name}.pth"
 
 
-def exported(net: nn.Module) -> dict[str, Tensor]:
+def export_state_dict(net: nn.Module) -> dict[str, Tensor]:
     """Return the state_dict of `net` in the peer's form: on the CPU, floating point values in float32."""
     weights = net.state_dict()
     for name, tensor in weights.items():
@@ -61,13 +61,13 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     # On damaged files the unpickler raises almost anything.
     except Exception as error:
-        raise UserError(f"{path}: cannot be read as weights ({why_unreadable(error)})") from error
+        raise UserError(f"{path}: cannot be read as weights ({describe_load_error(error)})") from error
     if not isinstance(weights, Mapping) or not all(isinstance(entry, Tensor) for entry in weights.values()):
         raise UserError(f"{path}: expected the weights of one network, found something else")
     return weights
 
 
-def why_unreadable(error: Exception) -> str:
+def describe_load_error(error: Exception) -> str:
     """Return in a few words why `torch.load` failed."""
     if "Weights only load failed" in str(error):
         return (
@@ -107,7 +107,7 @@ def load_into(
         ]
         raise UserError(
             f"{source}: these weights are of another architecture: {'; '.join(filter(None, parts))}."
-            f" {_advice(flags_of(given), flags_of(own))}"
+            f" {_advice(infer_flags(given), infer_flags(own))}"
         )
     net.load_state_dict({**own, **weights})
     return missing

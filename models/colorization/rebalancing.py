@@ -37,9 +37,9 @@ class ColourFrequencies:
         each = torch.full_like(bins, 1, dtype=ab.dtype).flatten() / bins.numel()
         seen = torch.zeros_like(self.frequencies).index_add(0, bins.flatten(), each)
         memory: Tensor | float = MEMORY**share
-        if distributed.is_spread():
+        if distributed.is_data_parallel():
             counted = torch.cat([seen, torch.ones_like(seen[:1])]) * share
-            distributed.add_up([counted])
+            distributed.all_reduce_sum([counted])
             memory, seen = MEMORY ** counted[-1], counted[:-1] / counted[-1]
         self.frequencies.mul_(memory).add_((1 - memory) * seen)  # in place, for captured steps
         weights = 1 / ((1 - MIX) * self.frequencies + MIX / len(AB_BINS))

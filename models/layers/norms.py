@@ -62,7 +62,7 @@ class BatchNorm2d(nn.BatchNorm2d, ImageStatistics):
         if not self.training:
             return super().forward(x)
         if not self.separate:
-            return self._over_processes(x) if distributed.is_spread() else super().forward(x)
+            return self._over_processes(x) if distributed.is_data_parallel() else super().forward(x)
         if self.kept is not None:
             return normalise(x, *self.moments(x), self.eps, self.weight, self.bias)
         return normalise_each(x, self.eps, self.weight, self.bias)
@@ -73,14 +73,14 @@ class BatchNorm2d(nn.BatchNorm2d, ImageStatistics):
         self.num_batches_tracked.add_(1)
         if x.is_cuda:
             running = self.running_mean, self.running_var
-            setting = self.eps, self.momentum, dist.group.WORLD, distributed.size()
+            setting = self.eps, self.momentum, dist.group.WORLD, distributed.world_size()
             return SyncBatchNorm.apply(x, self.weight, self.bias, *running, *setting)
         # torch's own refuses CPUs. In two passes, because a difference of large sums has few digits.
         wide, axes = at_least_float32(x), (0, 2, 3)
         count = wide.new_tensor([x[:, 0].numel()])
-        *_, total = sums = distributed.AddUp.apply(torch.cat([wide.sum(axes), count]))
+        *_, total = sums = distributed.AllReduceSum.apply(torch.cat([wide.sum(axes), count]))
         centred = wide - (sums[:-1] / total).view(1, -1, 1, 1)
-        variance = distributed.AddUp.apply(centred.square().sum(axes)) / total
+        variance = distributed.AllReduceSum.apply(centred.square().sum(axes)) / total
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None
             self.running_mean.lerp_((sums[:-1] / total).to(self.running_mean), self.momentum)

@@ -48,7 +48,7 @@ def choose_convolutions(options: CommandOptions) -> None:
 
 def obstacle_to_capture(options: TrainOptions) -> str:
     """Return which training steps these are, if such cannot be captured in a CUDA graph, or an empty text."""
-    if distributed.size() > 1:
+    if distributed.world_size() > 1:
         return "the steps of several processes"
     return "steps with --checkpointing" if options.optimization.checkpointing else ""
 

@@ -80,12 +80,12 @@ class ImagePool:
 
     def complete(self) -> None:
         """Give every process the images of all positions, of which each has dealt with its own."""
-        if distributed.size() == 1 or self.images is None:
+        if distributed.world_size() == 1 or self.images is None:
             return
-        mine = distributed.bounds(len(self.filled), distributed.size(), distributed.rank())
+        mine = distributed.rank_slice(len(self.filled), distributed.world_size(), distributed.rank())
         own = self.images[mine].clone()
         self.images.zero_()[mine] = own
-        distributed.add_up([self.images])
+        distributed.all_reduce_sum([self.images])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images and how many there are."""

@@ -27,9 +27,9 @@ class MeanGrams:
         """
         number = torch.full_like(self.count, len(next(iter(grams.values()))))
         means = {layer: found.mean(0, keepdim=True) for layer, found in grams.items()}
-        if distributed.is_spread():
+        if distributed.is_data_parallel():
             means = {layer: mean * number for layer, mean in means.items()}
-            distributed.add_up([*means.values(), number])
+            distributed.all_reduce_sum([*means.values(), number])
             means = {layer: mean / number for layer, mean in means.items()}
         self.count += number
         for layer, mean in means.items():

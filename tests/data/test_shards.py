@@ -16,7 +16,7 @@ from data.base_dataset import BaseDataset
 from tests.support.environment import Command
 from tests.support.shards import dataset, pack
 from util.errors import UserError
-from util.shards import Member, expand
+from util.shards import Member, expand_braces
 
 MODES = [mode for mode in DATASETS.names() if mode != "latent"]
 
@@ -116,12 +116,12 @@ def test_some_of_the_shards(data: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_braces() -> None:
-    assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
-    assert expand("{9..10}") == ["9", "10"]
-    assert expand("t{A,B}-{0..1}") == ["tA-0", "tA-1", "tB-0", "tB-1"]
+    assert expand_braces("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expand_braces("{9..10}") == ["9", "10"]
+    assert expand_braces("t{A,B}-{0..1}") == ["tA-0", "tA-1", "tB-0", "tB-1"]
     for wrong in ("{1..a}", "{3..1}", "{1", "{}", "{{1..2},3}"):
         with pytest.raises(UserError, match="braces hold"):
-            expand(wrong)
+            expand_braces(wrong)
 
 
 def test_shards_that_do_not_belong_to_their_index(data: dict[str, Path], tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from tests.support.environment import Command
-from util.architecture import flags_of
+from util.architecture import infer_flags
 from util.batch import Batch
 from util.errors import UserError
 from util.seeding import numpy_rng
@@ -101,7 +101,7 @@ def test_the_projection_is_the_inner_product_with_the_classs_vector() -> None:
 
 def test_its_weights_are_not_taken_for_a_patch_discriminators() -> None:
     for net in (DcganGenerator(28, 5, 1, 2, "batch"), DcganDiscriminator(28, 1, 2, "batch")):
-        assert flags_of(net.state_dict()) == {}
+        assert infer_flags(net.state_dict()) == {}
 
 
 def test_noise_of_unit_length_stays_so_on_the_way() -> None:

@@ -66,13 +66,13 @@ def test_parts_have_their_samples_and_their_share_of_the_draws() -> None:
     draws = {"weight": torch.tensor(3.0), "z": torch.arange(10).view(5, 2)}
     images, names = torch.rand(5, 3, 4, 4), list("abcde")
     batch = Batch(images, None, names, [], torch.arange(5), torch.arange(5), draws)
-    parts = list(batch.parts(2, 1))
+    parts = list(batch.micro_batches(2, 1))
     assert [len(part) for part in parts] == [1, 2, 2]
     assert [path for part in parts for path in part.paths_A] == names
     assert torch.equal(torch.cat([part.A for part in parts]), images)
     assert torch.equal(torch.cat([part.draws["z"] for part in parts]), draws["z"])
     assert all(part.draws["weight"] == 3 and part.B is None for part in parts)
-    assert [len(part) for part in batch.parts(5, 1)] == [5]
+    assert [len(part) for part in batch.micro_batches(5, 1)] == [5]
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -105,7 +105,7 @@ def test_every_model_trains_in_parts_and_resumes_to_the_bit(
 ) -> None:
     flags = ["--clip_grad", "1", "--ema_decay", "0.9"]
     model, (batch, *_) = in_parts(name, data, 2, *flags)
-    batches = [four(batch), batch.samples(slice(0, 3)), four(batch)]
+    batches = [four(batch), batch.select(slice(0, 3)), four(batch)]
     before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in model.nets.items()}
     losses, visuals = model.step(batches[0], watching=True)
     assert all(math.isfinite(value.item()) and value.dim() == 0 for value in losses.values())

@@ -36,12 +36,12 @@ def train(argv: list[str], steps: int) -> dict[str, object]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    distributed.join(CPU)
+    distributed.init_process_group(CPU)
     for job in json.loads(Path(sys.argv[1]).read_text()):
         found = train(job["argv"], job["steps"])
         if distributed.rank() == 0:
             torch.save(found, job["out"])
-    distributed.leave()
+    distributed.shutdown()
 
 
 if __name__ == "__main__":

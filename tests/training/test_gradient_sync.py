@@ -17,7 +17,7 @@ class Doubled:
         self.tensors = tensors
         Doubled.sent.append([tensor.clone() for tensor in tensors])
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         for tensor in self.tensors:
             tensor *= 2
 
@@ -26,8 +26,8 @@ class Doubled:
 def layers(monkeypatch: pytest.MonkeyPatch) -> nn.Sequential:
     """Four layers, a message each."""
     Doubled.sent = []
-    monkeypatch.setattr(distributed, "Sum", Doubled)
-    monkeypatch.setattr(distributed, "MESSAGE_BYTES", 4 * 3 * 3)
+    monkeypatch.setattr(distributed, "AsyncAllReduce", Doubled)
+    monkeypatch.setattr(distributed, "BUCKET_BYTES", 4 * 3 * 3)
     return nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(4)))
 
 

@@ -19,7 +19,7 @@ from tests.support.environment import ONE_THREAD, ROOT
 from tests.support.models import arguments
 from tests.support.rank_worker import train
 from util import distributed
-from util.device import processes_wanted
+from util.device import processes_to_launch
 from util.errors import UserError
 from util.metrics import __main__ as compare_folders
 
@@ -163,7 +163,7 @@ def measured_are_those_of_the_files(gallery: Path, out: Path) -> None:
     suffixes = ["--suffix_a=_fake_B", "--suffix_b=_real_B", "--gpu_ids=-1"]
     assert compare_folders.main([*[str(gallery / "images")] * 2, *suffixes, f"--out={out}"]) == 0
     ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (gallery, out))
-    assert ours.keys() == {"images", "mean", "reference", "protocol", "left_out"}
+    assert ours.keys() == {"pictures", "mean", "reference", "protocol", "left_out"}
     assert [row["name"] for row in ours["pictures"]] == ["0001", "0002", "0003"]
     assert ours["mean"].keys() == {"psnr", "ssim", "l1"} == ours["protocol"].keys()
     for metric, mean in ours["mean"].items():
@@ -233,7 +233,7 @@ def test_several_gpus_start_a_process_each(
         "sys.exit(int(sys.argv[1]))\n"
     )
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert [processes_wanted(ids) for ids in ("-1", "0", "0,1", "2,0,1")] == [1, 1, 2, 3]
+    assert [processes_to_launch(ids) for ids in ("-1", "0", "0,1", "2,0,1")] == [1, 1, 2, 3]
     for status in (0, 75, 2):
         assert distributed.launch(2, str(script), [str(status)]) == status
     with pytest.raises(UserError, match="ended with status 3"):

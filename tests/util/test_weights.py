@@ -13,7 +13,7 @@ from models.layers.blocks import normalise_spectrum
 from models.layers.norms import BatchNorm2d
 from models.networks import PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator
 from training.checkpoint import save_checkpoint
-from util.architecture import flags_of
+from util.architecture import infer_flags
 from util.errors import UserError
 from util.weights import find_initial_weights, initialise_from, load_into, load_weights
 
@@ -149,13 +149,13 @@ CHANNELS = {"input_nc": "3", "output_nc": "1"}
     ],
 )
 def test_the_flags_can_be_read_off_weights(made: nn.Module, flags: dict[str, str]) -> None:
-    assert flags_of(made.state_dict()).items() >= (flags | {"spectral_norm": "none"}).items()
+    assert infer_flags(made.state_dict()).items() >= (flags | {"spectral_norm": "none"}).items()
     normalise_spectrum(made)
-    assert flags_of(made.state_dict()).items() >= (flags | {"spectral_norm": "on"}).items()
+    assert infer_flags(made.state_dict()).items() >= (flags | {"spectral_norm": "on"}).items()
 
 
 def test_other_networks_have_no_flags() -> None:
-    assert flags_of(net().state_dict()) == {}
+    assert infer_flags(net().state_dict()) == {}
 
 
 def test_the_message_says_which_flags_to_change() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from util.errors import UserError
-from util.files import NO_ROOM
+from util.files import DISK_FULL_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -215,7 +215,7 @@ class Logger:
         try:
             self.sinks.append(make())
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
                 raise
             log.warning("--log %s: %s: %s; training goes on without it", name, type(error).__name__, error)
 
@@ -233,7 +233,7 @@ class Logger:
             try:
                 act(sink)
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in NO_ROOM:
+                if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
                     raise  # a log with a gap is worse than a run that has to go on later
                 log.warning(
                     "%s failed (%s: %s); going on without it",
