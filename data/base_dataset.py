@@ -60,6 +60,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
 
     Options: ClassVar[type] = NoOptions
     defaults: ClassVar[Mapping[str, object]] = {}
+    fixed: ClassVar[Mapping[str, object]] = {}
     paired: ClassVar[bool] = False
 
     def __init__(self, transform: Transform, seed: int):

@@ -74,6 +74,10 @@ class BaseModel(ABC):
     defaults: ClassVar[Mapping[str, object]] = {}
     test_defaults: ClassVar[Mapping[str, object]] = {}
     """Defaults that only test.py changes."""
+    fixed: ClassVar[Mapping[str, object]] = {}
+    """Flags of which only one value is supported: the value, or `Fixed` with the reason."""
+    example_flags: ClassVar[tuple[str, ...]] = ()
+    """Flags that tests of every model pass: what it needs to run without a network connection."""
     architecture: ClassVar[tuple[str, ...]] = ()
     """Flags that decide this model's architecture beyond those that decide every model's."""
     watched_losses: tuple[str, ...] = ()

@@ -52,6 +52,7 @@ class DcganModel(BaseModel):
         "gan_mode": "vanilla",
         "pool_size": 0,
     }
+    example_flags = ("--netG", "resnet_9blocks")
     test_defaults: ClassVar[Mapping[str, object]] = {"dataset_mode": "latent"}
     architecture = ("crop_size",)
     watched_losses = ("G_GAN",)

@@ -110,6 +110,7 @@ class MemoryColorizationModel(BaseModel):
         "gan_mode": "vanilla",
         "pool_size": 0,
     }
+    example_flags = ("--resnet_weights", "random")
     watched_losses = ("G_L1",)
 
     def __init__(

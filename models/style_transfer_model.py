@@ -124,6 +124,7 @@ class StyleTransferModel(BaseModel):
         "gan_mode": "vanilla",
         "pool_size": 0,
     }
+    example_flags = ("--vgg_weights", "random", "--style_mode", "set")
     watched_losses = ("G_content", "G_style")
 
     def __init__(

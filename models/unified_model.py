@@ -98,6 +98,7 @@ class UnifiedModel(BaseModel):
         "gan_mode": "vanilla",
         "pool_size": 0,
     }
+    example_flags = ("--vgg_weights", "random", "--netG", "resnet_9blocks")
 
     def __init__(
         self,

@@ -4,14 +4,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 
-from options.option import option
+from options.option import Group, option
 from util.errors import UserError
 from util.metrics.features import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
 from util.metrics.measure import DEFAULT_METRICS, HIGHER_IS_BETTER, SET_METRICS, parse_names
+from util.registry import label
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +31,22 @@ class RunOptions:
         " folder/train-{000000..000009}.tar, http://host/shards, pipe:command (see overview.md)",
     )
     name: str = option(
-        "experiment_name", "name of the experiment: its folder below checkpoints_dir and results_dir"
+        "experiment_name",
+        "name of the experiment: its folder below checkpoints_dir and results_dir",
+        cosmetic=True,
     )
     suffix: str = option(
-        "", "added to the name after _, flags in braces filled in: {model}_{netG}_size{load_size}"
+        "",
+        "added to the name after _, flags in braces filled in: {model}_{netG}_size{load_size}",
+        cosmetic=True,
     )
-    checkpoints_dir: str = option("./checkpoints", "where models, logs and the training page are saved")
-    model: str = option("cycle_gan", "which model: a name of models/<name>_model.py")
-    gpu_ids: str = option("0", "which GPU: 0 or 1; -1 is the CPU")
+    checkpoints_dir: str = option(
+        "./checkpoints", "where models, logs and the training page are saved", cosmetic=True
+    )
+    model: str = option(
+        "cycle_gan", "which model: the name of a models/<name>_model.py, or the path of such a file elsewhere"
+    )
+    gpu_ids: str = option("0", "which GPU: 0 or 1; -1 is the CPU", cosmetic=True)
     epoch: str = option("latest", "which checkpoint to load: latest or a number of an epoch")
     load_iter: int = option(
         0, "load the checkpoint iter_N instead (see --save_by_iter); 0 loads --epoch", minimum=0
@@ -52,8 +61,10 @@ class RunOptions:
     deterministic: bool = option(
         False, "use only algorithms that compute the same bits every time; slower on a GPU"
     )
-    config: str = option("", "a *_opt.json file with values for flags; the command line overrides it")
-    verbose: bool = option(False, "print the networks layer by layer")
+    config: str = option(
+        "", "a *_opt.json file with values for flags; the command line overrides it", cosmetic=True
+    )
+    verbose: bool = option(False, "print the networks layer by layer", cosmetic=True)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -155,13 +166,19 @@ class DataOptions:
     """Which images, and how they are prepared."""
 
     phase: str = option("train", "which part of the data set: train, val, test, ...")
-    dataset_mode: str = option("unaligned", "which data set: a name of data/<name>_dataset.py")
+    dataset_mode: str = option(
+        "unaligned",
+        "which data set: the name of a data/<name>_dataset.py, or the path of such a file elsewhere",
+    )
     direction: str = option(
         "AtoB", "which side is translated into which", choices=("AtoB", "BtoA"), architecture=True
     )
     batch_size: int = option(1, "images in a batch", minimum=1)
     num_threads: int = option(
-        4, "worker processes that read images, by default at most one a CPU core; 0: none", minimum=0
+        4,
+        "worker processes that read images, by default at most one a CPU core; 0: none",
+        minimum=0,
+        cosmetic=True,
     )
     serial_batches: bool = option(False, "take images in order instead of shuffling them")
     max_dataset_size: int | None = option(None, "use only the first N images", minimum=1)
@@ -178,6 +195,7 @@ class DataOptions:
         " that later runs and others on this machine use too",
         choices=("none", "ram", "disk"),
         phase="train",
+        cosmetic=True,
     )
     cache_limit: float = option(
         4.0,
@@ -186,12 +204,14 @@ class DataOptions:
         above=0,
         phase="train",
         needs=("cache", ("ram", "disk")),
+        cosmetic=True,
     )
     cache_dir: str = option(
         "./cache/",
         "the folder of the cache's file, on a disk of this machine",
         phase="train",
         needs=("cache", ("disk",)),
+        cosmetic=True,
     )
     bad_images: str = option(
         "skip",
@@ -221,10 +241,13 @@ class MetricOptions:
         DEFAULT_METRICS,
         f"what is measured, some of {', '.join(HIGHER_IS_BETTER)}, with commas, or none; lpips, fid and kid"
         " need requirements-metrics.txt; fid and kid need no pairs",
+        cosmetic=True,
     )
-    lpips_weights: str = option(DOWNLOAD, f"the network of lpips: download, or the path of {ALEXNET_FILE}")
+    lpips_weights: str = option(
+        DOWNLOAD, f"the network of lpips: download, or the path of {ALEXNET_FILE}", cosmetic=True
+    )
     inception_weights: str = option(
-        DOWNLOAD, f"the network of fid and kid: download, or the path of {INCEPTION_FILE}"
+        DOWNLOAD, f"the network of fid and kid: download, or the path of {INCEPTION_FILE}", cosmetic=True
     )
 
     def __post_init__(self) -> None:
@@ -243,9 +266,11 @@ class MetricOptions:
 class DisplayOptions:
     """How results are shown."""
 
-    display_winsize: int = option(256, "width of an image on a page, in pixels", minimum=16)
-    use_wandb: bool = option(False, "log to Weights & Biases, as --log wandb does (in training)")
-    wandb_project_name: str = option("CycleGAN-and-pix2pix", "the project's name there")
+    display_winsize: int = option(256, "width of an image on a page, in pixels", minimum=16, cosmetic=True)
+    use_wandb: bool = option(
+        False, "log to Weights & Biases, as --log wandb does (in training)", cosmetic=True
+    )
+    wandb_project_name: str = option("CycleGAN-and-pix2pix", "the project's name there", cosmetic=True)
 
 
 @dataclass(frozen=True)
@@ -272,6 +297,12 @@ class CommandOptions:
     explicit: frozenset[str]
     defaults: Mapping[str, object]
 
+    @classmethod
+    def groups(cls) -> dict[str, type[Group]]:
+        """Return the groups that every model and data set has, by attribute name."""
+        hints, others = get_type_hints(cls), ("model", "dataset", "explicit", "defaults")
+        return {item.name: hints[item.name] for item in fields(cls) if item.name not in others}
+
     @property
     def run_name(self) -> str:
         """The experiment's name with its suffix."""
@@ -292,13 +323,14 @@ class CommandOptions:
 
 
 def run_name(values: Mapping[str, object]) -> str:
-    """Return the experiment's name with its suffix, whose braces are filled in from the flags' `values`.
+    """Return the experiment's name with its suffix, with the flags' `values` in place of braces.
 
     Raises:
-        UserError: the suffix names a flag that does not exist.
+        UserError: The suffix names a flag that does not exist.
     """
+    short = {name: label(str(values[name])) for name in ("model", "dataset_mode") if name in values}
     try:
-        suffix = str(values["suffix"]).format(**values)
+        suffix = str(values["suffix"]).format(**{**values, **short})
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"--suffix {values['suffix']}: {error} is not a flag of this command") from None
     return f"{values['name']}_{suffix}" if suffix else str(values["name"])

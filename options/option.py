@@ -1,6 +1,6 @@
 """`option()`: a dataclass field that is a command-line flag."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from math import isfinite
 from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
@@ -11,7 +11,7 @@ TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
 class Group(Protocol):
-    """A dataclass whose fields were made by `option`."""
+    """A dataclass whose fields are made by `option`."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -26,7 +26,7 @@ class SameAs:
     flag: str
 
     def value(self, values: Mapping[str, Any]) -> Any:
-        """Return the default, given all flags' values."""
+        """Return the default, given the values of all flags."""
         return values[self.flag]
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class SameAs:
 
 @dataclass(frozen=True)
 class Unless:
-    """A default that is another one where a flag has one of some values."""
+    """A default that is `then` where `flag` has one of the `special` values."""
 
     default: Any
     flag: str
@@ -43,11 +43,19 @@ class Unless:
     then: Any
 
     def value(self, values: Mapping[str, Any]) -> Any:
-        """Return the default, given all flags' values."""
+        """Return the default, given the values of all flags."""
         return self.then if values[self.flag] in self.special else self.default
 
     def __str__(self) -> str:
         return f"{self.default}, with --{self.flag} {' or '.join(self.special)} {self.then}"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The only value of a flag that a model or data set supports, with the reason."""
+
+    value: object
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,11 @@ class Flag:
 
     Attributes:
         type: str, int, float or bool; with `optional` also None, written ``inf`` (no limit).
-        default: its value when nobody gives one; `dataclasses.MISSING` if somebody must.
-        phase: the only command that has it, ``train`` or ``test``; None for both.
-        needs: (flag, values): without one of these values this flag has no effect.
-        architecture: whether test.py takes it from the checkpoint's options.
+        default: the value unless one is given; `dataclasses.MISSING` if the flag is required.
+        phase: the only command that has the flag, ``train`` or ``test``; None for both.
+        needs: (flag, values): the flag has no effect unless the other flag has one of these values.
+        architecture: whether test.py reads the value from the checkpoint's options.
+        cosmetic: whether the flag leaves what a run learns unchanged.
     """
 
     name: str
@@ -74,15 +83,16 @@ class Flag:
     phase: str | None = None
     needs: tuple[str, tuple[str, ...]] | None = None
     architecture: bool = False
+    cosmetic: bool = False
 
     def convert(self, value: object, source: str = "") -> Any:
-        """Return `value`, a text or a JSON value, as this flag's type.
+        """Return `value`, a string or a JSON value, as this flag's type.
 
         Args:
-            source: the file that the value comes from, for the message.
+            source: the file that the value comes from, for the error message.
 
         Raises:
-            UserError: the value does not have the type, is not offered or is out of range.
+            UserError: The value has the wrong type, is not a choice, or is out of range.
         """
         where = f"{source}: " if source else ""
         if self.optional and (value is None or str(value) == "inf"):
@@ -114,7 +124,7 @@ class Flag:
         return text.lower() in TRUE
 
     def _expected(self) -> str:
-        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[self.type]
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[self.type]
         if self.minimum is not None:
             kind += f" not below {self.minimum:g}"
         if self.above is not None:
@@ -126,11 +136,11 @@ class Flag:
 
 @dataclass(frozen=True)
 class NoOptions:
-    """The group of a model or a data set without flags of its own."""
+    """The options of a model or data set without flags of its own."""
 
 
 def option(default: Any, help: str, **rules: Any) -> Any:
-    """Return a dataclass field that is a flag; `rules` are `Flag`'s attributes of the same names."""
+    """Return a dataclass field that is a flag; `rules` are attributes of `Flag`."""
     return field(default=default, kw_only=True, metadata={"help": help, **rules})
 
 
@@ -145,5 +155,10 @@ def flags_of(group: type[Group]) -> dict[str, Flag]:
 
 
 def build(group: type[G], values: Mapping[str, object]) -> G:
-    """Return the group with those of `values` that are its own."""
+    """Return the group with its own entries of `values`."""
     return group(**{item.name: values[item.name] for item in fields(group) if item.name in values})
+
+
+def cosmetic_flags(groups: Iterable[type[Group]]) -> frozenset[str]:
+    """Return the names of the flags in `groups` that leave what a run learns unchanged."""
+    return frozenset(flag.name for group in groups for flag in flags_of(group).values() if flag.cosmetic)

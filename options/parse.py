@@ -1,16 +1,16 @@
-"""From the command line to frozen options, once; and the files that record them."""
+"""From the command line to frozen options, and the files that record them."""
 
 import argparse
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeVar
 
 from options.base_options import CommandOptions, attention_fractions, run_name
-from options.option import Flag, Group, SameAs, Unless, build, flags_of
+from options.option import Fixed, Flag, Group, SameAs, Unless, build, flags_of
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.errors import Parser, UserError, did_you_mean
@@ -25,14 +25,26 @@ P = TypeVar("P", bound=CommandOptions)
 
 
 class Configurable(Protocol):
-    """A model or data set: a class with flags of its own and changed defaults for others."""
+    """A model or data set class.
+
+    Attributes:
+        Options: its own flags.
+        defaults: other flags' defaults that it changes.
+        fixed: other flags of which it supports only one value: the value, or `Fixed` with the reason.
+    """
 
     Options: type[Group]
     defaults: Mapping[str, object]
+    fixed: Mapping[str, object]
 
 
 class ConfigurableModel(Configurable, Protocol):
-    """A model: defaults that only test.py changes, and further flags that decide its architecture."""
+    """A model class.
+
+    Attributes:
+        test_defaults: defaults that it changes for test.py only.
+        architecture: flags, beyond those of every model, that test.py reads from the checkpoint's options.
+    """
 
     test_defaults: Mapping[str, object]
     architecture: tuple[str, ...]
@@ -41,7 +53,7 @@ class ConfigurableModel(Configurable, Protocol):
 def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Registry[Any]) -> P:
     """Return the frozen options of one command.
 
-    Precedence: default < model < model in testing < data set < ``--config`` < checkpoint (test: the
+    Precedence: default < model < model in testing < data set < ``--config`` < checkpoint (test.py: the
     architecture) < command line.
 
     Args:
@@ -49,25 +61,35 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
         argv: the command line without the program's name.
 
     Raises:
-        UserError: an unknown flag or value, or values that do not go together.
+        UserError: A flag or value is unknown, or values exclude each other.
     """
     config, model, dataset = _peek(kind, argv, models, datasets)
     groups = _groups(kind, model, dataset)
     flags = _flags(kind, groups)
     defaults = _defaults(kind, flags, model, dataset)
     other = _other(kind)
-    others = _flags(other, _groups(other, model, dataset))
-    defaults.update(_from_config(config, flags, others, other.COMMAND))
+    other_flags = _flags(other, _groups(other, model, dataset))
+    defaults.update(_from_config(config, flags, other_flags, other.COMMAND))
 
-    offered = {"model": models.names(), "dataset_mode": datasets.names()}
-    given = _command_line(kind.COMMAND, argv, groups, flags, defaults, offered)
+    choices = {"model": models.names(), "dataset_mode": datasets.names()}
+    fixed = list(_fixed(model, dataset))
+    notes = {flag: f"{owner} supports only {_argument(only.value)}" for owner, flag, only in fixed}
+    given = _command_line(kind.COMMAND, argv, groups, flags, defaults, choices, notes)
     if kind is TestOptions:
         defaults.update(_architecture(flags, model.architecture, _resolve({**defaults, **given})))
     values = _resolve({**defaults, **given})
     for name, value in values.items():
         if value is MISSING:
             raise UserError(f"--{name} is required: {flags[name].help}")
+    values["model"] = models.canonical(values["model"])
+    values["dataset_mode"] = datasets.canonical(values["dataset_mode"])
     values["attention"] = attention_fractions(values["attention"], values["crop_size"])
+    for owner, flag, only in fixed:
+        if flag in values and values[flag] != only.value:
+            raise UserError(
+                f"--{flag} {_argument(values[flag])}: {owner} supports only --{flag} {_argument(only.value)}"
+                + (f" ({only.reason})" if only.reason else "")
+            )
     _warn_without_effect(flags, values, given)
     return _built(kind, groups, values, frozenset(given), _resolve(defaults))
 
@@ -75,9 +97,9 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
 def as_test_options(
     options: TrainOptions, models: Registry[Any], datasets: Registry[Any], changes: Values
 ) -> TestOptions:
-    """Return the options with which test.py would measure the model that is being trained.
+    """Return the options with which test.py would test the model that is being trained.
 
-    They are the training's where both commands mean the same by a flag, except for `changes`.
+    Flags with the same meaning in both commands keep their training values, except for `changes`.
     """
     model = models.get(options.run.model)
     same = _meant_here(TestOptions, options.values(), model)
@@ -92,7 +114,7 @@ def as_test_options(
 
 
 def save(options: CommandOptions) -> None:
-    """Write ``<command>_opt.txt``, in the peer's form, and ``<command>_opt.json`` into the run's folder."""
+    """Write ``<command>_opt.txt``, in the peer's format, and ``<command>_opt.json`` to the run's folder."""
     folder, values = options.run_folder, options.values()
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["----------------- Options ---------------"]
@@ -106,15 +128,21 @@ def save(options: CommandOptions) -> None:
 
 
 def read_opt_txt(text: str) -> dict[str, str]:
-    """Return the values in an option file of the peer's form, as texts."""
+    """Return the values in an options file in the peer's format, as strings."""
     entry = re.compile(r"^ *(\w+): (.*?) *(?:\t\[default: .*\])?$", re.MULTILINE)
     return {match[1]: match[2] for match in entry.finditer(text)}
 
 
 def _text(value: object) -> str:
+    """Return a value as options files and --help show it."""
     if value is MISSING:
         return "none, it is required"
     return "inf" if value is None else str(value)
+
+
+def _argument(value: object) -> str:
+    """Return a value as it is written on the command line."""
+    return str(value).lower() if isinstance(value, bool) else _text(value)
 
 
 def _peek(
@@ -122,7 +150,7 @@ def _peek(
 ) -> tuple[Values, type[ConfigurableModel], type[Configurable]]:
     """Return the config file's values, the model class and the data set class, before the real parsing.
 
-    Of a config file by the other command, what has another meaning here is left out.
+    From a config file of the other command, flags that mean something else here are left out.
     """
     peeker = Parser(add_help=False, allow_abbrev=False)
     for name in ("config", "model", "dataset_mode"):
@@ -130,9 +158,9 @@ def _peek(
     peek, _ = peeker.parse_known_args(argv)
     config = _read_json(Path(peek.config)) if peek.config else {}
 
-    hints = get_type_hints(kind)
+    shared = kind.groups()
     defaults = {
-        flag.name: flag.default for group in ("run", "data") for flag in flags_of(hints[group]).values()
+        flag.name: flag.default for group in ("run", "data") for flag in flags_of(shared[group]).values()
     }
     model = models.get(str(peek.model or config.get("model") or {**defaults, **kind.DEFAULTS}["model"]))
     config = _meant_here(kind, config, model)
@@ -148,9 +176,19 @@ def _defaults(
     dataset: type[Configurable],
 ) -> Values:
     defaults: Values = {name: flag.default for name, flag in flags.items()}
-    for layer in (kind.DEFAULTS, _model_defaults(kind, model), dataset.defaults):
+    fixed = {flag: only.value for _, flag, only in _fixed(model, dataset)}
+    for layer in (kind.DEFAULTS, _model_defaults(kind, model), dataset.defaults, fixed):
         defaults.update({name: value for name, value in layer.items() if name in flags})
     return defaults
+
+
+def _fixed(model: type[Configurable], dataset: type[Configurable]) -> Iterator[tuple[str, str, Fixed]]:
+    """Yield (owner, flag, value) for every flag of which the model or the data set supports one value."""
+    name, mode = (each.__module__.rpartition(".")[2] for each in (model, dataset))
+    owners = {name.removesuffix("_model"): model, f"--dataset_mode {mode.removesuffix('_dataset')}": dataset}
+    for owner, each in owners.items():
+        for flag, value in each.fixed.items():
+            yield owner, flag, value if isinstance(value, Fixed) else Fixed(value)
 
 
 def _built(kind: type[P], groups: Groups, values: Values, explicit: frozenset[str], defaults: Values) -> P:
@@ -163,8 +201,8 @@ def _model_defaults(kind: type[CommandOptions], model: type[ConfigurableModel]) 
 
 
 def _meant_here(kind: type[CommandOptions], config: Values, model: type[ConfigurableModel]) -> Values:
-    """Return the config file's values; of a file by the other command, those with one meaning."""
-    # Which data set it is may be among the rest: the model's flags in its place tell enough.
+    """Return the config file's values; from a file of the other command, only those with the same meaning."""
+    # The data set is not known yet: the model's own flags, in place of its flags, tell the files apart.
     mine, others = (_flags(each, _groups(each, model, model)) for each in (kind, _other(kind)))
     if not config.keys() & (others.keys() - mine.keys()):
         return config
@@ -187,23 +225,21 @@ def _read_json(path: Path) -> Values:
 
 
 def _groups(kind: type[CommandOptions], model: type[Configurable], dataset: type[Configurable]) -> Groups:
-    hints = get_type_hints(kind)
-    own: Groups = {"model": model.Options, "dataset": dataset.Options}
-    names = [item.name for item in fields(kind) if item.name not in ("explicit", "defaults")]
-    return {name: own.get(name) or hints[name] for name in names}
+    groups: Groups = {**kind.groups(), "model": model.Options, "dataset": dataset.Options}
+    return {item.name: groups[item.name] for item in fields(kind) if item.name in groups}
 
 
 def _flags(kind: type[CommandOptions], groups: Groups) -> dict[str, Flag]:
-    every = (flag for group in groups.values() for flag in flags_of(group).values())
-    return {flag.name: flag for flag in every if flag.phase in (None, kind.COMMAND)}
+    flags = (flag for group in groups.values() for flag in flags_of(group).values())
+    return {flag.name: flag for flag in flags if flag.phase in (None, kind.COMMAND)}
 
 
 def _from_config(
-    config: Values, flags: Mapping[str, Flag], others: Mapping[str, Flag], command: str
+    config: Values, flags: Mapping[str, Flag], other_flags: Mapping[str, Flag], command: str
 ) -> Values:
-    """Return the config file's values, converted; of a file by the other command, those that both have."""
-    if config.keys() & (others.keys() - flags.keys()):
-        log.info("The --config file is %s.py's: what has another meaning here is left out.", command)
+    """Return the config file's values, converted; from a file of the other command, only shared flags."""
+    if config.keys() & (other_flags.keys() - flags.keys()):
+        log.info("The --config file is from %s.py: flags with another meaning here are ignored.", command)
         config = {name: value for name, value in config.items() if name in flags}
     for name in config:
         if name not in flags:
@@ -217,31 +253,39 @@ def _command_line(
     groups: Groups,
     flags: Mapping[str, Flag],
     defaults: Values,
-    offered: Mapping[str, Sequence[str]],
+    choices: Mapping[str, Sequence[str]],
+    notes: Mapping[str, str],
 ) -> Values:
-    """Return the values that the command line gives; print the help and exit if it asks for it."""
+    """Return the values given on the command line; for ``--help``, print the help and exit.
+
+    Args:
+        choices, notes: what --help says of flags, by name, beyond their own choices and rules.
+    """
     parser = Parser(prog=f"{command}.py", allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for group_name, group in groups.items():
         section = parser.add_argument_group(group_name, (group.__doc__ or "").split("\n")[0])
         for flag in (flags[name] for name in flags_of(group) if name in flags):
             switch = flag.type is bool
+            offered, note = flag.choices or choices.get(flag.name, ()), notes.get(flag.name, "")
             section.add_argument(
                 f"--{flag.name}",
                 metavar="true|false" if switch else flag.type.__name__.upper(),
                 nargs="?" if switch else None,
                 const="true" if switch else None,
-                help=_help(flag, flag.choices or offered.get(flag.name, ()), defaults[flag.name]),
+                help=_help(flag, offered, note, defaults[flag.name]),
             )
-    found, unknown = parser.parse_known_args(argv)
+    parsed, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(_unknown(unknown[0], flags))
-    return {name: flags[name].convert(value) for name, value in vars(found).items()}
+    return {name: flags[name].convert(value) for name, value in vars(parsed).items()}
 
 
-def _help(flag: Flag, choices: Sequence[str], default: object) -> str:
+def _help(flag: Flag, choices: Sequence[str], note: str, default: object) -> str:
     parts = [f"one of {', '.join(choices)}"] if choices else []
     if flag.needs:
         parts.append(f"only with --{flag.needs[0]} {' or '.join(flag.needs[1])}")
+    if note:
+        parts.append(note)
     parts.append(f"default: {_text(default) or 'none'}")
     return f"{flag.help} ({'; '.join(parts)})".replace("%", "%%")
 
@@ -255,21 +299,21 @@ def _unknown(word: str, flags: Mapping[str, Flag]) -> str:
 
 
 def _architecture(flags: Mapping[str, Flag], further: Sequence[str], values: Values) -> Values:
-    """Return what the checkpoint's options say of the architecture, and of `further` flags."""
+    """Return the values of architecture flags, and of `further` flags, in the checkpoint's options."""
     folder = Path(values["checkpoints_dir"]) / run_name(values)
     text, record = folder / "train_opt.txt", folder / "train_opt.json"
     if not record.exists() and not text.exists():
         return {}
     source = record if record.exists() else text
-    found = _read_json(record) if record.exists() else read_opt_txt(text.read_text())
+    recorded = _read_json(record) if record.exists() else read_opt_txt(text.read_text())
     result = {
-        name: flag.convert(found[name], str(source))
+        name: flag.convert(recorded[name], str(source))
         for name, flag in flags.items()
-        if (flag.architecture or name in further) and name in found
+        if (flag.architecture or name in further) and name in recorded
     }
     changed = [f"{name} {value}" for name, value in result.items() if value != values[name]]
     if changed:
-        log.info("Taken from %s: %s", source, ", ".join(changed))
+        log.info("From %s: %s", source, ", ".join(changed))
     return result
 
 

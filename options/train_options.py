@@ -110,23 +110,34 @@ class LoggingOptions:
         "html",
         "where losses and images go, beside the screen, loss_log.txt and losses.jsonl: some of"
         f" {','.join(SINKS)}, with commas, or none",
+        cosmetic=True,
     )
-    print_freq: int = option(100, "images between two lines of losses", minimum=1)
+    print_freq: int = option(100, "images between two lines of losses", minimum=1, cosmetic=True)
     update_html_freq: int = option(
-        1000, "images between two updates of the samples on the training page and TensorBoard", minimum=1
+        1000,
+        "images between two updates of the samples on the training page and TensorBoard",
+        minimum=1,
+        cosmetic=True,
     )
-    html_samples: int = option(4, "how many fixed images are shown", minimum=1)
-    no_html: bool = option(False, "write no training page")
+    html_samples: int = option(4, "how many fixed images are shown", minimum=1, cosmetic=True)
+    no_html: bool = option(False, "write no training page", cosmetic=True)
     display_freq: int = option(
-        400, "images between two updates of the samples in visdom and Weights & Biases", minimum=1
+        400,
+        "images between two updates of the samples in visdom and Weights & Biases",
+        minimum=1,
+        cosmetic=True,
     )
-    display_ncols: int = option(4, "images in a row of the visdom display; 0: a window each", minimum=0)
+    display_ncols: int = option(
+        4, "images in a row of the visdom display; 0: a window each", minimum=0, cosmetic=True
+    )
     display_id: int = option(
-        0, "number of the first visdom window; above 0 it asks for visdom, as --log visdom does with 1"
+        0,
+        "number of the first visdom window; above 0 it asks for visdom, as --log visdom does with 1",
+        cosmetic=True,
     )
-    display_server: str = option("http://localhost", "visdom server")
-    display_env: str = option("main", "visdom environment")
-    display_port: int = option(8097, "visdom port", minimum=1)
+    display_server: str = option("http://localhost", "visdom server", cosmetic=True)
+    display_env: str = option("main", "visdom environment", cosmetic=True)
+    display_port: int = option(8097, "visdom port", minimum=1, cosmetic=True)
 
     def __post_init__(self) -> None:
         for name in self.listed:
@@ -146,12 +157,13 @@ class LoggingOptions:
 class ValidationOptions:
     """What is measured during training on images that are not trained on; --metrics says what."""
 
-    val_freq: int = option(0, "epochs between two validations; 0: none", minimum=0)
-    val_phase: str = option("val", "the part of the data set that they measure on")
-    val_size: int | None = option(None, "measure on its first N images only", minimum=1)
+    val_freq: int = option(0, "epochs between two validations; 0: none", minimum=0, cosmetic=True)
+    val_phase: str = option("val", "the part of the data set that they measure on", cosmetic=True)
+    val_size: int | None = option(None, "measure on its first N images only", minimum=1, cosmetic=True)
     best: str = option(
         "",
         "keep the model with the best value of this metric as a checkpoint named best (test.py --epoch best)",
+        cosmetic=True,
     )
     patience: int | None = option(
         None, "end training when so many validations in a row have found no better --best", minimum=1
@@ -173,18 +185,26 @@ class ValidationOptions:
 class SavingOptions:
     """When checkpoints are written, and where a run starts from."""
 
-    save_latest_freq: int = option(5000, "images between two saves of the latest state", minimum=1)
-    save_epoch_freq: int = option(5, "epochs between two checkpoints that are kept", minimum=1)
+    save_latest_freq: int = option(
+        5000, "images between two saves of the latest state", minimum=1, cosmetic=True
+    )
+    save_epoch_freq: int = option(5, "epochs between two checkpoints that are kept", minimum=1, cosmetic=True)
     save_latest_minutes: float | None = option(
         15.0,
         "minutes between two saves of the latest state, by the clock; inf: images alone count",
         above=0,
+        cosmetic=True,
     )
     keep_last: int | None = option(
-        None, "keep only the last N checkpoints of epochs, and the last N of --save_by_iter", minimum=1
+        None,
+        "keep only the last N checkpoints of epochs, and the last N of --save_by_iter",
+        minimum=1,
+        cosmetic=True,
     )
-    save_by_iter: bool = option(False, "keep the saves of --save_latest_freq too, as iter_N")
-    continue_train: bool = option(False, "go on from the last saved state (or from --epoch, --load_iter)")
+    save_by_iter: bool = option(False, "keep the saves of --save_latest_freq too, as iter_N", cosmetic=True)
+    continue_train: bool = option(
+        False, "go on from the last saved state (or from --epoch, --load_iter)", cosmetic=True
+    )
     init_from: str = option(
         "",
         "start from the weights in this folder of another run (of --epoch), or in this file; what they lack"

@@ -1,8 +1,12 @@
-"""Find a class by the name of its file, so that a new model or data set is one new file."""
+"""Find a class by the name or the path of its file, so that a new model or data set is one new file."""
 
 import importlib
+import importlib.util
 import inspect
+import os
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from util.errors import UserError, did_you_mean
@@ -11,9 +15,12 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The classes of one package: ``<package>/<name>_<kind>.py`` holds the class registered as ``<name>``.
+    """Classes by name: ``<package>/<name>_<kind>.py`` defines the class `name`. Other files go by their path.
 
-    The class is the subclass of `base` that the file defines; a file defines exactly one.
+    The class is the only subclass of `base` that the file defines.
+
+    Args:
+        flag: the flag that chooses a class, for error messages.
     """
 
     def __init__(self, package: str, kind: str, flag: str, base: type[T]):
@@ -23,30 +30,75 @@ class Registry(Generic[T]):
         self.base = base
 
     def names(self) -> list[str]:
-        """Return every registered name in alphabetical order."""
-        folder = Path(importlib.import_module(self.package).__file__ or "").parent
-        found = (path.stem.removesuffix(f"_{self.kind}") for path in folder.glob(f"*_{self.kind}.py"))
-        return sorted(name for name in found if name != "base")
+        """Return the names of the classes in the package, in alphabetical order."""
+        names = (path.stem.removesuffix(f"_{self.kind}") for path in self._folder().glob(f"*_{self.kind}.py"))
+        return sorted(name for name in names if name != "base")
+
+    def canonical(self, name: str) -> str:
+        """Return the name under which any process, in any working directory, gets the same class.
+
+        It is an absolute path for a file outside of the package.
+        """
+        if not is_path(name):
+            return name
+        path = Path(os.path.abspath(os.path.expanduser(name)))
+        if path.parent.resolve() == self._folder().resolve() and label(name) in self.names():
+            return label(name)
+        return str(path)
 
     def get(self, name: str) -> type[T]:
-        """Return the class registered as `name`.
+        """Return the class with this name, or from the file at this path.
 
         Raises:
-            UserError: no file of that name exists; the message lists what does.
+            UserError: There is no such name or file, or the file does not define exactly one such class.
         """
-        if name not in self.names():
+        name = self.canonical(name)
+        if is_path(name):
+            module = self._import_file(Path(name))
+        elif name in self.names():
+            module = importlib.import_module(f"{self.package}.{name}_{self.kind}")
+        else:
             raise UserError(
                 f"{self.flag} {name}: there is no such {self.kind}{did_you_mean(name, self.names())}"
-                f" Choices: {', '.join(self.names())}"
+                f" Choices: {', '.join(self.names())}, or the path of a file such as ./my_{self.kind}.py"
             )
-        module = importlib.import_module(f"{self.package}.{name}_{self.kind}")
-        own = [
+        classes = [
             member
             for _, member in inspect.getmembers(module, inspect.isclass)
             if issubclass(member, self.base) and member.__module__ == module.__name__
         ]
-        if len(own) != 1:
-            raise TypeError(
-                f"{module.__name__} defines {len(own)} subclasses of {self.base.__name__}, not one"
+        if len(classes) != 1:
+            raise UserError(
+                f"{self.flag} {name}: {module.__file__} defines {len(classes)} subclasses of"
+                f" {self.base.__name__}, expected one"
             )
-        return own[0]
+        return classes[0]
+
+    def _folder(self) -> Path:
+        return Path(importlib.import_module(self.package).__file__ or "").parent
+
+    def _import_file(self, path: Path) -> ModuleType:
+        """Import a file as the module that is named like it, with its folder on the import path.
+
+        So worker processes can import it too when they are spawned, and the file can import its neighbours.
+        """
+        if not path.is_file():
+            raise UserError(f"{self.flag} {path}: there is no such file")
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))  # last: its files must not replace modules of ours
+        importlib.invalidate_caches()
+        spec = None if "." in path.stem else importlib.util.find_spec(path.stem)
+        if spec is None or spec.origin is None or Path(spec.origin).resolve() != path.resolve():
+            there_is = f": Python has another module {path.stem} ({spec.origin})" if spec else ""
+            raise UserError(f"{self.flag} {path}: cannot be imported by its name{there_is}; rename the file")
+        return importlib.import_module(path.stem)
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name of a model or data set is the path of a file."""
+    return name.endswith(".py") or os.sep in name
+
+
+def label(name: str) -> str:
+    """Return the short name of a model or data set, given its name or path: ``my`` for ``./my_model.py``."""
+    return Path(name).stem.removesuffix("_model").removesuffix("_dataset") if is_path(name) else name

@@ -17,6 +17,7 @@ import torch
 
 from data import DATASETS
 from models import MODELS
+from options.option import cosmetic_flags
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -45,12 +46,14 @@ class PlannedRun:
 
     Attributes:
         values: train.py's flags as train_opt.json will have them.
+        cosmetic: the names of those that leave what is learned unchanged.
         train, test: the command lines, without the program.
         results: the folder of the gallery.
     """
 
     name: str
     values: Values
+    cosmetic: frozenset[str]
     last_epoch: int
     folder: Path
     results: Path
@@ -159,9 +162,15 @@ def _planned(
         last = f"--results_dir={Path(results_dir) / group}"
         tested = parse(TestOptions, [*checked, last], MODELS, DATASETS)
     test = [f"--config={options.run_folder / 'train_opt.json'}", *place, *test_flags, last]
-    last_epoch = options.optimization.last_epoch
     return PlannedRun(
-        name, values, last_epoch, options.run_folder, tested.results_folder, tuple(train), tuple(test)
+        name,
+        values,
+        WITHOUT_EFFECT | cosmetic_flags((type(options.model), type(options.dataset))),
+        options.optimization.last_epoch,
+        options.run_folder,
+        tested.results_folder,
+        tuple(train),
+        tuple(test),
     )
 
 
@@ -189,7 +198,7 @@ def _refuse_own(flags: Sequence[str], own: Iterable[str], where: str) -> None:
 def _refuse_equal(runs: Sequence[PlannedRun]) -> None:
     seen: dict[str, str] = {}
     for run in runs:
-        key = json.dumps({name: value for name, value in run.values.items() if name not in WITHOUT_EFFECT})
+        key = json.dumps({name: value for name, value in run.values.items() if name not in run.cosmetic})
         if key in seen:
             raise UserError(
                 f"--vary: {seen[key]} and {run.name} are the same run; leave one of the values out"
@@ -208,7 +217,7 @@ def refuse_other_runs(runs: Sequence[PlannedRun]) -> None:
         then = read_flags(run.folder)
         changed = [
             f"--{name} {text(run.values[name])} (there: {text(then[name])})"
-            for name in sorted(run.values.keys() & then.keys() - WITHOUT_EFFECT)
+            for name in sorted(run.values.keys() & then.keys() - run.cosmetic)
             if run.values[name] != then[name]
         ]
         if changed:

@@ -11,19 +11,12 @@ from urllib.parse import unquote
 
 import numpy as np
 
+from options.option import cosmetic_flags
+from options.train_options import TrainOptions
 from util.errors import UserError
 from util.metrics.measure import HIGHER_IS_BETTER
 
-# fmt: off
-WITHOUT_EFFECT = frozenset((
-    "best", "cache", "cache_dir", "cache_limit", "checkpoints_dir", "config", "continue_train",
-    "display_env", "display_freq", "display_id", "display_ncols", "display_port", "display_server",
-    "display_winsize", "gpu_ids", "html_samples", "inception_weights", "keep_last", "log",
-    "lpips_weights", "metrics", "name", "no_html", "num_threads", "print_freq", "save_by_iter",
-    "save_epoch_freq", "save_latest_freq", "save_latest_minutes", "suffix", "update_html_freq",
-    "use_wandb", "val_freq", "val_phase", "val_size", "verbose", "wandb_project_name",
-))
-# fmt: on
+WITHOUT_EFFECT = cosmetic_flags(TrainOptions.groups().values())
 """Flags of train.py that leave what a run learns as it is."""
 
 Values = Mapping[str, Any]

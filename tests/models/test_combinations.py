@@ -13,7 +13,6 @@ from models import MODELS, create_model
 from options.base_options import DISCRIMINATORS, GENERATORS
 from options.parse import parse
 from options.train_options import TrainOptions
-from tests.support.environment import NEEDED_FLAGS
 from util.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -75,7 +74,7 @@ def train_once(name: str, data: dict[str, Path], case: dict[str, str], size: int
     """Train, save and load; return whether the model has these networks (if not, it must say so)."""
     mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
     argv = ["--dataroot", str(data[mode]), "--model", name, "--ngf", "2", "--ndf", "2", "--num_threads", "0"]
-    argv += NEEDED_FLAGS.get(name, [])
+    argv += MODELS.get(name).example_flags
     argv += ["--load_size", str(size), "--crop_size", str(size)]
     argv += [part for flag, value in case.items() for part in (f"--{flag}", value)]
     options = parse(TrainOptions, argv, MODELS, DATASETS)

@@ -10,6 +10,7 @@ import pytest
 from data import DATASETS
 from models import MODELS
 from options.base_options import CommandOptions
+from options.option import Fixed, cosmetic_flags, flags_of
 from options.parse import parse, read_opt_txt, save
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -343,6 +344,74 @@ def test_flags_of_sinks_that_are_not_asked_for_are_mentioned(caplog: pytest.LogC
     caplog.clear()
     train("--display_id", "1", "--display_port", "1", "--display_freq", "2", "--update_html_freq", "3")
     assert not caplog.text
+
+
+FIXED = {"pool_size": Fixed(0, "it keeps no earlier fakes"), "netG": "unet_64", "no_dropout": True}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--pool_size 5",
+            "--pool_size 5: pix2pix supports only --pool_size 0 (it keeps no earlier fakes)",
+        ),
+        ("--netG unet_128", "--netG unet_128: pix2pix supports only --netG unet_64"),
+        ("--no_dropout false", "--no_dropout false: pix2pix supports only --no_dropout true"),
+    ],
+)
+def test_a_model_supports_one_value_of_a_flag(
+    flags: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(MODELS.get("pix2pix"), "fixed", FIXED)
+    options = train("--pool_size", "0")
+    assert (options.adversarial.pool_size, options.network.netG, options.network.no_dropout) == (
+        0,
+        "unet_64",
+        True,
+    )
+    assert test().network.netG == "unet_64"  # and test.py, which has no --pool_size, accepts the model
+    with pytest.raises(UserError) as caught:
+        train(*flags.split())
+    assert str(caught.value) == message
+    name, value = flags.removeprefix("--").split()
+    with pytest.raises(UserError, match="supports only"):
+        train("--config", write(tmp_path / "c.json", {name: value}))
+
+
+def test_a_data_set_supports_one_value_of_a_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DATASETS.get("single"), "fixed", {"direction": "AtoB"})
+    assert train("--dataset_mode", "single").data.direction == "AtoB"
+    with pytest.raises(UserError, match="--direction BtoA: --dataset_mode single supports only"):
+        train("--dataset_mode", "single", "--direction", "BtoA")
+
+
+def test_help_says_which_value_a_model_supports(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(MODELS.get("pix2pix"), "fixed", FIXED)
+    with pytest.raises(SystemExit):
+        train("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "pix2pix supports only unet_64; default: unet_64)" in text
+    assert "pix2pix supports only true; default: True)" in text
+
+
+@pytest.mark.parametrize(
+    "registered", [*map(MODELS.get, MODELS.names()), *map(DATASETS.get, DATASETS.names())]
+)
+def test_fixed_values_are_values_of_flags(registered: Any) -> None:
+    groups = [*TrainOptions.groups().values(), *TestOptions.groups().values()]
+    flags = {name: flag for group in groups for name, flag in flags_of(group).items()}
+    for name, value in registered.fixed.items():
+        value = value.value if isinstance(value, Fixed) else value
+        assert flags[name].convert(value) == value
+
+
+def test_cosmetic_flags_change_nothing_that_is_learned() -> None:
+    cosmetic = cosmetic_flags(TrainOptions.groups().values())
+    assert {"name", "print_freq", "num_threads", "cache", "log", "val_freq", "gpu_ids"} < cosmetic
+    assert not {"model", "dataroot", "seed", "lr", "norm", "batch_size", "precision", "ema_decay"} & cosmetic
 
 
 def test_suffix_names_a_flag() -> None:

@@ -28,13 +28,4 @@ needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numb
 needs_odd = pytest.mark.skipif(not ODD.exists(), reason="no odd image files at hand")
 
 
-NEEDED_FLAGS = {
-    "memory_colorization": ["--resnet_weights", "random"],
-    "style_transfer": ["--vgg_weights", "random", "--style_mode", "set"],
-    "dcgan": ["--netG", "resnet_9blocks"],
-    "unified": ["--vgg_weights", "random", "--netG", "resnet_9blocks"],
-}
-"""What a model cannot do without where there is no network."""
-
-
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -9,7 +9,6 @@ from models import MODELS, create_model
 from models.base_model import BaseModel
 from options.parse import parse
 from options.train_options import TrainOptions
-from tests.support.environment import NEEDED_FLAGS
 from util.batch import Batch
 
 SMALL = [
@@ -30,8 +29,9 @@ TRAINED = [name for name in MODELS.names() if MODELS.get(name).trains]
 
 
 def arguments(name: str, data: dict[str, Path], *flags: str) -> list[str]:
-    mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
-    return ["--dataroot", str(data[mode]), "--model", name, *SMALL, *NEEDED_FLAGS.get(name, []), *flags]
+    model = MODELS.get(name)
+    mode = str(model.defaults.get("dataset_mode", "unaligned"))
+    return ["--dataroot", str(data[mode]), "--model", name, *SMALL, *model.example_flags, *flags]
 
 
 def model_and_batches(name: str, data: dict[str, Path], *flags: str) -> tuple[BaseModel, list[Batch]]:

@@ -19,7 +19,6 @@ from models.networks import Generator, build_generator
 from options.base_options import NetworkOptions
 from options.parse import parse
 from options.test_options import TestOptions
-from tests.support.environment import NEEDED_FLAGS
 from util.batch import Batch
 from util.errors import UserError
 
@@ -189,7 +188,7 @@ def test_images_no_larger_than_a_tile_are_translated_whole(size: tuple[int, int]
 def options(data: dict[str, Path], name: str, *flags: str) -> TestOptions:
     mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
     argv = ["--dataroot", str(data[mode]), "--model", name, "--ngf", "4", "--preprocess", "none"]
-    argv += ["--netG", "unet_32", "--precision", "fp64", *NEEDED_FLAGS.get(name, []), *flags]
+    argv += ["--netG", "unet_32", "--precision", "fp64", *MODELS.get(name).example_flags, *flags]
     return parse(TestOptions, argv, MODELS, DATASETS)
 
 
