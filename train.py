@@ -18,12 +18,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
-from models.objectives.backbones import untrained_backbones
 from options.parse import parse, save
 from options.train_options import TrainOptions
-from training.loggers.base import Console, JsonLines, Logger, Sink, TextLog, check_packages
-from training.loggers.html import TrainingPage
-from training.progress import FirstSteps, Progress, Stopwatch
+from training.loggers import check_sinks, create_logger
+from training.loggers.base import Logger
+from training.progress import FirstSteps, Stopwatch
 from training.run import Run, start
 from training.run_lock import RunLock
 from training.schedules import LearningRate
@@ -45,7 +44,7 @@ TO_SAVE_MEMORY = (
 def main(argv: list[str]) -> int:
     with StopSignals() as stop:
         options = parse(TrainOptions, argv, MODELS, DATASETS)
-        check_packages(options.sinks)
+        check_sinks(options)
         if (processes := processes_to_launch(options.run.gpu_ids)) > 1:
             return distributed.launch(processes, __file__, argv)
         if distributed.is_restart():
@@ -132,45 +131,6 @@ def train(run: Run, stop: StopSignals) -> bool:
             log.info("End of epoch %d / %d: %.0f s, about %s to go", epoch, last, seconds, to_go)
     run.save("latest")
     return True
-
-
-def create_logger(options: TrainOptions, progress: Progress) -> Logger:
-    """Return the logger with the sinks that the options ask for, each beginning where the run is."""
-    folder, logs = options.run_folder, options.logging
-    resume, width = options.saving.continue_train, options.display.display_winsize
-
-    def html() -> Sink:
-        title, warning = f"Experiment name = {options.run_name}", untrained_backbones(options)
-        return TrainingPage(folder, title, width=width, resume=resume, warning=warning)
-
-    def tensorboard() -> Sink:
-        from training.loggers.tensorboard import TensorBoardLog
-
-        return TensorBoardLog(folder / "tensorboard", options.values(), progress)
-
-    def visdom() -> Sink:
-        from training.loggers.visdom import VisdomDisplay, connect
-
-        server = connect(logs.display_server, logs.display_port, logs.display_env)
-        display = VisdomDisplay(
-            server, max(1, logs.display_id), options.run_name, columns=logs.display_ncols, width=width
-        )
-        display.start(options.values(), folder, progress.images)
-        return display
-
-    def wandb() -> Sink:
-        from training.loggers.wandb import WandbLog
-
-        project = options.display.wandb_project_name
-        return WandbLog(folder, project, options.run_name, options.values(), progress, resume=resume)
-
-    makers = {"html": html, "tensorboard": tensorboard, "visdom": visdom, "wandb": wandb}
-    metrics = folder / "metrics.jsonl" if options.validation.val_freq else None
-    lines = JsonLines(folder / "losses.jsonl", resume, metrics)
-    logger = Logger(folder, [Console(), TextLog(folder / "loss_log.txt", resume), lines])
-    for name in options.sinks:
-        logger.add(name, makers[name])
-    return logger
 
 
 if __name__ == "__main__":

@@ -9,18 +9,10 @@ from options.base_options import CommandOptions
 from options.option import option
 from util.errors import UserError, did_you_mean
 from util.metrics.measure import HIGHER_IS_BETTER
+from util.registry import registered_names
 
-SINKS = ("html", "tensorboard", "visdom", "wandb")
-"""What ``--log`` offers."""
-
-FLAGS_OF_SINKS = {
-    ("visdom",): ("display_ncols", "display_server", "display_env", "display_port"),
-    ("wandb",): ("wandb_project_name",),
-    ("visdom", "wandb"): ("display_freq",),
-    ("html", "tensorboard"): ("update_html_freq",),
-    SINKS: ("html_samples",),
-}
-"""Flags that only count if one of some sinks is there."""
+SINKS = registered_names("training.loggers", "sink")
+"""The choices of ``--log``, by file names: options do not import what they configure."""
 
 log = logging.getLogger(__name__)
 
@@ -230,16 +222,12 @@ class TrainOptions(CommandOptions):
 
     @property
     def sinks(self) -> tuple[str, ...]:
-        """Where losses and images go: by ``--log``, and by the peer's flags."""
+        """The sinks that ``--log`` and the peer's flags choose, in alphabetical order."""
         logs = self.logging
-        asked = {*logs.listed, *(["visdom"] * (logs.display_id > 0)), *(["wandb"] * self.display.use_wandb)}
-        return tuple(name for name in SINKS if name in asked and not (name == "html" and logs.no_html))
+        chosen = {*logs.listed, *(["visdom"] * (logs.display_id > 0)), *(["wandb"] * self.display.use_wandb)}
+        return tuple(sorted(chosen - {"html"} if logs.no_html else chosen))
 
     def __post_init__(self) -> None:
-        for sinks, flags in FLAGS_OF_SINKS.items():
-            for name in flags:
-                if name in self.explicit and not set(sinks) & set(self.sinks):
-                    log.warning("--%s has no effect without --log %s", name, " or ".join(sinks))
         if not self.validation.val_freq:
             for name in ("val_phase", "val_size", *(item.name for item in fields(self.metrics))):
                 if name in self.explicit:

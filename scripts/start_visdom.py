@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from training.loggers.base import check_packages
 from util.errors import UserError, run_command
 
 LIBRARIES = "js/react-react.min.js", "js/plotly-plotly.min.js"
@@ -33,13 +32,14 @@ def main(argv: list[str]) -> int:
         help="the folder of what was saved on the page (default: ~/.visdom)",
     )
     arguments = parser.parse_args(argv)
-    check_packages(["visdom"])
-    # visdom would import torch where there is one, which takes seconds; its server has no use for it.
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    import visdom
-    from visdom.server.run_server import start_server
+    sys.modules["torch"] = None  # type: ignore[assignment]  # visdom imports it, which takes seconds
+    try:
+        import visdom
+        from visdom.server.run_server import start_server
+    except ImportError as error:
+        raise UserError(f"{error}: pip install -r requirements.txt") from None
 
-    logging.getLogger().setLevel(logging.WARNING)  # the server tells of every request
+    logging.getLogger().setLevel(logging.WARNING)  # the server logs every request
     static = Path(visdom.__file__).parent / "static"
     if not all((static / name).exists() for name in LIBRARIES):
         sys.stderr.write(

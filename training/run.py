@@ -106,10 +106,11 @@ class Run:
             time=computed,
             data=waited,
             learning_rate=self.options.optimization.lr * factor,
-            losses=values | health,
+            losses=values,
             learning_rates=rates(self.model.optimizers, factor),
             images_per_second=1 / (computed + waited),
             peak_memory=peak_memory(self.model.device),
+            diagnostics=health,
         )
         self.logger.log_losses(record)
         return values

@@ -14,6 +14,13 @@ from util.errors import UserError, did_you_mean
 T = TypeVar("T")
 
 
+def registered_names(package: str, kind: str) -> list[str]:
+    """Return the names of ``<package>/<name>_<kind>.py`` in alphabetical order; nothing is imported."""
+    folder = Path(__file__).parents[1].joinpath(*package.split("."))
+    names = (path.stem.removesuffix(f"_{kind}") for path in folder.glob(f"*_{kind}.py"))
+    return sorted(name for name in names if name != "base")
+
+
 class Registry(Generic[T]):
     """Classes by name: ``<package>/<name>_<kind>.py`` defines the class `name`. Other files go by their path.
 
@@ -31,8 +38,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Return the names of the classes in the package, in alphabetical order."""
-        names = (path.stem.removesuffix(f"_{self.kind}") for path in self._folder().glob(f"*_{self.kind}.py"))
-        return sorted(name for name in names if name != "base")
+        return registered_names(self.package, self.kind)
 
     def canonical(self, name: str) -> str:
         """Return the name under which any process, in any working directory, gets the same class.

@@ -337,15 +337,6 @@ def test_the_peers_flags_ask_for_sinks_too(flags: str, sinks: tuple[str, ...]) -
     assert train(*flags.split()).sinks == sinks
 
 
-def test_flags_of_sinks_that_are_not_asked_for_are_mentioned(caplog: pytest.LogCaptureFixture) -> None:
-    train("--display_port", "1", "--display_freq", "2", "--log", "wandb", "--wandb_project_name", "p")
-    assert "--display_port has no effect without --log visdom" in caplog.text
-    assert len(caplog.records) == 1
-    caplog.clear()
-    train("--display_id", "1", "--display_port", "1", "--display_freq", "2", "--update_html_freq", "3")
-    assert not caplog.text
-
-
 FIXED = {"pool_size": Fixed(0, "it keeps no earlier fakes"), "netG": "unet_64", "no_dropout": True}
 
 

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from training.loggers.base import LossRecord, MetricRecord
-from training.loggers.html import TrainingPage
+from training.loggers.html_sink import TrainingPage
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 

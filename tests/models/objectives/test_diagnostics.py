@@ -1,5 +1,7 @@
 """Planted troubles are told of, healthy training is not."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -99,11 +101,16 @@ def test_measures_go_on_after_a_resume() -> None:
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_measures_are_logged_with_the_losses(command: Command, pairs: Path) -> None:
+def test_diagnostics_are_logged_apart_from_the_losses(command: Command, pairs: Path, tmp_path: Path) -> None:
     flags = ["--netG", "unet_32", "--ngf", 4, "--ndf", 4, "--load_size", 36, "--crop_size", 32]
     flags += ["--n_epochs", 2, "--n_epochs_decay", 0, "--print_freq", 4, "--num_threads", 0]
     found = command("train.py", "--dataroot", pairs, "--name", "run", "--model", "pix2pix", *flags)
-    first, *_, last = (line for line in found.stdout.splitlines() if line.startswith("(epoch"))
-    for name in ("D_acc_real", "D_acc_fake", "D_doubt", "grad_G", "grad_D", "G_over_D"):
-        assert f" {name}: " in first
-    assert " diversity: " in last and "nan" not in found.stdout
+    lines = (tmp_path / "checkpoints" / "run" / "losses.jsonl").read_text().splitlines()
+    first, *_, last = (json.loads(line) for line in lines)
+    names = {"D_acc_real", "D_acc_fake", "D_doubt", "grad_G", "grad_D", "G_over_D"}
+    assert first["diagnostics"].keys() == names and last["diagnostics"].keys() == names | {"diversity"}
+    assert "NaN" not in "".join(lines)
+    printed = [line for line in found.stdout.splitlines() if line.startswith("(epoch")]
+    assert len(printed) == len(lines)
+    for line in printed:
+        assert re.fullmatch(r"\(.*\) G_GAN: \S+ G_L1: \S+ D_real: \S+ D_fake: \S+ ", line)

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.loggers.html import TrainingPage
+from training.loggers.html_sink import TrainingPage
 
 
 class Reader(HTMLParser):
@@ -67,6 +67,7 @@ def record(epoch: int = 1, fraction: float = 0.5, **losses: float) -> Any:
         data=0.01,
         learning_rate=0.0002,
         losses=losses or {"G_GAN": 1.0},
+        diagnostics={},
     )
 
 

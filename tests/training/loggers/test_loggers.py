@@ -2,13 +2,17 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from training.loggers.base import JsonLines, Logger, LossRecord, Sink, TextLog, cut_back
+from training.loggers.base import Logger, LossRecord, Sink, cut_back, read_records
+from training.loggers.text import JsonLines, TextLog
 
-RECORD = LossRecord(3, 0.5, 40, 200, 0.1234, 0.0056, 2e-4, {"G_GAN": 1.23456, "D_real": 0.5})
+RECORD = LossRecord(
+    3, 0.5, 40, 200, 0.1234, 0.0056, 2e-4, {"G_GAN": 1.23456, "D_real": 0.5}, diagnostics={"grad_G": 7.5}
+)
 
 
 def test_lines_have_the_peers_form(tmp_path: Path) -> None:
@@ -24,6 +28,21 @@ def test_json_lines_keep_every_digit(tmp_path: Path) -> None:
     log.log_losses(RECORD)
     record = json.loads((tmp_path / "losses.jsonl").read_text())
     assert (record["epoch"], record["total_iters"], record["losses"]) == (3, 200, dict(RECORD.losses))
+    assert record["diagnostics"] == {"grad_G": 7.5}
+    assert read_records(tmp_path / "losses.jsonl", LossRecord) == [RECORD]
+
+
+def test_diagnostics_of_old_files_are_separated_from_the_losses(tmp_path: Path) -> None:
+    losses = {"D_A": 1.0, "G_A": 2.0, "cycle_A": 3.0, "G_L1": 4.0, "D_real": 5.0, "style": 6.0, "D_gp": 7.0}
+    names = ("D_A_acc_real", "D_A_acc_fake", "D_doubt", "diversity", "diversity_A", "grad_G", "G_over_D_A")
+    diagnostics = dict.fromkeys((*names, "G_A_light"), 0.5)
+    old = asdict(RECORD) | {"losses": losses | diagnostics}
+    del old["diagnostics"]
+    path = tmp_path / "losses.jsonl"
+    path.write_text(json.dumps(old) + "\n")
+    (record,) = read_records(path, LossRecord)
+    assert (record.losses, record.diagnostics) == (losses, diagnostics)
+    assert record.scalars()["diagnostics/grad_G"] == 0.5 and record.scalars()["loss/D_A"] == 1.0
 
 
 def test_a_resumed_log_goes_on_from_where_its_state_was_saved(tmp_path: Path) -> None:

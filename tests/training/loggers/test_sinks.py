@@ -16,12 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 
 import train
+from data import DATASETS
+from models import MODELS
 from models.base_model import BaseModel
-from options.train_options import SINKS
+from options.parse import parse
+from options.train_options import TrainOptions
 from tests.support.training import FLAGS, training
-from training.loggers.base import Logger, LossRecord, MetricRecord, Sink, check_packages
-from training.loggers.tensorboard import TensorBoardLog
-from training.loggers.wandb import WandbLog
+from training.loggers import SINKS, check_sinks
+from training.loggers.base import Logger, LossRecord, MetricRecord, Sink
+from training.loggers.tensorboard_sink import TensorBoardLog
+from training.loggers.wandb_sink import WandbLog
 from training.progress import Progress
 from util.errors import UserError
 
@@ -60,6 +64,9 @@ def test_a_run_is_in_tensorboard(pairs: Path, tmp_path: Path) -> None:
             values.append((line["total_iters"], pytest.approx(value, rel=1e-6)))
         return values
 
+    assert "D_doubt" in lines[0]["diagnostics"]
+    for name in lines[0]["diagnostics"]:
+        assert curve(f"diagnostics/{name}") == logged("diagnostics", name)
     for loss in lines[0]["losses"]:
         assert curve(f"loss/{loss}") == logged("losses", loss)
     assert curve("learning_rate/G") == [(step, pytest.approx(0.0002)) for step in range(2, 13, 2)]
@@ -174,19 +181,50 @@ def test_a_wandb_that_does_not_start_costs_a_warning(
     monkeypatch.setattr(wandb, "init", init)
     assert training(pairs, tmp_path, "--use_wandb", "--n_epochs", "1", "--no_html") == 0
     warnings = [line.message for line in caplog.records if line.levelno >= logging.WARNING]
-    assert warnings == ["--log wandb: UsageError: not logged in; training goes on without it"]
+    assert warnings == ["--log wandb: UsageError: not logged in; training continues without it"]
 
 
-@pytest.mark.parametrize("name", [name for name in SINKS if name != "html"])
+@pytest.mark.parametrize("name", SINKS.names())
+def test_every_sink_is_registered_by_its_file_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = SINKS.get(name)
+    assert name in parse(TrainOptions, ["--dataroot", "d", "--log", name], MODELS, DATASETS).sinks
+    assert sink.start.__func__ is not Sink.start.__func__  # type: ignore[attr-defined]
+    flags = parse(TrainOptions, ["--dataroot", "d"], MODELS, DATASETS).values()
+    assert sink.flags_read() <= flags.keys()
+    if sink.package:  # its file is imported even where the package is absent
+        monkeypatch.setitem(sys.modules, sink.package, None)
+        monkeypatch.delitem(sys.modules, sink.__module__)
+        assert SINKS.get(name).package == sink.package
+
+
+@pytest.mark.parametrize("name", [name for name in SINKS.names() if SINKS.get(name).package])
 def test_an_absent_package_names_what_to_install(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_packages(SINKS)
-    monkeypatch.setitem(sys.modules, name, None)
+    package = SINKS.get(name).package
+    monkeypatch.setitem(sys.modules, package, None)
     argv = ["--dataroot", "nowhere", "--checkpoints_dir", str(tmp_path), *FLAGS, "--log", f"html,{name}"]
-    with pytest.raises(UserError, match=f"--log {name} .* pip install -r requirements-loggers.txt"):
+    with pytest.raises(
+        UserError, match=f"--log {name} needs the package {package}: .*requirements-loggers.txt"
+    ):
         train.main(argv)
     assert not list(tmp_path.iterdir())
+
+
+def test_flags_of_sinks_that_are_not_chosen_cause_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    def warnings(*flags: str) -> list[str]:
+        caplog.clear()
+        check_sinks(parse(TrainOptions, ["--dataroot", "d", *flags], MODELS, DATASETS))
+        return [line.message for line in caplog.records]
+
+    project = ("--log", "wandb", "--wandb_project_name", "p")
+    display = ("--display_port", "1", "--display_freq", "2")
+    assert warnings(*display, *project) == ["--display_port has no effect without --log visdom"]
+    assert not warnings("--display_id", "1", *display, "--update_html_freq", "3")
+    without_pages = "--update_html_freq has no effect without --log html or tensorboard"
+    assert warnings(*project, "--update_html_freq", "3", "--html_samples", "2") == [without_pages]
+    (warning,) = warnings("--log", "none", "--html_samples", "2")
+    assert warning == f"--html_samples has no effect without --log {' or '.join(SINKS.names())}"
 
 
 class Counter(Sink):

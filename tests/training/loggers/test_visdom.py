@@ -18,9 +18,9 @@ import pytest
 
 from tests.support.environment import ROOT
 from tests.support.training import training
-from training.loggers import visdom as visdom_display
+from training.loggers import visdom_sink
 from training.loggers.base import MetricRecord
-from training.loggers.visdom import MOST_POINTS, Curves, VisdomDisplay, connect, table
+from training.loggers.visdom_sink import MAX_POINTS, Curves, VisdomDisplay, connect, table
 
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 """Whoever asks for a file of another machine fails."""
@@ -107,10 +107,12 @@ def test_a_run_is_in_visdom_and_a_resumed_one_shows_its_whole_curve(
     assert training(pairs, tmp_path, *flags.split(), "--n_epochs", "1") == 0
     before = server.windows("whole")
     assert set(before) == {"5", "6", "7"} | {
-        f"5_{name}" for name in ("options", "learning_rate", "speed", "memory")
+        f"5_{name}" for name in ("options", "diagnostics", "learning_rate", "speed", "memory")
     }
     lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
     assert set(lines[-1]["losses"]) == {curve["name"] for curve in before["5"]["content"]["data"]}
+    diagnostics = {curve["name"] for curve in before["5_diagnostics"]["content"]["data"]}
+    assert set(lines[-1]["diagnostics"]) == diagnostics and "D_doubt" in diagnostics
     images, labels = before["6"], before["7"]["content"]
     assert (images["type"], images["title"], images["width"]) == ("image", "run images", 768)
     assert labels.count("<td>fake_B</td>") == 2
@@ -165,17 +167,17 @@ def test_long_curves_are_thinned_evenly() -> None:
             sent.append(arguments)
 
     curves = Curves(Client(), "1", "title", "loss")  # type: ignore[arg-type]
-    for point in range(5 * MOST_POINTS):
+    for point in range(5 * MAX_POINTS):
         curves.add(point, {"G": 2.0 * point})
-        assert len(curves.points) <= MOST_POINTS
+        assert len(curves.points) <= MAX_POINTS
     curves.send()
     epochs = sent[0]["X"][:, 0]
-    assert len(set(np.diff(epochs))) == 1 and epochs[0] == 0 and epochs[-1] >= 5 * MOST_POINTS - 8
+    assert len(set(np.diff(epochs))) == 1 and epochs[0] == 0 and epochs[-1] >= 5 * MAX_POINTS - 8
     assert (sent[0]["Y"][:, 0] == 2 * epochs).all()
 
 
 def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visdom_display, "PATIENCE", (0.2, 0.2))
+    monkeypatch.setattr(visdom_sink, "TIMEOUTS", (0.2, 0.2))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -210,7 +212,10 @@ def test_a_server_that_ends_or_is_absent_costs_a_warning(
     flags = ["--log", "visdom", "--display_port", server.port, "--n_epochs", "2"]
     assert training(pairs, tmp_path, *flags) == 0
     assert "visdom has ended" in server.log.read_text()
-    failed = "VisdomDisplay failed (ConnectionError: Error connecting to Visdom server); going on without it"
+    failed = (
+        "VisdomDisplay failed (ConnectionError: Error connecting to Visdom server); training continues"
+        " without it"
+    )
     assert [line.message for line in caplog.records if line.levelno >= logging.WARNING] == [failed]
     assert len((tmp_path / "run" / "losses.jsonl").read_text().splitlines()) == 6
 

@@ -1,28 +1,32 @@
-"""Logs for TensorBoard: `tensorboard --logdir checkpoints` compares runs."""
+"""TensorBoard event files: `tensorboard --logdir checkpoints` compares runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar, Self
 
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
-
-from training.loggers.base import LossRecord, MetricRecord, Sink, Visuals, by_name
+from options.train_options import TrainOptions
+from training.loggers.base import LossRecord, MetricRecord, Sink, Visuals, named_images
 from training.progress import Progress
 
 
 class TensorBoardLog(Sink):
-    """Event files; a step is an image that the run has seen."""
+    """Event files whose step is the number of images seen.
+
+    Args:
+        folder: where the files are. A new run removes older ones; in those of a resumed run, readers ignore
+            steps beyond `progress`.
+        flags: the run's hyper-parameters.
+        progress: the position of the run, which changes while it trains.
+    """
+
+    package: ClassVar[str | None] = "tensorboard"
 
     def __init__(self, folder: Path, flags: Mapping[str, object], progress: Progress):
-        """Begin the logs in `folder`, or go on with those that are there if the run has begun before.
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
 
-        Args:
-            flags: the run's hyper-parameters.
-            progress: where the run is, now and later. What the folder tells of later steps than now never
-                happened; readers leave it out.
-        """
         self.progress = progress
-        self.shown = 0
+        self.last_shown = 0
         if progress.images == 0:
             for path in folder.glob("events.out.tfevents.*"):
                 path.unlink()
@@ -35,6 +39,10 @@ class TensorBoardLog(Sink):
             self.writer._get_file_writer().add_summary(summary, progress.images)
         self.writer.flush()
 
+    @classmethod
+    def start(cls, options: TrainOptions, progress: Progress) -> Self:
+        return cls(options.run_folder / "tensorboard", options.values(), progress)
+
     def log_losses(self, record: LossRecord) -> None:
         self._write(record.scalars(), record.total_iters)
 
@@ -42,10 +50,10 @@ class TensorBoardLog(Sink):
         self._write(record.scalars(), record.total_iters)
 
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
-        if self.progress.images == self.shown:  # an epoch has ended with a step whose turn it was
+        if self.progress.images == self.last_shown:  # the epoch ended with a step that was due anyway
             return
-        self.shown = self.progress.images
-        for name, image in by_name(samples):
+        self.last_shown = self.progress.images
+        for name, image in named_images(samples):
             self.writer.add_image(name, image, self.progress.images, dataformats="HWC")
         self.writer.flush()
 

@@ -5,17 +5,31 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 from dominate import tags
 from dominate.util import raw
 
+from models.objectives.backbones import untrained_backbones
+from options.train_options import TrainOptions
 from training.loggers.base import LossRecord, MetricRecord, Sink, Visuals
+from training.progress import Progress
 from util.image_io import save_image
 from util.pages.page import Page, image_tag, sample_tag
 
 
 class TrainingPage(Sink):
     """Keeps web/index.html and web/images/ of a training run."""
+
+    @classmethod
+    def start(cls, options: TrainOptions, progress: Progress) -> Self:
+        return cls(
+            options.run_folder,
+            f"Experiment name = {options.run_name}",
+            width=options.display.display_winsize,
+            resume=options.saving.continue_train,
+            warning=untrained_backbones(options),
+        )
 
     def __init__(
         self, folder: Path, title: str, *, width: int = 256, resume: bool = False, warning: str = ""
@@ -57,7 +71,9 @@ class TrainingPage(Sink):
             "data": _number(record.data),
             "learning_rate": _number(record.learning_rate),
             "written": round(time.time()),
-            "losses": {name: _number(value) for name, value in record.losses.items()},
+            "losses": {
+                name: _number(value) for name, value in {**record.losses, **record.diagnostics}.items()
+            },
         }
         self._append_record("loss", values)
 

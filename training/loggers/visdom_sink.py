@@ -4,42 +4,50 @@ import html
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
-import visdom
 from numpy.typing import NDArray
 
-from training.loggers.base import LossRecord, MetricRecord, Sink, Visuals, by_name, in_colour, read_records
+from options.train_options import TrainOptions
+from training.loggers.base import (
+    LossRecord,
+    MetricRecord,
+    Sink,
+    Visuals,
+    as_rgb,
+    named_images,
+    read_records,
+)
+from training.progress import Progress
 
-PATIENCE = 2.0, 10.0
+TIMEOUTS = 2.0, 10.0
 """Seconds to wait for a connection, and for an answer."""
 
-MOST_POINTS = 400
-"""A curve has at most so many points; then every second of them goes."""
+MAX_POINTS = 400
+"""Points of a curve; when it is full, every second point is dropped."""
 
 GAP = 2
 """Pixels between images."""
 
 
-class Client(visdom.Visdom):
-    """visdom's client, except that it does not wait for ever, and takes a refusal for an error."""
-
-    session: Any  # which its stub forgets
-
-    def _handle_post(self, url: str, data: Any = None) -> str:
-        answer = self.session.post(url, data=data or {}, timeout=PATIENCE)
-        answer.raise_for_status()
-        return str(answer.text)
-
-
-def connect(server: str, port: int, env: str) -> Client:
-    """Return the client of a visdom server.
+def connect(server: str, port: int, env: str) -> Any:
+    """Return a client of a visdom server that times out and raises an error when the server refuses.
 
     Raises:
-        ConnectionError: there is none.
+        ConnectionError: no server answers.
     """
-    logging.getLogger("visdom").setLevel(logging.ERROR)  # or it announces each session on the screen
+    import visdom
+
+    class Client(visdom.Visdom):
+        session: Any
+
+        def _handle_post(self, url: str, data: Any = None) -> str:
+            answer = self.session.post(url, data=data or {}, timeout=TIMEOUTS)
+            answer.raise_for_status()
+            return str(answer.text)
+
+    logging.getLogger("visdom").setLevel(logging.ERROR)  # it logs every session
     try:
         return Client(server=server, port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
     except ConnectionError:
@@ -49,24 +57,24 @@ def connect(server: str, port: int, env: str) -> Client:
 
 
 class Curves:
-    """A window with curves, which is sent as a whole each time, so that one that was closed comes back."""
+    """A window of curves, sent as a whole each time: a window that the user closed comes back."""
 
-    def __init__(self, client: Client, window: str, title: str, ylabel: str):
+    def __init__(self, client: Any, window: str, title: str, ylabel: str):
         self.client, self.window, self.title, self.ylabel = client, window, title, ylabel
         self.points: list[tuple[float, Mapping[str, float]]] = []
         self.every = 1
-        self.seen = 0
+        self.count = 0
 
     def add(self, epochs: float, values: Mapping[str, float]) -> None:
-        """Take the values after so many epochs."""
-        if len(self.points) >= MOST_POINTS:
+        """Add one point to every curve, at a position in epochs."""
+        if len(self.points) >= MAX_POINTS:
             self.points, self.every = self.points[::2], 2 * self.every
-        if self.seen % self.every == 0:
+        if self.count % self.every == 0:
             self.points.append((epochs, values))
-        self.seen += 1
+        self.count += 1
 
     def send(self) -> None:
-        """Show all points."""
+        """Draw all points; without any, no window is made."""
         names = list(dict.fromkeys(name for _, values in self.points for name in values))
         if not names:
             return
@@ -77,50 +85,68 @@ class Curves:
 
 
 class VisdomDisplay(Sink):
-    """Windows with losses (number `first`), images (the next) and their labels (the one after it).
+    """Windows of losses (number `first`), images (`first` + 1) and their labels (`first` + 2).
 
-    Where each image has a window of its own, these are the numbers after the first. Windows for what the
-    peer does not show have names.
+    With `columns` 0 each image has its own window, from `first` + 1 on. The windows that the peer does not
+    have are named ``<first>_metrics`` and so on.
+
+    Args:
+        name: the run's name, for titles.
+        columns: images in a row.
+        width: width of an image, in pixels of the page.
     """
 
-    live = True
+    package: ClassVar[str | None] = "visdom"
+    flags: ClassVar[tuple[str, ...]] = ("display_ncols", "display_server", "display_env", "display_port")
+    live: ClassVar[bool] = True
 
-    def __init__(self, client: Client, first: int, name: str, *, columns: int, width: int):
-        """Show the run of this `name`.
-
-        Args:
-            columns: images in a row, 0 for a window each.
-            width: of an image, in pixels of the page.
-        """
+    def __init__(self, client: Any, first: int, name: str, *, columns: int, width: int):
         self.client, self.first, self.name, self.columns, self.width = client, first, name, columns, width
         self.losses = Curves(client, f"{first}", f"{name} loss over time", "loss")
         self.metrics = self._extra("metrics", "metric")
+        self.diagnostics = self._extra("diagnostics", "diagnostics")
         self.rates = self._extra("learning_rate", "learning rate")
         self.speed = self._extra("speed", "images per second")
         self.memory = self._extra("memory", "peak memory in GiB")
 
-    def start(self, flags: Mapping[str, object], folder: Path, images: int) -> None:
-        """Show the run's flags, and all that its `folder` tells of its first `images` images."""
+    @classmethod
+    def start(cls, options: TrainOptions, progress: Progress) -> Self:
+        logs = options.logging
+        display = cls(
+            connect(logs.display_server, logs.display_port, logs.display_env),
+            max(1, logs.display_id),
+            options.run_name,
+            columns=logs.display_ncols,
+            width=options.display.display_winsize,
+        )
+        display.show_flags(options.values())
+        display.restore(options.run_folder, progress.images)
+        return display
+
+    def show_flags(self, flags: Mapping[str, object]) -> None:
+        """Show the run's flags as a table."""
         rows = "".join(
             f"<tr><td>--{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flags.items()
         )
         opts = {"title": f"{self.name} options"}
         self.client.text(f"<table>{rows}</table>", win=f"{self.first}_options", opts=opts)
+
+    def restore(self, folder: Path, images: int) -> None:
+        """Draw the curves of a resumed run, from the files in `folder`, up to `images` images seen."""
         if not images:
             return
-        for loss in read_records(folder / "losses.jsonl", LossRecord):
-            if loss.total_iters <= images:
-                self._take(loss)
+        for record in read_records(folder / "losses.jsonl", LossRecord):
+            if record.total_iters <= images:
+                self._add(record)
         for metric in read_records(folder / "metrics.jsonl", MetricRecord):
             if metric.total_iters <= images:
                 self.metrics.add(metric.epoch, metric.metrics)
-        for curves in (self.losses, self.rates, self.speed, self.memory, self.metrics):
-            curves.send()
+        self._send()
+        self.metrics.send()
 
     def log_losses(self, record: LossRecord) -> None:
-        self._take(record)
-        for curves in (self.losses, self.rates, self.speed, self.memory):
-            curves.send()
+        self._add(record)
+        self._send()
 
     def log_metrics(self, record: MetricRecord) -> None:
         self.metrics.add(record.epoch, record.metrics)
@@ -128,7 +154,7 @@ class VisdomDisplay(Sink):
 
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
         if not self.columns:
-            for number, (name, image) in enumerate(by_name(samples), self.first + 1):
+            for number, (name, image) in enumerate(named_images(samples), self.first + 1):
                 self._show(image, str(number), name, self.width)
             return
         columns = min(self.columns, max(len(visuals) for visuals in samples))
@@ -137,12 +163,17 @@ class VisdomDisplay(Sink):
         opts = {"title": f"{self.name} labels, epoch {epoch}"}
         self.client.text(labels, win=f"{self.first + 2}", opts=opts)
 
-    def _take(self, record: LossRecord) -> None:
+    def _add(self, record: LossRecord) -> None:
         epochs = record.epoch + record.epoch_fraction
         self.losses.add(epochs, record.losses)
+        self.diagnostics.add(epochs, record.diagnostics)
         self.rates.add(epochs, record.learning_rates)
         self.speed.add(epochs, {"images per second": record.images_per_second})
         self.memory.add(epochs, {"GiB": record.peak_memory})
+
+    def _send(self) -> None:
+        for curves in (self.losses, self.diagnostics, self.rates, self.speed, self.memory):
+            curves.send()
 
     def _extra(self, window: str, ylabel: str) -> Curves:
         return Curves(self.client, f"{self.first}_{window}", f"{self.name} {ylabel}", ylabel)
@@ -153,9 +184,9 @@ class VisdomDisplay(Sink):
 
 
 def table(samples: list[Visuals], columns: int) -> tuple[NDArray[np.uint8], str]:
-    """Return images in rows of so many `columns` as one image, and their labels as an HTML table.
+    """Return images in rows of `columns` as one image, (H, W, 3), and their labels as an HTML table.
 
-    Every sample begins a row; images are in the upper left of places that have the size of the largest.
+    Every sample starts a row. All cells have the size of the largest image; smaller ones are top left.
     """
     rows = [
         list(visuals.items())[start : start + columns]
@@ -164,10 +195,10 @@ def table(samples: list[Visuals], columns: int) -> tuple[NDArray[np.uint8], str]
     ]
     height = max(image.shape[0] for row in rows for _, image in row) + GAP
     width = max(image.shape[1] for row in rows for _, image in row) + GAP
-    whole = np.full((len(rows) * height, columns * width, 3), 255, np.uint8)
+    grid = np.full((len(rows) * height, columns * width, 3), 255, np.uint8)
     for y, row in enumerate(rows):
         for x, (_, image) in enumerate(row):
-            place = whole[y * height :, x * width :]
-            place[: image.shape[0], : image.shape[1]] = in_colour(image)
+            cell = grid[y * height :, x * width :]
+            cell[: image.shape[0], : image.shape[1]] = as_rgb(image)
     lines = ("".join(f"<td>{html.escape(label)}</td>" for label, _ in row) for row in rows)
-    return whole, f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    return grid, f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
