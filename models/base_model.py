@@ -20,7 +20,6 @@ from models.layers.speed import (
     choose_convolutions,
     compile_networks,
     memory_format,
-    obstacle_to_capture,
     use_reference_path,
 )
 from models.objectives.diagnostics import Health
@@ -29,7 +28,7 @@ from models.objectives.image_pool import ImagePool
 from options.base_options import CommandOptions
 from options.option import NoOptions
 from options.train_options import TrainOptions
-from training.cuda_graph import CudaRecorder, Recorder, StepGraphs
+from training.cuda_graph import CudaRecorder, Recorder, StepGraphs, wants_capture
 from training.ema import EMA_SUFFIX, Ema
 from training.gradient_sync import GradientSum
 from training.nonfinite import LossGuard
@@ -180,11 +179,8 @@ class BaseModel(ABC):
         choose_convolutions(options)
         if speed.compile:
             compile_networks(self.compilable().values(), self.device, isinstance(options, TrainOptions))
-        if isinstance(options, TrainOptions) and speed.cuda_graph == "auto" and self.device.type == "cuda":
-            if obstacle := obstacle_to_capture(options):
-                log.info("--cuda_graph: %s are not captured; they are launched plainly", obstacle)
-            else:
-                self.capture_steps(CudaRecorder())
+        if isinstance(options, TrainOptions) and wants_capture(options, self.device):
+            self.capture_steps(CudaRecorder())
 
     def compilable(self) -> dict[str, nn.Module]:
         """Return the networks that ``--compile`` is for."""
@@ -194,7 +190,9 @@ class BaseModel(ABC):
 
     def capture_steps(self, recorder: Recorder) -> None:
         """Compute training steps from recordings, see `StepGraphs`."""
-        self._graphs = StepGraphs(self._compute, recorder)
+        owners = {"optimizers": self.optimizers, "nets": self.nets, "state": self.state}
+        owners |= {"guard": self.guard, "precision": self.precision}
+        self._graphs = StepGraphs(self._compute, recorder, owners)
         for optimizer in self.optimizers.values():
             make_capturable(optimizer, self.device)
 

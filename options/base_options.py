@@ -90,15 +90,17 @@ class SpeedOptions:
         False, "compile networks with torch.compile: the first images take a minute longer, the others less"
     )
     cuda_graph: str = option(
-        "auto",
-        "auto: on a GPU, launch whole training steps as one CUDA graph where that is possible; off: never",
-        choices=("auto", "off"),
+        "off",
+        "capture whole training steps as CUDA graphs: auto runs eagerly where that is impossible, on fails",
+        choices=("off", "auto", "on"),
         phase="train",
     )
 
     def __post_init__(self) -> None:
         if self.compile and self.speed == "off":
             raise UserError("--compile: --speed off is the plain path; leave one of them out")
+        if self.cuda_graph == "on" and self.speed == "off":
+            raise UserError("--cuda_graph on: --speed off is the plain path; leave one of them out")
 
 
 @dataclass(frozen=True)

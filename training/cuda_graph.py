@@ -1,143 +1,227 @@
-"""Training steps that are captured once, as CUDA graphs, and replayed: the host launches one thing a step."""
+"""CUDA graphs of whole training steps: captured once, verified once, then replayed with a single launch."""
 
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
 
+from options.train_options import TrainOptions
+from training.live_state import Snapshot, numbers, step_differences
+from util import distributed
 from util.batch import Batch, Step
+from util.errors import UserError
 
 log = logging.getLogger(__name__)
 
 WARM_UP = 3
-"""So many steps of a kind are computed plainly first: libraries and optimizers set themselves up in them."""
+"""Eager warm-up steps per batch shape before capture."""
 
-MOST_GRAPHS = 8
-"""Each keeps the memory of a step; kinds of steps beyond these are computed plainly."""
+MAX_GRAPHS = 8
+"""Each graph keeps the memory of a step; steps of further shapes run eagerly."""
+
+LOSS_TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-3, 2e-2
+"""Relative differences of losses and images that other algorithms or orders of summation may cause."""
 
 Compute = Callable[[Batch], Step]
 
 
+def wants_capture(options: TrainOptions, device: torch.device) -> bool:
+    """Return whether training steps are to be captured, by ``--cuda_graph``; log why if they cannot be.
+
+    Raises:
+        UserError: ``--cuda_graph on``, and they cannot be.
+    """
+    wanted = options.speed.cuda_graph
+    if wanted == "off" or options.speed.speed == "off":
+        return False
+    obstacle = obstacle_to_capture(options, device)
+    if obstacle and wanted == "on":
+        raise UserError(f"--cuda_graph on: {obstacle}; use --cuda_graph auto to run eagerly in that case")
+    if obstacle:
+        log.info("--cuda_graph auto: %s; running eagerly", obstacle)
+    return not obstacle
+
+
+def obstacle_to_capture(options: TrainOptions, device: torch.device) -> str:
+    """Return why these training steps cannot be captured; an empty string if they can."""
+    if device.type != "cuda":
+        return f"CUDA graphs need an NVIDIA GPU, and this run is on the {device.type.upper()}"
+    if distributed.world_size() > 1:
+        return f"steps of several ranks cannot be captured, and there are {distributed.world_size()}"
+    if options.optimization.checkpointing:
+        return "steps with --checkpointing cannot be captured"
+    return ""
+
+
 class Recorder(Protocol):
-    """What captures steps."""
+    """Captures steps."""
 
-    def warm_up(self, run: Callable[[], Step]) -> Step:
-        """Return what `run` returns, computed as it will be when it is recorded."""
+    def run(self, compute: Callable[[], Step]) -> Step:
+        """Run a step eagerly, in the way that prepares its capture."""
 
-    def rehearse(self, run: Callable[[], Step]) -> tuple[Step, str]:
-        """Do the same, and return too what in it waits for the device, or else an empty text."""
+    def find_sync(self, compute: Callable[[], Step]) -> tuple[Step, str]:
+        """Run a step eagerly; return it with the first line that waits for the device, or an empty string."""
 
-    def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
-        """Return the tensors that `run` will have filled, once what is returned with them is called."""
+    def capture(self, compute: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+        """Capture a step without running it; return its output tensors and the function that fills them."""
 
 
 class CudaRecorder:
-    """Captures CUDA graphs, which share one pool of memory."""
+    """Captures CUDA graphs, which share one memory pool."""
 
     def __init__(self) -> None:
         self._stream = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()
 
-    def warm_up(self, run: Callable[[], Step]) -> Step:
-        # Not on the default stream: what autograd keeps of it could not be captured later.
+    def run(self, compute: Callable[[], Step]) -> Step:
+        # On the stream of the capture: what autograd keeps from the default stream cannot be captured.
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            step = run()
+            step = compute()
         torch.cuda.current_stream().wait_stream(self._stream)
         return step
 
-    def rehearse(self, run: Callable[[], Step]) -> tuple[Step, str]:
-        # A capture that fails leaves much of torch in disorder: what would make it fail is looked for before.
-        with warnings.catch_warnings(record=True) as found:
+    def find_sync(self, compute: Callable[[], Step]) -> tuple[Step, str]:
+        # A failed capture leaves torch in disorder, so its usual reason is looked for before.
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             torch.cuda.set_sync_debug_mode("warn")
             try:
-                step = self.warm_up(run)
+                step = self.run(compute)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        waits = (each for each in found if "called a synchronizing" in str(each.message))
-        return step, next((f"{each.filename}, line {each.lineno}, waits for the GPU" for each in waits), "")
+        syncs = (warning for warning in caught if "called a synchronizing" in str(warning.message))
+        return step, next((f"{sync.filename}, line {sync.lineno}, waits for the GPU" for sync in syncs), "")
 
-    def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+    def capture(self, compute: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
         graph, generator = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
-        # Loaders pin memory in threads of their own, at any time: that must not disturb the capture.
+        # thread_local: data loaders pin memory in threads of their own, which must not end the capture.
         capture = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         try:
             # The outer context: after a failure torch before 2.15 stays on the graph's stream.
             with torch.cuda.stream(torch.cuda.current_stream()), capture:
-                step = run()
+                step = compute()
         except Exception:
-            # One that a failed capture has begun to record refuses to draw outside of captures.
+            # A generator of a failed capture refuses to draw outside of captures.
             fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
             generator.graphsafe_set_state(fresh)
             raise
         return step, graph.replay
 
 
-class Recording(NamedTuple):
-    """A captured step: what it reads, what it fills, and what makes it run."""
+class Captured(NamedTuple):
+    """A captured step: the batch that it reads, the step that it fills, and the function that runs it."""
 
     batch: Batch
     step: Step
-    replay: Callable[[], None]
+    launch: Callable[[], None]
+
+    def replay(self, batch: Batch) -> Step:
+        """Run the step on `batch`; what it returns is overwritten by the next replay."""
+        tensors = batch.tensors()
+        for name, static in self.batch.tensors().items():
+            static.copy_(tensors[name], non_blocking=True)
+        self.launch()
+        return self.step
 
 
 class StepGraphs:
-    """Computes training steps, each kind of them from a recording as soon as there is one.
+    """Runs training steps: eagerly at first, from a captured graph per variant and batch shape later on.
 
-    A kind is the variant that is named and the shapes of the batch. What a step returns is overwritten by the
-    next one of its kind.
+    Before a graph is used, one replay is compared with an eager step from the same state. If they differ,
+    or if a capture fails, all steps run eagerly from then on.
 
     Args:
-        compute: makes a step on a batch whose draws are on the device; what it keeps from step to step it
-            must change in place, and nothing that it does may wait for the device.
+        compute: the step, on a batch whose draws are on the device; it must change state in place and never
+            wait for the device.
+        recorder: captures it.
+        owners: everything that `compute` may change can be reached from these objects' attributes; under
+            "optimizers" are the optimizers.
+        tolerance: the largest relative difference of losses and images between a replay and an eager step.
     """
 
-    def __init__(self, compute: Compute, recorder: Recorder):
-        self.compute, self.recorder = compute, recorder
-        self.recordings: dict[Hashable, Recording] = {}
-        self._seen: Counter[Hashable] = Counter()
-        self._broken = False
+    def __init__(
+        self,
+        compute: Compute,
+        recorder: Recorder,
+        owners: Mapping[str, object],
+        tolerance: float = LOSS_TOLERANCE,
+    ):
+        self.compute, self.recorder, self.tolerance = compute, recorder, tolerance
+        # Optimizers first: their weights are compared as one, not layer by layer.
+        self.owners = {"optimizers": owners["optimizers"], **owners}
+        self.captured: dict[Hashable, Captured] = {}
+        self._steps: Counter[Hashable] = Counter()
+        self._numbers: dict[Hashable, dict[str, float]] = {}
+        self._failed = False
 
     def run(self, batch: Batch, variant: Hashable) -> Step:
-        """Make the training step; `variant` tells apart steps that do different things."""
-        tensors = batch.tensors()
-        kind = variant, tuple((name, each.shape, each.dtype) for name, each in tensors.items())
-        if kind not in self.recordings:
-            self._seen[kind] += 1
-            full = len(self.recordings) >= MOST_GRAPHS
-            if self._broken or full or self._seen[kind] < WARM_UP:
-                return self.recorder.warm_up(lambda: self.compute(batch))
-            if self._seen[kind] == WARM_UP:
-                step, reason = self.recorder.rehearse(lambda: self.compute(batch))
-                if reason:
-                    self._give_up(reason)
-                return step
-            if not self._record(kind, batch):
-                return self.recorder.warm_up(lambda: self.compute(batch))
-        recording = self.recordings[kind]
-        for name, static in recording.batch.tensors().items():
-            static.copy_(tensors[name], non_blocking=True)
-        recording.replay()
-        return recording.step
+        """Make the training step; `variant` distinguishes steps that run different code."""
+        kind = variant, tuple((name, x.shape, x.dtype) for name, x in batch.tensors().items())
+        self._steps[kind] += 1
+        count = self._steps[kind]
+        if self._failed or count < WARM_UP:
+            step = self._run_eagerly(batch)
+            if count == WARM_UP - 1:
+                self._numbers[kind] = numbers(self.owners)
+            return step
+        if count == WARM_UP:
+            return self._find_obstacle(kind, batch)
+        if count == WARM_UP + 1:
+            self._capture(kind, batch)
+        captured = self.captured.get(kind)
+        if captured is None or count == WARM_UP + 1:
+            return self._run_eagerly(batch)
+        return self._verify(captured, batch) if count == WARM_UP + 2 else captured.replay(batch)
 
-    def _record(self, kind: Hashable, batch: Batch) -> bool:
-        """Return whether the step could be recorded; nothing has been computed then."""
-        # Without names of files: what a step reads of them would be those of the recorded batch for ever.
-        static = batch.copy()
+    def _run_eagerly(self, batch: Batch) -> Step:
+        return self.recorder.run(lambda: self.compute(batch))
+
+    def _find_obstacle(self, kind: Hashable, batch: Batch) -> Step:
+        """Run a step eagerly and give up if it does what a graph cannot repeat."""
+        before = numbers(self.owners)
+        step, obstacle = self.recorder.find_sync(lambda: self.compute(batch))
+        earlier = self._numbers.pop(kind)
+        counters = [
+            name
+            for name, value in numbers(self.owners).items()
+            if value != before.get(name) and value != earlier.get(name)
+        ]
+        if counters:
+            obstacle = f"{counters[0]} is a Python number that changes in every step; make it a tensor"
+        if obstacle:
+            self._give_up(f"capture failed ({obstacle})")
+        return step
+
+    def _capture(self, kind: Hashable, batch: Batch) -> None:
+        if len(self.captured) >= MAX_GRAPHS:
+            return
+        static = batch.copy()  # without file names: a step that read them would see these for ever
         try:
-            step, replay = self.recorder.record(lambda: self.compute(static))
-        except Exception as error:
-            # Whatever it is that cannot be captured can still be computed; if not, that says why.
-            self._give_up(str(error))
-            return False
-        self.recordings[kind] = Recording(static, step, replay)
-        return True
+            step, launch = self.recorder.capture(lambda: self.compute(static))
+        except Exception as error:  # of any kind: the step may still run eagerly, and says why if it does not
+            self._give_up(f"capture failed ({error})")
+        else:
+            self.captured[kind] = Captured(static, step, launch)
+
+    def _verify(self, captured: Captured, batch: Batch) -> Step:
+        """Run a step eagerly, and once more as a replay to compare; training goes on from the eager one."""
+        before = Snapshot(self.owners)
+        step = self._run_eagerly(batch)
+        eager = Snapshot(self.owners)
+        before.restore()
+        found = step_differences(step, captured.replay(batch), self.tolerance)
+        found += eager.differences(Snapshot(self.owners), before)
+        eager.restore()
+        if found:
+            names = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+            self._give_up(f"replay differs from an eager step ({names})")
+        return step
 
     def _give_up(self, reason: str) -> None:
-        self._broken = True
-        self.recordings.clear()  # after a failure the random numbers of earlier ones could not be trusted
-        log.warning("--cuda_graph: steps are computed one by one, for they cannot be captured: %s", reason)
+        self._failed = True
+        self.captured.clear()  # after a failed capture earlier graphs' random numbers cannot be trusted
+        log.warning("CUDA graph %s; running eagerly", reason)

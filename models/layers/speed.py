@@ -10,8 +10,6 @@ from models.layers.blocks import ReflectionPad2d
 from models.layers.convolutions import Conv2d, ConvTranspose2d
 from models.layers.norms import InstanceNorm2d
 from options.base_options import CommandOptions
-from options.train_options import TrainOptions
-from util import distributed
 from util.errors import UserError
 
 LOW_PRECISION = ("tf32", "bf16", "fp16")
@@ -44,13 +42,6 @@ def choose_convolutions(options: CommandOptions) -> None:
     """Let a GPU try out which convolutions are fastest where sizes repeat, unless bits have to repeat too."""
     sizes_repeat = "crop" in options.data.preprocess
     torch.backends.cudnn.benchmark = sizes_repeat and not options.run.deterministic
-
-
-def obstacle_to_capture(options: TrainOptions) -> str:
-    """Return which training steps these are, if such cannot be captured in a CUDA graph, or an empty text."""
-    if distributed.world_size() > 1:
-        return "the steps of several processes"
-    return "steps with --checkpointing" if options.optimization.checkpointing else ""
 
 
 def compile_networks(nets: Iterable[nn.Module], device: torch.device, training: bool) -> None:

@@ -107,7 +107,7 @@ OWN = {
     "inception_weights": "download",
 }
 OWN_TRAIN = OWN | {
-    "cuda_graph": "auto",
+    "cuda_graph": "off",
     "log": "html",
     "html_samples": 4,
     "val_freq": 0,

@@ -1,7 +1,7 @@
-"""Stand-ins for what only a GPU does: capturing steps, and waiting for the device."""
+"""CPU stand-ins for a GPU: capturing steps, and noticing what waits for the device."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,67 +10,107 @@ from torch.utils._pytree import tree_leaves
 
 from util.batch import Step
 
-WAITING = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2"}
+SYNCHRONIZING = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2"}
 """Operators whose result the host has to know."""
 
 
+class Call(NamedTuple):
+    """An operator that ran, with the tensors that it read and wrote."""
+
+    operator: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any
+
+    @property
+    def name(self) -> str:
+        return self.operator.__name__.split(".")[0]
+
+    def written(self) -> list[Tensor]:
+        """Return the tensors that the operator changes in place."""
+        if self.name == "native_batch_norm":  # whose schema does not mention its running statistics
+            return [value for value in self.args[3:5] if value is not None]
+        arguments = self.operator._schema.arguments
+        values = (
+            self.args[index] if index < len(self.args) else self.kwargs.get(argument.name)
+            for index, argument in enumerate(arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write
+        )
+        return [leaf for value in values for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+
+
 class OperatorTape(TorchDispatchMode):
-    """Keeps every operator that runs, with the very tensors that it read and wrote."""
+    """Records every operator, and what the tensors that it changes in place held before."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...], Mapping[str, Any], Any]] = []
+        self.calls: list[Call] = []
+        self.before: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, found))
-        return found
+        call = Call(func, args, kwargs or {}, None)
+        self.before += [(tensor, tensor.clone()) for tensor in call.written()]
+        result = func(*args, **call.kwargs)
+        self.calls.append(call._replace(result=result))
+        return result
+
+    @torch.no_grad()
+    def undo(self) -> None:
+        for tensor, value in reversed(self.before):
+            tensor.copy_(value)
 
 
 class CpuRecorder:
-    """Records steps as a CUDA graph does: the host's numbers, and which tensor is where, are fixed for ever.
+    """Captures steps as a CUDA graph does: Python's numbers and the places of tensors are fixed for ever.
 
-    Unlike a GPU, a CPU has computed the step when it is recorded, so that the first replay has nothing to do.
+    Attributes:
+        replays: how many there were.
     """
 
     def __init__(self) -> None:
         self.replays = 0
 
-    def warm_up(self, run: Callable[[], Step]) -> Step:
-        return run()
+    def run(self, compute: Callable[[], Step]) -> Step:
+        return compute()
 
-    def rehearse(self, run: Callable[[], Step]) -> tuple[Step, str]:
-        with Waits() as waits:
-            step = run()
-        return step, ", ".join(waits.found)
+    def find_sync(self, compute: Callable[[], Step]) -> tuple[Step, str]:
+        with SyncDetector() as syncs:
+            step = compute()
+        return step, ", ".join(syncs.found)
 
-    def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
-        with OperatorTape() as tape:
-            step = run()
-        fresh = [True]
+    def capture(self, compute: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+        random_state = torch.get_rng_state()
+        try:
+            with OperatorTape() as tape:
+                step = compute()
+        finally:  # a capture computes nothing
+            tape.undo()
+            torch.set_rng_state(random_state)
 
         def replay() -> None:
             self.replays += 1
-            if not fresh:
-                play(tape)
-            fresh.clear()
+            with torch.no_grad():
+                for call in self.replayed(tape.calls):
+                    play(call)
 
         return step, replay
 
-
-@torch.no_grad()
-def play(tape: OperatorTape) -> None:
-    """Run all operators again, on the same tensors and into the same ones."""
-    for func, args, kwargs, recorded in tape.calls:
-        found = func(*args, **kwargs)
-        for old, new in zip(tree_leaves(recorded), tree_leaves(found), strict=True):
-            # Views, and what works in place, are where they were.
-            if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
-                old.copy_(new)
+    def replayed(self, calls: list[Call]) -> Iterator[Call]:
+        """Yield the calls that a replay repeats."""
+        yield from calls
 
 
-class Waits(TorchDispatchMode):
-    """Notes where a GPU's host would have to wait for the device."""
+def play(call: Call) -> None:
+    """Run an operator again, on the same tensors and into the same ones."""
+    result = call.operator(*call.args, **call.kwargs)
+    for old, new in zip(tree_leaves(call.result), tree_leaves(result), strict=True):
+        # Views, and results of operators that work in place, are where they were.
+        if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+            old.copy_(new)
+
+
+class SyncDetector(TorchDispatchMode):
+    """Records the operators that make a GPU's host wait."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,19 +119,19 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__.split(".")[0]
         masks = name.startswith("index") and any(
-            isinstance(each, Tensor) and each.dtype == torch.bool for each in tree_leaves(args[1:])
+            isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:])
         )
-        if name in WAITING or masks:
+        if name in SYNCHRONIZING or masks:
             self.found.append(f"{name} waits for the device")
         return func(*args, **(kwargs or {}))
 
 
 class NoTraffic(TorchDispatchMode):
-    """Raises where tensors of the host and of the device meet."""
+    """Raises where an operator has tensors of the host and of the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        tensors = [each for each in tree_leaves((args, kwargs, found)) if isinstance(each, Tensor)]
-        if len({each.device.type for each in tensors if each.dim()}) > 1:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        if len({tensor.device.type for tensor in tensors if tensor.dim()}) > 1:
             raise AssertionError(f"{func} copies between the host and the device")
-        return found
+        return result

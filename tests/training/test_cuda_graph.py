@@ -24,7 +24,7 @@ from models.pix2pix_model import Pix2PixModel
 from options.parse import parse
 from options.train_options import TrainOptions
 from tests.support.models import CPU, TRAINED, arguments, assert_equal_states, model_and_batches
-from tests.support.recorder import CpuRecorder, NoTraffic, Waits
+from tests.support.recorder import CpuRecorder, NoTraffic, SyncDetector
 from training.cuda_graph import WARM_UP, CudaRecorder
 from util.batch import Batch, Step
 
@@ -62,8 +62,8 @@ def test_recorded_steps_are_the_computed_ones(name: str, data: dict[str, Path]) 
 @pytest.mark.parametrize("name", TRAINED)
 def test_nothing_in_a_step_waits_for_the_device(name: str, data: dict[str, Path]) -> None:
     class Watch(CpuRecorder):
-        def warm_up(self, run: Callable[[], Step]) -> Step:
-            step, waits = self.rehearse(run)
+        def run(self, compute: Callable[[], Step]) -> Step:
+            step, waits = self.find_sync(compute)
             assert not waits
             return step
 
@@ -103,7 +103,7 @@ def test_a_step_needs_nothing_of_the_host(name: str, data: dict[str, Path], meta
     "waits", [lambda x: x.item(), lambda x: x.nonzero(), lambda x: bool(x > 0), lambda x: x[x > 0]]
 )
 def test_what_waits_is_noticed(waits: Callable[[torch.Tensor], object]) -> None:
-    with Waits() as noticed:
+    with SyncDetector() as noticed:
         waits(torch.ones(1))
     assert len(noticed.found) == 1
 
@@ -145,20 +145,20 @@ def test_a_rehearsal_tells_where_the_gpu_was_waited_for(gpu: SimpleNamespace) ->
         return Step({}, {})
 
     recorder, plain = CudaRecorder(), Step({}, {})
-    assert recorder.rehearse(lambda: plain) == (plain, "")
-    step, reason = recorder.rehearse(waits)
+    assert recorder.find_sync(lambda: plain) == (plain, "")
+    step, reason = recorder.find_sync(waits)
     assert step == plain and reason.startswith(f"{__file__}, line ") and reason.endswith("waits for the GPU")
     with pytest.raises(RuntimeError):
-        recorder.rehearse(_raise)
+        recorder.find_sync(_raise)
     assert gpu.modes == ["warn", "default"] * 3
 
 
 def test_captures_bear_other_threads_and_failures(gpu: SimpleNamespace) -> None:
     recorder, plain = CudaRecorder(), Step({}, {})
-    assert recorder.record(lambda: plain)[0] is plain
+    assert recorder.capture(lambda: plain)[0] is plain
     assert gpu.captures == [{"capture_error_mode": "thread_local"}] and gpu.states == []
     with pytest.raises(RuntimeError, match="capturing"):
-        recorder.record(_raise)
+        recorder.capture(_raise)
     assert gpu.states == [7]  # random numbers go on as if nothing had happened
 
 
@@ -179,14 +179,14 @@ def both_after(steps: int, recorder: CpuRecorder, data: dict[str, Path]) -> tupl
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each for each in map(logging.LogRecord.getMessage, caplog.records) if "--cuda_graph" in each]
+    return [each for each in map(logging.LogRecord.getMessage, caplog.records) if "CUDA graph" in each]
 
 
 def test_a_step_that_waits_is_not_captured(
     data: dict[str, Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Recorder(CpuRecorder):
-        def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+        def capture(self, compute: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
             raise AssertionError("this would end badly")
 
     def waiting(model: Pix2PixModel, batch: Batch) -> Step:
@@ -197,9 +197,8 @@ def test_a_step_that_waits_is_not_captured(
     monkeypatch.setattr(Pix2PixModel, "train_step", waiting)
     assert_equal_states(*both_after(2 * (WARM_UP + 2), Recorder(), data))
     (message,) = said(caplog)
-    assert message.startswith(
-        "--cuda_graph: steps are computed one by one, for they cannot be captured: _loc"
-    )
+    assert message.startswith("CUDA graph capture failed (_local_scalar_dense waits for the device")
+    assert message.endswith("); running eagerly")
 
 
 @pytest.mark.parametrize("earlier", [0, 1])
@@ -220,12 +219,12 @@ def test_what_cannot_be_recorded_is_computed_and_said(
     class Broken(CpuRecorder):
         recorded = 0
 
-        def record(self, run: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
+        def capture(self, compute: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
             self.recorded += 1
             if self.recorded <= earlier:
-                return super().record(run)
+                return super().capture(compute)
             with Refusal():
-                run()
+                compute()
             raise AssertionError("a step without gradients")
 
     recorder = Broken()
@@ -233,6 +232,5 @@ def test_what_cannot_be_recorded_is_computed_and_said(
     assert_equal_states(plain, captured)
     assert recorder.recorded == earlier + 1 and recorder.replays <= earlier
     assert said(caplog) == [
-        "--cuda_graph: steps are computed one by one, for they cannot be captured:"
-        " operation not permitted when stream is capturing"
+        "CUDA graph capture failed (operation not permitted when stream is capturing); running eagerly"
     ]

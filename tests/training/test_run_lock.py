@@ -15,7 +15,7 @@ from training.run_lock import RunLock
 from util.errors import UserError
 
 HOLD = (
-    "import sys, time\nfrom pathlib import Path\nfrom util.run_lock import RunLock\n"
+    "import sys, time\nfrom pathlib import Path\nfrom training.run_lock import RunLock\n"
     "with RunLock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
 )
 
