@@ -28,8 +28,8 @@ from util.batch import Batch
 from util.device import prepare_device, processes_to_launch
 from util.errors import UserError, run_command
 from util.image_io import to_uint8
-from util.metrics.measure import IMAGE_METRICS, Metrics
-from util.metrics.summary import forget_summary, write_summary
+from util.metrics.measure import Metrics
+from util.metrics.summary import remove_summary, write_summary
 from util.pages.gallery import Gallery
 from util.weights import load_weights, weights_path
 
@@ -70,9 +70,7 @@ def main(argv: list[str]) -> int:
         load_weights(net, file)
     if options.results.eval:
         model.eval()
-    metrics = Metrics.load(
-        options.metrics.names, device, options.metrics.lpips_weights, options.metrics.inception_weights
-    )
+    metrics = Metrics.load(options.metrics.names, device, options.metrics.weights)
     if distributed.rank():
         for _ in translate(loader, model, metrics):
             pass
@@ -86,7 +84,7 @@ def main(argv: list[str]) -> int:
     rows: list[tuple[str, dict[str, float]]] = []
     shown = 0
     with create_gallery(options) as gallery:
-        forget_summary(gallery.folder)
+        remove_summary(gallery.folder)
         if overview := model.overview():
             gallery.add("overview", {name: to_uint8(image) for name, image in overview.items()})
         for result in translate(loader, model, metrics):
@@ -95,7 +93,7 @@ def main(argv: list[str]) -> int:
             if result.measured:
                 rows.append((name, result.measured))
     report(metrics, rows, gallery.folder)
-    if not rows and "metrics" in options.explicit and set(IMAGE_METRICS) & set(metrics.names):
+    if not rows and "metrics" in options.explicit and metrics.needs_pairs:
         log.warning("--metrics %s: these results have no truth to be compared with", options.metrics.metrics)
     log.info("%d images: %s", shown, gallery.page.path)
     distributed.shutdown()

@@ -10,8 +10,7 @@ import torch
 
 from options.option import Group, option
 from util.errors import UserError
-from util.metrics.features import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
-from util.metrics.measure import DEFAULT_METRICS, HIGHER_IS_BETTER, SET_METRICS, parse_names
+from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, metrics_using, parse_names
 from util.registry import label
 
 log = logging.getLogger(__name__)
@@ -232,36 +231,43 @@ class DataOptions:
 
 
 COLOR_METRICS = f"{DEFAULT_METRICS},ciede2000,colorfulness"
-"""The default of models whose results are colours."""
+"""Default of models that colorize."""
 
 
 @dataclass(frozen=True)
 class MetricOptions:
-    """What is measured of results where there is a truth to compare them with."""
+    """Metrics of results compared with the truth."""
 
     metrics: str = option(
         DEFAULT_METRICS,
-        f"what is measured, some of {', '.join(HIGHER_IS_BETTER)}, with commas, or none; lpips, fid and kid"
+        f"metrics to measure, separated by commas, some of {', '.join(METRICS)}, or none; lpips, fid and kid"
         " need requirements-metrics.txt; fid and kid need no pairs",
         cosmetic=True,
     )
     lpips_weights: str = option(
-        DOWNLOAD, f"the network of lpips: download, or the path of {ALEXNET_FILE}", cosmetic=True
+        DOWNLOAD, f"network of lpips: download, or the path of {NETWORK_FILES['lpips']}", cosmetic=True
     )
     inception_weights: str = option(
-        DOWNLOAD, f"the network of fid and kid: download, or the path of {INCEPTION_FILE}", cosmetic=True
+        DOWNLOAD,
+        f"network of fid and kid: download, or the path of {NETWORK_FILES['inception']}",
+        cosmetic=True,
     )
 
     def __post_init__(self) -> None:
-        names = self.names
-        for flag, users in (("lpips_weights", ("lpips",)), ("inception_weights", SET_METRICS)):
-            if getattr(self, flag) != DOWNLOAD and not set(users) & set(names):
-                log.warning("--%s has no effect without --metrics %s", flag, " or ".join(users))
+        for network, source in self.weights.items():
+            if source != DOWNLOAD and not metrics_using(network, self.names):
+                users = " or ".join(metrics_using(network))
+                log.warning("--%s_weights has no effect without --metrics %s", network, users)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The metrics that are asked for."""
+        """The metrics in ``--metrics``."""
         return parse_names(self.metrics)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Where the weights of each network come from: ``download`` or a path."""
+        return {network: getattr(self, f"{network}_weights") for network in NETWORK_FILES}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import ClassVar
 from options.base_options import CommandOptions
 from options.option import option
 from util.errors import UserError, did_you_mean
-from util.metrics.measure import HIGHER_IS_BETTER
+from util.metrics.names import METRICS
 from util.registry import registered_names
 
 SINKS = registered_names("training.loggers", "sink")
@@ -162,11 +162,9 @@ class ValidationOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.best and self.best not in HIGHER_IS_BETTER:
-            hint = did_you_mean(self.best, HIGHER_IS_BETTER)
-            raise UserError(
-                f"--best {self.best}: no such metric{hint} There are {', '.join(HIGHER_IS_BETTER)}"
-            )
+        if self.best and self.best not in METRICS:
+            hint = did_you_mean(self.best, METRICS)
+            raise UserError(f"--best {self.best}: no such metric{hint} There are {', '.join(METRICS)}")
         if self.best and not self.val_freq:
             raise UserError(f"--best {self.best} needs --val_freq, such as --val_freq 1 for every epoch")
         if self.patience and not self.best:

@@ -13,7 +13,8 @@ from options.parse import as_test_options
 from options.train_options import TrainOptions
 from util import distributed
 from util.errors import UserError
-from util.metrics.measure import HIGHER_IS_BETTER, Metrics
+from util.metrics.measure import Metrics
+from util.metrics.names import HIGHER_IS_BETTER
 
 
 class Validation:
@@ -50,9 +51,7 @@ class Validation:
         changes = {"phase": asked.val_phase, "num_test": asked.val_size}
         loader = create_loader(as_test_options(options, MODELS, DATASETS, changes), device)
         names = {*options.metrics.names, *([asked.best] if asked.best else [])}
-        metrics = Metrics.load(
-            names, device, options.metrics.lpips_weights, options.metrics.inception_weights
-        )
+        metrics = Metrics.load(names, device, options.metrics.weights)
         if asked.best in metrics.left_out:
             raise UserError(f"--best {asked.best}: it {metrics.left_out[asked.best]}")
         return cls(loader, metrics, asked.val_freq, asked.best, asked.patience)

@@ -23,7 +23,7 @@ from scripts.comparison.runs import (
 from scripts.comparison.tables import decimals, groups_csv, groups_latex, runs_csv
 from util.errors import UserError
 from util.files import write_text
-from util.metrics.measure import HIGHER_IS_BETTER
+from util.metrics.names import HIGHER_IS_BETTER
 from util.pages.page import Page, image_tag
 
 OPEN_CHARTS = 6

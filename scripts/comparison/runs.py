@@ -14,7 +14,7 @@ import numpy as np
 from options.option import cosmetic_flags
 from options.train_options import TrainOptions
 from util.errors import UserError
-from util.metrics.measure import HIGHER_IS_BETTER
+from util.metrics.names import HIGHER_IS_BETTER
 
 WITHOUT_EFFECT = cosmetic_flags(TrainOptions.groups().values())
 """Flags of train.py that leave what a run learns as it is."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from scripts.comparison.runs import RunGroup, Statistic, best_groups, metric_names, text
-from util.metrics.measure import HIGHER_IS_BETTER
+from util.metrics.names import HIGHER_IS_BETTER
 
 MOST_DECIMALS = 6
 LATEX_ESCAPES = {

@@ -1,4 +1,4 @@
-"""Measures the images of one folder against those of another: what `python -m util.metrics` runs."""
+"""Compare the images of two folders: ``python -m util.metrics RESULTS TRUTH``."""
 
 import argparse
 import logging
@@ -14,14 +14,14 @@ from tqdm import tqdm
 from util.device import select_device
 from util.errors import Parser, UserError, run_command
 from util.image_io import EXTENSIONS, read_image
-from util.metrics.features import ALEXNET_FILE, DOWNLOAD, INCEPTION_FILE
-from util.metrics.measure import DEFAULT_METRICS, HIGHER_IS_BETTER, IMAGE_METRICS, Metrics, parse_names
+from util.metrics.measure import Metrics
+from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, parse_names
 from util.metrics.summary import write_summary
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 3
-"""How many names a message lists."""
+MAX_NAMES = 3
+"""Number of file names that an error message lists."""
 
 
 def main(argv: list[str]) -> int:
@@ -29,27 +29,21 @@ def main(argv: list[str]) -> int:
     metrics = Metrics.load(
         parse_names(options.metrics),
         select_device(options.gpu_ids or "0", explicit=options.gpu_ids is not None),
-        options.lpips_weights,
-        options.inception_weights,
+        {network: getattr(options, f"{network}_weights") for network in NETWORK_FILES},
     )
     if not metrics.names:
         raise UserError(f"--metrics {options.metrics}: there is nothing left to measure")
     results = find_images(options.results, options.suffix_a)
     truth = find_images(options.truth, options.suffix_b)
     rows: list[tuple[str, dict[str, float]]] = []
-    if set(IMAGE_METRICS) & set(metrics.names):
-        check_partners(options, results, truth)
-        for name, path in tqdm(results.items(), disable=None):
-            fake, real = read(path), read(truth[name])
-            if fake.shape != real.shape:
-                sizes = [f"{image.shape[3]} x {image.shape[2]}" for image in (fake, real)]
-                raise UserError(f"{path} has {sizes[0]} pixels, {truth[name]} {sizes[1]}: they must be equal")
-            found = metrics.update(fake, real, [name])
-            rows.append((name, {metric: values.item() for metric, values in found.items()}))
+    if metrics.needs_pairs:
+        check_pairs(options, results, truth)
+        for name in tqdm(results, disable=None):
+            rows.append((name, measure_pair(metrics, name, results[name], truth[name])))
     else:
         for side, images in (("fake", results), ("real", truth)):
             for name, path in tqdm(images.items(), disable=None):
-                metrics.update_set(side, read(path), [name])
+                metrics.update_set(side, read_levels(path), [name])
     summary = metrics.compute()
     log.info("%d and %d images", len(results), len(truth))
     for line in summary.lines():
@@ -61,70 +55,81 @@ def main(argv: list[str]) -> int:
 
 
 def find_images(folder: Path, suffix: str) -> dict[str, Path]:
-    """Return the images in a folder by their names, without the ending and `suffix`, in order.
+    """Return the images of a folder by name, without extension and `suffix`, in alphabetical order.
 
     Raises:
-        UserError: there are none, or two of one name.
+        UserError: the folder has no images, or two with the same name.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder")
-    found: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in EXTENSIONS or path.name.startswith(".") or not path.is_file():
             continue
         if not path.stem.endswith(suffix):
             continue
         name = path.stem.removesuffix(suffix)
-        if name in found:
-            raise UserError(f"{found[name]} and {path}: two images of one name; rename or remove one")
-        found[name] = path
-    if not found:
+        if name in images:
+            raise UserError(f"{images[name]} and {path}: two images of one name; rename or remove one")
+        images[name] = path
+    if not images:
         ending = f" whose name ends with {suffix}" if suffix else ""
         raise UserError(f"{folder}: there is no image{ending} in it")
-    return found
+    return images
 
 
-def check_partners(options: argparse.Namespace, results: Collection[str], truth: Collection[str]) -> None:
-    """Raise a `UserError` if an image has no partner."""
-    for folder, mine, others in (
-        (options.truth, results, truth),
-        (options.results, truth, results),
-    ):
-        if lonely := [name for name in mine if name not in others]:
-            named = ", ".join(lonely[:EXAMPLES]) + (", ..." if len(lonely) > EXAMPLES else "")
+def check_pairs(options: argparse.Namespace, results: Collection[str], truth: Collection[str]) -> None:
+    """Raise a `UserError` if an image of one folder is missing in the other."""
+    for folder, names, others in ((options.truth, results, truth), (options.results, truth, results)):
+        if missing := [name for name in names if name not in others]:
+            listed = ", ".join(missing[:MAX_NAMES]) + (", ..." if len(missing) > MAX_NAMES else "")
             raise UserError(
-                f"{folder}: {len(lonely)} images have no partner there ({named}); partners have one name,"
-                " apart from --suffix_a and --suffix_b"
+                f"{folder}: {len(missing)} images have no partner there ({listed}); the images of a pair"
+                " have the same name, apart from --suffix_a and --suffix_b"
             )
 
 
-def read(path: Path) -> Tensor:
-    """Return the image in RGB, uint8 (1, 3, H, W)."""
+def measure_pair(metrics: Metrics, name: str, result: Path, truth: Path) -> dict[str, float]:
+    """Return the values of one result by metric.
+
+    Raises:
+        UserError: the images differ in size.
+    """
+    fake, real = read_levels(result), read_levels(truth)
+    if fake.shape != real.shape:
+        sizes = [f"{image.shape[3]} x {image.shape[2]}" for image in (fake, real)]
+        raise UserError(f"{result} has {sizes[0]} pixels, {truth} {sizes[1]}: they must be equal")
+    values = metrics.update(fake, real, [name])
+    return {metric: value.item() for metric, value in values.items()}
+
+
+def read_levels(path: Path) -> Tensor:
+    """Return an image file in RGB, uint8 (1, 3, H, W)."""
     return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)[None]
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m util.metrics",
-        description="Compare the images of two folders, which belong together by their names.",
+        description="Compare the images of two folders, which are paired by name.",
         allow_abbrev=False,
     )
-    parser.add_argument("results", type=Path, help="a folder of images")
-    parser.add_argument("truth", type=Path, help="what they are compared with; may be the same folder")
+    parser.add_argument("results", type=Path, help="folder of images")
+    parser.add_argument("truth", type=Path, help="folder of images to compare with; may be the same")
     parser.add_argument(
         "--metrics",
         default=DEFAULT_METRICS,
-        help=f"some of {', '.join(HIGHER_IS_BETTER)} (default: {DEFAULT_METRICS}); with fid and kid alone the"
-        " folders may hold different images",
+        help=f"some of {', '.join(METRICS)}, separated by commas (default: {DEFAULT_METRICS}); with fid"
+        " and kid alone the folders may hold different images",
     )
-    parser.add_argument("--suffix_a", default="", help="take the results whose name ends so, such as _fake_B")
-    parser.add_argument("--suffix_b", default="", help="take the truth whose name ends so, such as _real_B")
-    parser.add_argument("--lpips_weights", default=DOWNLOAD, help=f"download, or the path of {ALEXNET_FILE}")
     parser.add_argument(
-        "--inception_weights", default=DOWNLOAD, help=f"download, or the path of {INCEPTION_FILE}"
+        "--suffix_a", default="", help="take results whose name ends with it, such as _fake_B"
     )
+    parser.add_argument("--suffix_b", default="", help="take truth whose name ends with it, such as _real_B")
+    for network, file in NETWORK_FILES.items():
+        parser.add_argument(f"--{network}_weights", default=DOWNLOAD, help=f"download, or the path of {file}")
     parser.add_argument("--gpu_ids", help="which GPU; -1 is the CPU (default: 0, without one the CPU)")
-    parser.add_argument("--out", type=Path, help="a folder to write metrics.json and metrics.csv to")
+    parser.add_argument("--out", type=Path, help="folder to write metrics.json and metrics.csv to")
     return parser.parse_args(argv)
 
 

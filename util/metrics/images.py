@@ -1,66 +1,110 @@
-"""How far images are from the truth: batches of uint8 images, (N, 3, H, W), to a number each, (N,)."""
+"""Metrics of single images: uint8 batches, (N, 3, H, W), to (N,) float64."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from util.color import ciede2000, colourfulness, rgb_to_lab
+from util import color
+from util.metrics.names import metric
 
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
-STRIP = 1 << 16
-"""Values are computed for about so many pixels at a time, which stay in a CPU's cache."""
+STRIP_PIXELS = 1 << 16
+"""Images are processed in strips of about this many pixels, which fit a CPU's cache."""
 
 
+@metric(
+    "psnr",
+    higher_is_better=True,
+    unit="dB",
+    protocol="10 log10(255^2 / MSE), all channels together",
+    undefined="equal to the truth, where it is infinite",
+)
 def psnr(fake: Tensor, real: Tensor) -> Tensor:
     """Return 10 log₁₀(255² / MSE) over all channels, in dB; infinity where the images are equal."""
-    error = _mean(lambda x, y: (x - y).square(), fake, real)
+    error = _mean_in_strips(lambda x, y: (x - y).square(), fake, real)
     return 10 * (255**2 / error).log10()
 
 
-def l1(fake: Tensor, real: Tensor) -> Tensor:
-    """Return the mean absolute difference in units of [-1, 1], as networks see images: 0 to 2."""
-    return _mean(lambda x, y: (x - y).abs(), fake, real) / 127.5
-
-
+@metric(
+    "ssim",
+    higher_is_better=True,
+    protocol="Wang et al. 2004: Gaussian window 11 x 11, sigma 1.5, K1 0.01, K2 0.03, population covariance,"
+    " whole windows only, mean over R, G and B",
+    undefined="a side below the window's 11 pixels",
+)
 def ssim(fake: Tensor, real: Tensor) -> Tensor:
-    """Return the structural similarity (Wang et al. 2004), the mean of that of the channels.
+    """Return the structural similarity (Wang et al. 2004), averaged over the channels.
 
-    The window is a Gaussian of 11 x 11 pixels with a deviation of 1.5 that lies wholly within the image;
-    variances are those of the population. An image with a side below 11 has none: NaN.
+    The 11 x 11 Gaussian window (sigma 1.5) lies wholly inside the image, and variances are those of the
+    population. NaN for images with a side below 11.
     """
     if min(fake.shape[-2:]) < SSIM_WINDOW:
         return torch.full((len(fake),), torch.nan, dtype=torch.float64, device=fake.device)
-    return _mean(_structural_similarity, fake, real, SSIM_WINDOW)
+    return _mean_in_strips(_structural_similarity, fake, real, SSIM_WINDOW)
 
 
-def color_difference(fake: Tensor, real: Tensor) -> Tensor:
-    """Return the mean CIEDE2000 difference of the pixels (Sharma et al. 2005)."""
-    return _mean(lambda x, y: ciede2000(_lab(x), _lab(y)), fake, real)
+@metric(
+    "l1",
+    higher_is_better=False,
+    unit="0 to 2",
+    protocol="mean absolute difference in units of [-1, 1], 0 to 2",
+)
+def l1(fake: Tensor, real: Tensor) -> Tensor:
+    """Return the mean absolute difference of the images in [-1, 1]: 0 to 2."""
+    return _mean_in_strips(lambda x, y: (x - y).abs(), fake, real) / 127.5
 
 
-def color_difference_of_grey(real: Tensor) -> Tensor:
-    """Return the mean CIEDE2000 difference of images from what is left of them without colour."""
+@metric(
+    "ciede2000",
+    higher_is_better=False,
+    protocol="mean over the pixels, sRGB to Lab with D65",
+    reference="ciede2000_of_grey",
+)
+def ciede2000(fake: Tensor, real: Tensor) -> Tensor:
+    """Return the mean CIEDE2000 colour difference of the pixels (Sharma et al. 2005)."""
+    return _mean_in_strips(lambda x, y: color.ciede2000(_lab(x), _lab(y)), fake, real)
+
+
+def ciede2000_of_grey(real: Tensor) -> Tensor:
+    """Return the mean CIEDE2000 difference between images and their lightness alone."""
 
     def from_grey(_: Tensor, y: Tensor) -> Tensor:
         lab = _lab(y)
-        return ciede2000(torch.cat([lab[:, :1], torch.zeros_like(lab[:, 1:])], 1), lab)
+        return color.ciede2000(torch.cat([lab[:, :1], torch.zeros_like(lab[:, 1:])], 1), lab)
 
-    return _mean(from_grey, real, real)
-
-
-def colorfulness(images: Tensor) -> Tensor:
-    """Return the colourfulness M3 (Hasler & Süsstrunk 2003)."""
-    return colourfulness(images.float()).double()
+    return _mean_in_strips(from_grey, real, real)
 
 
-def _mean(per_pixel: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, window: int = 1) -> Tensor:
-    """Return the mean over each image of what is computed of (N, 3, rows, W), of windows' rows at least."""
+@metric(
+    "colorfulness",
+    higher_is_better=True,
+    protocol="M3 of Hasler and Suesstrunk 2003, of the results",
+    reference="colorfulness_of_truth",
+)
+def colorfulness(fake: Tensor, real: Tensor) -> Tensor:
+    """Return the colourfulness M3 of the results (Hasler & Süsstrunk 2003)."""
+    return color.colourfulness(fake.float()).double()
+
+
+def colorfulness_of_truth(real: Tensor) -> Tensor:
+    """Return the colourfulness M3 of the truth."""
+    return colorfulness(real, real)
+
+
+def _mean_in_strips(
+    per_pixel: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, window: int = 1
+) -> Tensor:
+    """Return the mean of `per_pixel` over each image, computed in strips of rows.
+
+    Args:
+        per_pixel: maps float64 strips (N, 3, rows, W), rows >= `window`, to values (N, ...).
+    """
     total, count = torch.zeros(len(x), dtype=torch.float64, device=x.device), 0
     last = x.shape[2] - window + 1
-    rows = max(STRIP // (len(x) * x.shape[3]), window)
+    rows = max(STRIP_PIXELS // (len(x) * x.shape[3]), window)
     for first in range(0, last, rows):
         strip = slice(first, min(first + rows, last) + window - 1)
         values = per_pixel(x[:, :, strip].double(), y[:, :, strip].double()).flatten(1)
@@ -77,18 +121,18 @@ def _structural_similarity(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """Return the weighted means of all windows that lie within the images."""
-    places = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
-    gaussian = torch.exp(-places.square() / (2 * SSIM_SIGMA**2))
+    """Return the Gaussian-weighted means of all windows inside the images, by separable convolution."""
+    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
+    gaussian = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
     weights: list[float] = (gaussian / gaussian.sum()).tolist()
     for dim in (-2, -1):
         count = x.shape[dim] - SSIM_WINDOW + 1
         sums = x.narrow(dim, 0, count) * weights[0]
-        for place in range(1, SSIM_WINDOW):
-            sums.add_(x.narrow(dim, place, count), alpha=weights[place])
+        for offset in range(1, SSIM_WINDOW):
+            sums.add_(x.narrow(dim, offset, count), alpha=weights[offset])
         x = sums
     return x
 
 
 def _lab(levels: Tensor) -> Tensor:
-    return rgb_to_lab(levels.float() / 255)  # whose digits are enough here, in half the time
+    return color.rgb_to_lab(levels.float() / 255)  # float32 is accurate enough, and twice as fast

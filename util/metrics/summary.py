@@ -1,4 +1,4 @@
-"""What metrics say of all images, in a log and in files."""
+"""Metrics over all images, in the log and in metrics.json and metrics.csv."""
 
 import csv
 import io
@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from util.files import write_text
+from util.metrics.names import METRICS
 
 JSON_FILE, TABLE_FILE = "metrics.json", "metrics.csv"
 
-LABELS = {"psnr": "Mean psnr (dB)", "l1": "Mean l1 (0 to 2)", "fid": "fid", "kid": "kid"}
-"""What a log calls them."""
-
 
 class Summary(NamedTuple):
-    """What was found of all images, by metric.
+    """Metrics over all images, by name.
 
     Attributes:
-        mean: means of the images' finite values, and distances of the two sets.
-        reference: what to compare some of them with: means of the same for the truth.
-        protocol: how the numbers came about.
-        left_out: metrics that are missing, or images that are missing in a mean, with the reason.
+        mean: means of the images' finite values, and distances of the sets.
+        reference: values of the truth, or of the truth without colour, to compare some means with.
+        protocol: how each value was computed.
+        left_out: metrics that are missing, or images missing in a mean, with the reason.
     """
 
     mean: dict[str, float]
@@ -32,15 +30,19 @@ class Summary(NamedTuple):
     left_out: dict[str, str]
 
     def lines(self) -> Iterable[str]:
-        """Yield the values as a log tells them."""
+        """Yield a line for the log for each value."""
         for name, value in {**self.mean, **self.reference}.items():
-            yield f"{LABELS.get(name, f'Mean {name}')}: {value:.4f}"
+            label = METRICS[name].label if name in METRICS else f"Mean {name}"
+            yield f"{label}: {value:.4f}"
 
 
 def write_summary(folder: Path, rows: Sequence[tuple[str, Mapping[str, float]]], summary: Summary) -> None:
-    """Write metrics.json and metrics.csv: each image's values by its name, and the `summary`.
+    """Write metrics.json and metrics.csv.
 
-    JSON knows neither infinity nor NaN and has null for both; in the table they are ``inf`` and nothing.
+    Infinity and NaN, which JSON lacks, are null in metrics.json; metrics.csv has ``inf`` and an empty cell.
+
+    Args:
+        rows: the name of each image and its values by metric.
     """
     document = {
         "pictures": [
@@ -60,7 +62,7 @@ def write_summary(folder: Path, rows: Sequence[tuple[str, Mapping[str, float]]],
     write_text(folder / TABLE_FILE, table.getvalue())
 
 
-def forget_summary(folder: Path) -> None:
-    """Remove the files of `write_summary` that an earlier run has left."""
+def remove_summary(folder: Path) -> None:
+    """Remove the files of `write_summary`, if they exist."""
     for name in (JSON_FILE, TABLE_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from dominate import tags
 from dominate.util import raw
 
-from util.metrics.measure import HIGHER_IS_BETTER
+from util.metrics.names import HIGHER_IS_BETTER
 
 STATIC = Path(__file__).parent / "static"
 MAX_COLUMNS = 6  # common.css has a rule for each number of columns up to this one

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from util.batch import Batch
 from util.errors import UserError
 from util.metrics import features as feature_metrics
-from util.metrics.features import LPIPS_LEAST, Network, frechet_distance, load_inception, load_lpips
+from util.metrics.features import LPIPS_MIN_SIDE, frechet_distance
 from util.metrics.measure import Metrics
+from util.metrics.networks import Network, load_inception, load_lpips
 
 needs_torchmetrics = pytest.mark.skipif(
     not all(map(find_spec, ("torchmetrics", "torch_fidelity"))),
@@ -46,7 +47,7 @@ def sets(fake: int, real: int) -> tuple[Tensor, Tensor]:
 
 def measured(fake: Tensor, real: Tensor) -> Metrics:
     """Metrics that have seen the images in batches of unequal size, some of them twice."""
-    metrics = Metrics(["fid", "kid"], inception=Network(StandIn(), "a stand-in"))
+    metrics = Metrics(["fid", "kid"], networks={"inception": Network(StandIn(), "a stand-in")})
     for side, images in (("fake", fake), ("real", real)):
         for chosen in (range(3), range(2, 9), range(9, len(images))):
             metrics.update_set(side, images[list(chosen)], [f"{number:04}" for number in chosen])
@@ -94,7 +95,7 @@ def test_kid_of_many_images_is_the_mean_over_subsets(monkeypatch: pytest.MonkeyP
 
 
 def test_sets_of_one_image_have_no_distance() -> None:
-    metrics = Metrics(["fid", "kid", "l1"], inception=Network(StandIn(), "a stand-in"))
+    metrics = Metrics(["fid", "kid", "l1"], networks={"inception": Network(StandIn(), "a stand-in")})
     fake, real = sets(1, 1)
     metrics.update(fake, real, keys=[0])
     found = metrics.compute()
@@ -105,7 +106,7 @@ def test_sets_of_one_image_have_no_distance() -> None:
 def test_unpaired_results_are_compared_as_sets() -> None:
     """Each file once, however often the shorter folder comes round; single values there are none."""
     fake, real = (images / 127.5 - 1 for images in sets(4, 4))
-    metrics = Metrics(["fid", "psnr"], inception=Network(StandIn(), "a stand-in"))
+    metrics = Metrics(["fid", "psnr"], networks={"inception": Network(StandIn(), "a stand-in")})
     for paths_B in (["x", "y", "z", "w"], ["x", "y", "z", "w"]):
         batch = Batch(fake, real, ["a", "b", "c", "d"], paths_B, torch.arange(4))
         assert metrics.update_visuals(batch, {"fake_B": fake, "real_B": real}, paired=False) == [{}] * 4
@@ -154,7 +155,7 @@ def test_lpips_is_that_of_the_paper(tmp_path: Path) -> None:
     weights, file = alexnet(), tmp_path / "alexnet.pth"
     torch.save(weights, file)
     torch.manual_seed(7)
-    metrics = Metrics(["lpips"], lpips=load_lpips(str(file)))
+    metrics = Metrics(["lpips"], networks={"lpips": load_lpips(str(file))})
     assert torch.equal(torch.rand(3), torch.manual_seed(7) and torch.rand(3))  # randomness is left alone
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (2, 2, 3, 70, 64), dtype=torch.uint8, generator=generator)
@@ -162,11 +163,11 @@ def test_lpips_is_that_of_the_paper(tmp_path: Path) -> None:
     for i in range(2):
         expected = reference_lpips(weights, list(heads.values()), images[:, i].double() / 127.5 - 1)
         assert found[i].item() == pytest.approx(expected, rel=1e-4) and expected > 0.01
-    edge = torch.zeros(1, 3, LPIPS_LEAST, LPIPS_LEAST, dtype=torch.uint8)
+    edge = torch.zeros(1, 3, LPIPS_MIN_SIDE, LPIPS_MIN_SIDE, dtype=torch.uint8)
     assert metrics.update(edge, edge, [2])["lpips"].item() == 0
     assert metrics.update(edge[..., 1:], edge[..., 1:], [3])["lpips"].isnan().all()
     summary = metrics.compute()
-    assert summary.left_out == {"lpips": f"1 of 4 images: a side below {LPIPS_LEAST} pixels"}
+    assert summary.left_out == {"lpips": f"1 of 4 images: a side below {LPIPS_MIN_SIDE} pixels"}
     assert "torchmetrics" in summary.protocol["lpips"]
 
 

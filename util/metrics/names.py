@@ -1,0 +1,160 @@
+"""The metrics that exist, as records that are read without importing the code that computes them.
+
+A metric is a function with the decorator `metric` in any file of this folder:
+
+    @metric("mae", higher_is_better=False, unit="levels", protocol="mean absolute difference, RGB")
+    def mae(fake: Tensor, real: Tensor) -> Tensor:
+        return (fake.double() - real.double()).abs().flatten(1).mean(1)
+
+Flags, pages and comparisons need names and directions only, so this module imports neither torch nor those
+files; a file is imported when one of its metrics is measured.
+"""
+
+import ast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+from util.errors import UserError, did_you_mean
+
+DOWNLOAD = "download"
+"""Value of the flags of weights that asks for the library's own download, into torch's cache."""
+
+NETWORK_FILES: Mapping[str, str] = {
+    "lpips": "alexnet-owt-7be5be79.pth of torchvision",
+    "inception": "weights-inception-2015-12-05-6726825d.pth of torch-fidelity",
+}
+"""The networks that metrics can ask for, with the file of weights that ``--<network>_weights`` takes."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The record of a metric.
+
+    Attributes:
+        name: its name in ``--metrics``, metrics.json and on pages.
+        higher_is_better: its direction.
+        protocol: how it is computed, for metrics.json.
+        unit: unit or range, for the log.
+        undefined: why the value of an image can be infinite or NaN; means leave such images out.
+        per: ``image``: the function maps uint8 batches (fake, real), (N, 3, H, W), to (N,) float64;
+            ``set``: it maps features (fake, real), (N, D) and (M, D), to a 0-d tensor and the protocol where
+            it depends on the features, else an empty text.
+        network: ``lpips`` or ``inception``. A function per image gets the network as its third argument;
+            metrics of sets compare features of ``inception``.
+        reference: the name of a function in the same file, real -> (N,), whose mean metrics.json reports
+            under that name, to compare the metric with.
+        module, function: where the function is.
+    """
+
+    name: str
+    higher_is_better: bool
+    protocol: str
+    unit: str = ""
+    undefined: str = ""
+    per: str = "image"
+    network: str = ""
+    reference: str = ""
+    module: str = ""
+    function: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.name == "none":
+            raise ValueError(f"{self.name!r} cannot be a name in --metrics")
+        if self.per not in ("image", "set"):
+            raise ValueError(f"per is image or set, not {self.per!r}")
+        if self.network and self.network not in NETWORK_FILES:
+            raise ValueError(f"there is no network {self.network!r}, only {', '.join(NETWORK_FILES)}")
+        if self.per == "set" and self.network != "inception":
+            raise ValueError('metrics of sets have network="inception"')
+
+    @property
+    def label(self) -> str:
+        """What the log calls the value over all images."""
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"{self.name}{unit}" if self.per == "set" else f"Mean {self.name}{unit}"
+
+    def load(self, function: str = "") -> Callable[..., Any]:
+        """Return the metric's function, or another of its file, importing the file."""
+        return getattr(import_module(self.module), function or self.function)
+
+
+def metric(name: str, *, higher_is_better: bool, protocol: str, **details: str) -> Callable[[F], F]:
+    """Declare a function as a metric.
+
+    `find_metrics` reads the declaration from the source, so its arguments are literals.
+
+    Args:
+        details: other attributes of `Metric`.
+    """
+    return lambda function: function
+
+
+def find_metrics(folder: Path, package: str) -> dict[str, Metric]:
+    """Return the metrics declared in a folder's files, by name: per image, with a network, of sets.
+
+    Args:
+        package: the folder's name for imports.
+
+    Raises:
+        TypeError: a declaration is invalid, or its name is taken.
+    """
+    found: dict[str, Metric] = {}
+    for path in sorted(folder.glob("*.py")):
+        source = path.read_text("utf-8")
+        if "@metric(" not in source:
+            continue
+        for node in ast.parse(source, str(path)).body:
+            for call in getattr(node, "decorator_list", ()):
+                if (
+                    isinstance(call, ast.Call)
+                    and isinstance(call.func, ast.Name)
+                    and call.func.id == "metric"
+                ):
+                    declared = _read_record(call, f"{package}.{path.stem}", getattr(node, "name", ""), path)
+                    if declared.name in found:
+                        raise TypeError(f"{path}:{call.lineno}: a metric {declared.name!r} exists already")
+                    found[declared.name] = declared
+    in_order = sorted(found.values(), key=lambda record: (record.per == "set", record.network != ""))
+    return {record.name: record for record in in_order}
+
+
+def _read_record(call: ast.Call, module: str, function: str, path: Path) -> Metric:
+    try:
+        arguments = [ast.literal_eval(value) for value in call.args]
+        keywords = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+        return Metric(*arguments, **{**keywords, "module": module, "function": function})
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"{path}:{call.lineno}: invalid @metric({function}): {error}") from None
+
+
+METRICS: Mapping[str, Metric] = find_metrics(Path(__file__).parent, __package__ or "util.metrics")
+
+HIGHER_IS_BETTER: Mapping[str, bool] = {name: record.higher_is_better for name, record in METRICS.items()}
+
+DEFAULT_METRICS = "psnr,ssim,l1"
+
+
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the metrics in a value of ``--metrics``: names separated by commas, or none.
+
+    Raises:
+        UserError: there is no such metric.
+    """
+    names = tuple(dict.fromkeys(text.split(","))) if text != "none" else ()
+    for name in names:
+        if name not in METRICS:
+            raise UserError(
+                f"--metrics {name}: no such metric{did_you_mean(name, METRICS)}"
+                f" There are {', '.join(METRICS)}, or none"
+            )
+    return names
+
+
+def metrics_using(network: str, names: Iterable[str] = METRICS) -> list[str]:
+    """Return those of the metrics that need a network, in order."""
+    return [name for name in METRICS if name in names and METRICS[name].network == network]
