@@ -15,7 +15,7 @@ from util.device import select_device
 from util.errors import Parser, UserError, run_command
 from util.image_io import EXTENSIONS, read_image
 from util.metrics.measure import Metrics
-from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, parse_names
+from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, Metric, parse_names
 from util.metrics.summary import write_summary
 
 log = logging.getLogger(__name__)
@@ -108,10 +108,18 @@ def read_levels(path: Path) -> Tensor:
     return torch.from_numpy(np.array(read_image(path))).permute(2, 0, 1)[None]
 
 
+def _describe(metric: Metric) -> str:
+    direction = "higher" if metric.higher_is_better else "lower"
+    unit = f" ({metric.unit})" if metric.unit else ""
+    return f"  {metric.name:14} {direction:6} is better{unit}: {metric.protocol}"
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m util.metrics",
         description="Compare the images of two folders, which are paired by name.",
+        epilog="metrics:\n" + "\n".join(map(_describe, METRICS.values())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("results", type=Path, help="folder of images")

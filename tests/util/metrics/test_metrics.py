@@ -129,7 +129,8 @@ def test_processes_share_what_they_measured(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("names", "message"), [("psnr,sim", "mean ssim"), ("", "There are .*psnr"), ("none,l1", "no such")]
+    ("names", "message"),
+    [("psnr,sim", "did you mean ssim"), ("", "There are .*psnr"), ("none,l1", "no such")],
 )
 def test_unknown_metrics_are_refused(names: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

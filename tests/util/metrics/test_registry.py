@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from options.base_options import MetricOptions
+from options.option import flags_of
 from tests.support.environment import ONE_THREAD, ROOT
+from util.metrics import __main__ as compare_folders
 from util.metrics.measure import Metrics
 from util.metrics.names import METRICS, NETWORK_FILES, Metric, find_metrics
 from util.metrics.networks import LOADERS, Network
@@ -79,6 +82,16 @@ def test_record(metric: Metric) -> None:
     assert metric.reference == "" or metric.load(metric.reference).__name__ == metric.reference
     assert metric.network == "" or metric.network in LOADERS
     assert METRICS[metric.name] is metric
+
+
+def test_help_documents_every_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        compare_folders.main(["--help"])
+    text = capsys.readouterr().out
+    flag = flags_of(MetricOptions)["metrics"]
+    for metric in METRICS.values():
+        assert f"{metric.name:14} " in text and metric.protocol in text
+        assert metric.name in flag.help
 
 
 def test_networks_have_loaders() -> None:
