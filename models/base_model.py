@@ -22,7 +22,7 @@ from models.layers.speed import (
     memory_format,
     use_reference_path,
 )
-from models.objectives.diagnostics import Health
+from models.objectives.diagnostics import Diagnostics
 from models.objectives.gan import Objective
 from models.objectives.image_pool import ImagePool
 from options.base_options import CommandOptions
@@ -60,7 +60,8 @@ class BaseModel(ABC):
         state: what else a resumed run needs, such as an image pool.
         guard: what keeps losses that are not finite out of the weights.
         precision: what arithmetic steps and translations are computed in.
-        objective, health: how discriminators and generators are judged, and whether they are well.
+        objective: the adversarial losses.
+        diagnostics: measures of whether training goes well.
         n_critic: generators are updated in every so manieth step only.
         clip_grad: the largest norm of an update's gradient.
         part_size: compute batches in parts of so many samples, and update after the last; None: in one.
@@ -93,9 +94,9 @@ class BaseModel(ABC):
     ):
         self.nets = {name: net.to(device, dtype) for name, net in nets.items()}
         self.optimizers: dict[str, Optimizer] = {}
-        self.health = Health()
-        self.objective = replace(objective or Objective("vanilla"), health=self.health)
-        self.state: dict[str, Stateful] = {"health": self.health}
+        self.diagnostics = Diagnostics()
+        self.objective = replace(objective or Objective("vanilla"), diagnostics=self.diagnostics)
+        self.state: dict[str, Stateful] = {"health": self.diagnostics}
         self.device, self.dtype, self.seed = device, dtype, seed
         self.guard = LossGuard(device=device)
         self.precision = Precision("fp32", device)
@@ -201,12 +202,12 @@ class BaseModel(ABC):
         averages = self.ema.nets if self.ema else {}
         return self.nets | {f"{name}{EMA_SUFFIX}": net for name, net in averages.items()}
 
-    def step(self, batch: Batch, watching: bool = False) -> Step:
-        """Make one training step on a batch that is on the model's device; `health` looks if `watching`."""
+    def step(self, batch: Batch, monitor: bool = False) -> Step:
+        """Make one training step on a batch on the model's device; if `monitor`, record diagnostics."""
         self.check_batch(batch)
         self.iteration += 1
         self._number.fill_(self.iteration)
-        self.health.start_step(watching)
+        self.diagnostics.start_step(monitor)
         # Dropout draws from torch's own generator: seeded here, a step is the same whatever came before it.
         number, processes = distributed.rank() if batch.total else 0, distributed.world_size()
         torch.manual_seed(seed_for("dropout", self.seed, self.iteration, *([number] if number else [])))
@@ -222,7 +223,7 @@ class BaseModel(ABC):
         on_device = {name: draw.to(self.device, non_blocking=True) for name, draw in draws.items()}
         batch = replace(self._formatted(batch), draws=on_device)
         with distributed.data_parallel(batch.total > 0):
-            if self._graphs and not watching:
+            if self._graphs and not monitor:
                 step = self._graphs.run(batch, variant=self.updates("G"))
             else:
                 step = self._compute(batch)
@@ -256,12 +257,12 @@ class BaseModel(ABC):
         of_all = self.share
         parts = list(batch.micro_batches(self.part_size, distributed.world_size()))
         for self._parts_left, part in zip(reversed(range(len(parts))), parts, strict=True):
-            share = self.health.share = len(part) / len(batch)
+            share = self.diagnostics.batch_fraction = len(part) / len(batch)
             self.share = share * of_all
             with self.precision.autocast():
                 # Detached at once: nothing of a part's graph may stay in memory.
                 found.append((share, Step(*map(_detached, self.train_step(part)))))
-        self.share, self.health.share = of_all, 1.0
+        self.share, self.diagnostics.batch_fraction = of_all, 1.0
         for name in list(self._minimized):
             self._update(name)
         first = found[0][1]
@@ -324,7 +325,7 @@ class BaseModel(ABC):
         if self._sums:
             self._sums[name].finish()
         overflow = self.precision.unscale(parameters)
-        self.health.see_gradients(name, parameters)
+        self.diagnostics.record_gradients(name, parameters)
         if self.clip_grad:
             nn.utils.clip_grad_norm_(parameters, self.clip_grad)
         # torch's fused optimizers leave everything as it is where this is 1, without asking the host.

@@ -128,8 +128,8 @@ class CycleGANModel(BaseModel):
         real_A, real_B = batch.pair()
         visuals = self.translations(real_A, real_B, identity=self.lambda_identity > 0)
 
-        self.health.see_translation("G_A", real_A, visuals["fake_B"])
-        self.health.see_translation("G_B", real_B, visuals["fake_A"])
+        self.diagnostics.record_translation("G_A", real_A, visuals["fake_B"])
+        self.diagnostics.record_translation("G_B", real_B, visuals["fake_A"])
 
         # Both generators: fool the discriminators, close the cycles, leave images of the target alone
         g = self.generator_losses(visuals, batch.draws)

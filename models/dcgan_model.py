@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.base_model import BaseModel
 from models.dcgan_networks import DcganDiscriminator, DcganGenerator, check_side
-from models.networks import allow_only, finish
+from models.networks import allow_only, init_network
 from models.objectives.gan import Objective
 from models.objectives.losses import total
 from options.base_options import CommandOptions
@@ -83,13 +83,13 @@ class DcganModel(BaseModel):
         check_flags(options)
         classes = getattr(options.dataset, "num_classes", 0)
         shape = (network.ngf, network.norm, classes, network.upsample)
-        G = finish(DcganGenerator(size, options.model.nz, network.input_nc, *shape), network, "G")
+        G = init_network(DcganGenerator(size, options.model.nz, network.input_nc, *shape), network, "G")
         if not isinstance(options, TrainOptions):
             return cls(G, device=device, dtype=run.dtype, seed=run.seed)
         D = DcganDiscriminator(size, network.input_nc, network.ndf, network.norm, classes)
         return cls(
             G,
-            finish(D, network, "D"),
+            init_network(D, network, "D"),
             make_optimizer=adam(options.optimization),
             objective=Objective.from_options(options.adversarial, network),
             device=device,

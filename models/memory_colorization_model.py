@@ -21,7 +21,7 @@ from models.colorization.memory import (
     encode_names,
 )
 from models.colorization.networks import ColorDiscriminator, ColorUnet
-from models.networks import allow_only, finish
+from models.networks import allow_only, init_network
 from models.objectives.backbones import Fingerprint, load_resnet18, normalise_for_imagenet
 from models.objectives.gan import Objective
 from models.objectives.losses import total
@@ -163,17 +163,17 @@ class MemoryColorizationModel(BaseModel):
             "dtype": run.dtype,
             "seed": run.seed,
         }
-        finish(memory, network, "M")
+        init_network(memory, network, "M")
         if not isinstance(options, TrainOptions):
             given = given_colors(own.reference, own.palette, own.color_feature)
             shown = {"top_memory": own.top_memory, "color_from": own.color_from, "given": given}
-            return cls(finish(G, network, "G"), memory, backbone, **shown, **common)
+            return cls(init_network(G, network, "G"), memory, backbone, **shown, **common)
         D = ColorDiscriminator(3, network.ndf, value_size) if own.lambda_GAN else None
         return cls(
-            finish(G, network, "G"),
+            init_network(G, network, "G"),
             memory,
             backbone,
-            finish(D, network, "D") if D else None,
+            init_network(D, network, "D") if D else None,
             make_optimizer=adam(options.optimization),
             objective=Objective.from_options(options.adversarial, network),
             margin=own.memory_margin,

@@ -11,23 +11,13 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from models.layers.blocks import (
-    Dropout,
-    attention_after,
-    initialise,
-    normalise_spectrum,
-    padding_layer,
-    run_layers,
-    statistics_from,
-    upsampling_layer,
-)
+from models.layers.attention import attention_after, check_attention, run_layers
+from models.layers.blocks import Dropout, initialise, normalise_spectrum, padding_layer, upsampling_layer
 from models.layers.convolutions import Conv2d, conv_before, deconv_before
+from models.layers.generator import Generator
 from models.layers.norms import norm_layer
-from models.layers.precision import at_least_float32
 from models.layers.recomputation import Recomputing
-from models.layers.tiling import blend_tiles, thumbnail
 from options.base_options import NetworkOptions
 from util.errors import UserError
 
@@ -102,44 +92,6 @@ class UnetBlock(Recomputing):
             return run_layers(up, self.attention, torch.cat([skip, y], 1))
 
         return self.segment(up, join_and_rise, deep, below.come_back(deep))
-
-
-class Generator(Recomputing):
-    """What generators share: they map (N, input_nc, H, W) to (N, output_nc, H, W) in [-1, 1], any H and W.
-
-    Some take conditions beside the image, such as (N, K) colour features.
-    Images whose sides are not multiples of `multiple`, or below `smallest`, are padded by repeating their
-    right and bottom edges, and the result is cropped back.
-
-    Attributes:
-        tile: translate images with a longer side in overlapping tiles of this side, a `fitting_tile`, which
-            bounds the memory; each gets all the conditions.
-    """
-
-    multiple: int
-    smallest: int
-    tile: int | None = None
-    model: nn.Module
-
-    def forward(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        right, below = (max(-side % self.multiple, self.smallest - side) for side in (width, height))
-        run = self.run if self.tile is None or max(height, width) <= self.tile else self.run_in_tiles
-        if not right and not below:
-            return at_least_float32(run(x, *conditions))
-        padded = F.pad(x, (0, right, 0, below), mode="replicate")
-        return at_least_float32(run(padded, *conditions)[..., :height, :width])
-
-    def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        """Return the output for an input whose size fits."""
-        return self.model(x)
-
-    def run_in_tiles(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        """Return the output tile by tile, with the statistics of a thumbnail (Chen et al. 2022, URST)."""
-        assert self.tile is not None
-        small = thumbnail(x, self.tile, self.multiple, self.smallest)
-        with statistics_from(self, lambda: self.run(small, *conditions)):
-            return blend_tiles(lambda part: self.run(part, *conditions), x, self.tile, self.multiple)
 
 
 class UnetGenerator(Generator):
@@ -310,17 +262,6 @@ class PixelDiscriminator(nn.Module):
         return self.net(x)
 
 
-def check_attention(depths: tuple[int, ...], deepest: int, flag: str, net: str) -> None:
-    """Raise a `UserError` unless every depth is from 1 to `deepest`."""
-    for depth in depths:
-        if not 1 <= depth <= deepest:
-            other = {"G": "D", "D": "G"}[net]
-            raise UserError(
-                f"--attention 1/{2**depth}: this {flag} has feature maps of 1/2 to 1/{2**deepest} of a"
-                f" image's side; take one of those, or --attention_nets {other} to leave it without"
-            )
-
-
 def build_generator(options: NetworkOptions, input_nc: int, output_nc: int) -> Generator:
     """Return the generator that ``--netG`` names, with initial weights."""
     kind, size = options.netG.split("_")
@@ -337,7 +278,7 @@ def build_generator(options: NetworkOptions, input_nc: int, output_nc: int) -> G
     else:
         n_blocks = int(size.removesuffix("blocks"))
         net = ResnetGenerator(input_nc, output_nc, n_blocks, *common, options.padding)
-    return finish(net, options, "G")
+    return init_network(net, options, "G")
 
 
 def build_discriminator(options: NetworkOptions, input_nc: int) -> PatchDiscriminator | PixelDiscriminator:
@@ -346,9 +287,11 @@ def build_discriminator(options: NetworkOptions, input_nc: int) -> PatchDiscrimi
     if options.netD == "pixel":
         if attention:
             raise UserError("--attention: --netD pixel has no feature maps for it; add --attention_nets G")
-        return finish(PixelDiscriminator(input_nc, options.ndf, options.norm), options, "D")
+        return init_network(PixelDiscriminator(input_nc, options.ndf, options.norm), options, "D")
     n_layers = options.n_layers_D if options.netD == "n_layers" else 3
-    return finish(PatchDiscriminator(input_nc, options.ndf, n_layers, options.norm, attention), options, "D")
+    return init_network(
+        PatchDiscriminator(input_nc, options.ndf, n_layers, options.norm, attention), options, "D"
+    )
 
 
 def allow_only(reason: str, options: NetworkOptions, **only: object) -> None:
@@ -358,7 +301,7 @@ def allow_only(reason: str, options: NetworkOptions, **only: object) -> None:
             raise UserError(f"--{name} {getattr(options, name)}: {reason}; say --{name} {value}, or nothing")
 
 
-def finish(net: Net, options: NetworkOptions, kind: str) -> Net:
+def init_network(net: Net, options: NetworkOptions, kind: str) -> Net:
     """Give a new network its initial weights and, if asked for, spectral norm."""
     initialise(net, options.init_type, options.init_gain)
     if kind in options.spectral_norm:

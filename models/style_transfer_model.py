@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.base_model import BaseModel
-from models.networks import Generator, allow_only, build_discriminator, build_generator, finish
+from models.layers.generator import Generator
+from models.networks import allow_only, build_discriminator, build_generator, init_network
 from models.objectives.backbones import Fingerprint, empty_vgg, load_vgg
 from models.objectives.gan import Objective
 from models.objectives.losses import feature_loss, grams, moments, moments_loss, total, total_variation
@@ -25,7 +26,7 @@ from models.style.networks import (
     AdainGenerator,
     build_decoder,
 )
-from models.style.reference import GivenStyle
+from models.style.reference import ReferenceStyle
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
@@ -139,7 +140,7 @@ class StyleTransferModel(BaseModel):
         mode: str = "fixed",
         nz: int = 0,
         alpha: float = 1.0,
-        given: GivenStyle | None = None,
+        given: ReferenceStyle | None = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
@@ -173,7 +174,7 @@ class StyleTransferModel(BaseModel):
         }
         G, features = build(options)
         if not isinstance(options, TrainOptions):
-            given = GivenStyle.from_files(own.style, own.style_weights, options.data.crop_size)
+            given = ReferenceStyle.from_files(own.style, own.style_weights, options.data.crop_size)
             return cls(G, alpha=own.alpha, given=given, **common)
         if pool_size := options.adversarial.pool_size:
             raise UserError(f"--pool_size {pool_size}: style_transfer keeps no earlier fakes; say 0")
@@ -280,7 +281,7 @@ def build(options: CommandOptions) -> tuple[Generator, Features | None]:
     # In testing the weights come from the checkpoint: it holds the encoder too.
     vgg = empty_vgg(ENCODER_NETWORK) if testing else load_vgg(ENCODER_NETWORK, own.vgg_weights)
     encoder = Features(vgg, ENCODER_NETWORK, ENCODER_LAYERS)
-    decoder = finish(build_decoder(network.ngf), network, "G")
+    decoder = init_network(build_decoder(network.ngf), network, "G")
     return AdainGenerator(encoder, decoder), encoder
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.base_model import BaseModel
-from models.networks import allow_only, build_discriminator, finish
+from models.networks import allow_only, build_discriminator, init_network
 from models.objectives.backbones import Fingerprint
 from models.objectives.gan import Objective
 from models.objectives.losses import feature_loss, grams, total
@@ -131,7 +131,7 @@ class UnifiedModel(BaseModel):
     def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
         network, run, own = options.network, options.run, options.model
         check_flags(options)
-        G = finish(UnifiedGenerator(network.ngf, network.norm), network, "G")
+        G = init_network(UnifiedGenerator(network.ngf, network.norm), network, "G")
         tasks = TASKS[own.task]
         common: dict[str, Any] = {"tasks": tasks, "device": device, "dtype": run.dtype, "seed": run.seed}
         if not isinstance(options, TrainOptions):

@@ -66,8 +66,8 @@ class Run:
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Make one training step on a batch that is on the device; its losses stay there."""
         model, progress = self.model, self.progress
-        watching = progress.will_cross(self.options.logging.print_freq, batch.global_size)
-        losses, _ = model.step(batch, watching)
+        monitor = progress.will_cross(self.options.logging.print_freq, batch.global_size)
+        losses, _ = model.step(batch, monitor)
         self.recent[model.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
         progress.advance(batch.global_size)
         if self.learning_rate.watches:
@@ -93,8 +93,8 @@ class Run:
             return {}
         progress = self.progress
         values = {name: value.item() for name, value in losses.items()}
-        health = {name: value.item() for name, value in self.model.health.values().items()}
-        for warning in self.model.health.warnings(health):
+        diagnostics = {name: value.item() for name, value in self.model.diagnostics.values().items()}
+        for warning in self.model.diagnostics.warnings(diagnostics):
             log.warning("%s", warning)
         computed, waited = watch.per_image(progress.images)
         factor = self.learning_rate.factor(progress.epoch)
@@ -110,7 +110,7 @@ class Run:
             learning_rates=rates(self.model.optimizers, factor),
             images_per_second=1 / (computed + waited),
             peak_memory=peak_memory(self.model.device),
-            diagnostics=health,
+            diagnostics=diagnostics,
         )
         self.logger.log_losses(record)
         return values

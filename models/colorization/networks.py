@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from models.layers.blocks import Dropout
 from models.layers.convolutions import Conv2d, conv_before, deconv_before
+from models.layers.generator import Generator
 from models.layers.norms import InstanceNorm2d
-from models.networks import Generator
 
 HIDDEN = 256
 

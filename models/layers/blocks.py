@@ -1,12 +1,11 @@
 """The small parts that networks are made of: norms, dropout, attention, up-sampling, initial weights."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn import init
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrizations import _SpectralNorm, spectral_norm
@@ -66,42 +65,6 @@ def reflect(x: Tensor, width: int) -> Tensor:
         first = x.narrow(side, 1, width).flip(side)
         last = x.narrow(side, x.shape[side] - 1 - width, width).flip(side)
         x = torch.cat([first, x, last], side)
-    return x
-
-
-class SelfAttention(nn.Module):
-    """Self-attention (Zhang et al. 2019, section 3): every place looks at all others; starts as the identity.
-
-    Maps (N, C, H, W) to the same shape. Queries and keys have C / 8 channels; scores are not scaled by their
-    number.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.query = nn.Conv2d(channels, max(1, channels // 8), 1)
-        self.key = nn.Conv2d(channels, max(1, channels // 8), 1)
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
-        found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return x + self.gamma * found.transpose(1, 2).reshape(x.shape)
-
-
-def attention_after(channels: Mapping[int, int]) -> nn.ModuleDict:
-    """Return self-attention for `run_layers`, by the position of the layer after which it comes."""
-    return nn.ModuleDict({str(position): SelfAttention(count) for position, count in channels.items()})
-
-
-def run_layers(layers: nn.Sequential, attention: nn.ModuleDict, x: Tensor) -> Tensor:
-    """Return what `layers` make of x, with `attention` in between, which leaves the layers' names alone."""
-    for position, layer in layers.named_children():
-        x = layer(x)
-        if position in attention:
-            x = attention[position](x)
     return x
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from models.layers.blocks import SelfAttention
+from models.layers.attention import SelfAttention
+from models.layers.generator import Generator
 from models.layers.tiling import fitting_tile
-from models.networks import Generator
 from util.batch import Batch
 from util.errors import UserError
 

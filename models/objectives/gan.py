@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from models.layers.blocks import apply_to_both
 from models.layers.precision import at_least_float32
 from models.objectives.augmentation import AUGMENTATION_DRAWS, augment, parse_policy
-from models.objectives.diagnostics import Health
+from models.objectives.diagnostics import Diagnostics
 from models.objectives.losses import discriminator_loss, generator_loss, gradient_penalty, r1_penalty
 from options.base_options import NetworkOptions
 from options.train_options import AdversarialOptions
@@ -29,7 +29,7 @@ class Objective:
         label_smoothing: see `discriminator_loss`.
         diffaug: what `augment` does to all images that discriminators see.
         instance_noise: standard deviation of noise on all of them (Sønderby et al. 2017).
-        health: what is told of every judgement.
+        diagnostics: what is told of every judgement.
     """
 
     mode: str
@@ -39,7 +39,7 @@ class Objective:
     label_smoothing: float = 0.0
     diffaug: tuple[str, ...] = ()
     instance_noise: float = 0.0
-    health: Health = field(default_factory=Health)
+    diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
     @classmethod
     def from_options(cls, options: AdversarialOptions, network: NetworkOptions) -> Self:
@@ -91,9 +91,11 @@ class Objective:
         self, D: nn.Module, fake: Tensor, draws: Mapping[str, Tensor], *conditions: Tensor, name: str = "D"
     ) -> Tensor:
         """Return how far fakes are from passing for real; for the arguments see `discriminator`."""
-        logits = at_least_float32(D(self.disguise(fake, draws.get(f"{name}_augment"), 2), *conditions))
+        logits = at_least_float32(
+            D(self.augment_for_discriminator(fake, draws.get(f"{name}_augment"), 2), *conditions)
+        )
         loss = generator_loss(self.mode, logits)
-        self.health.see_generator(name, loss)
+        self.diagnostics.record_generator(name, loss)
         return loss
 
     def discriminator(
@@ -114,7 +116,10 @@ class Objective:
             name: the name that its draws have.
         """
         fake, decisions = fake.detach(), draws.get(f"{name}_augment")
-        shown_real, shown_fake = self.disguise(real, decisions, 0), self.disguise(fake, decisions, 1)
+        shown_real, shown_fake = (
+            self.augment_for_discriminator(real, decisions, 0),
+            self.augment_for_discriminator(fake, decisions, 1),
+        )
         fake_logits, real_logits = apply_to_both(D, shown_fake, shown_real, *conditions)
         fake_logits, real_logits = at_least_float32(fake_logits), at_least_float32(real_logits)
         losses = {
@@ -122,7 +127,9 @@ class Objective:
             "fake": discriminator_loss(self.mode, fake_logits, real=False),
         }
         judged = (losses["real"] + losses["fake"]) / 2
-        self.health.see_discriminator(name, self.mode, (real, fake), (real_logits, fake_logits), judged)
+        self.diagnostics.record_discriminator(
+            name, self.mode, (real, fake), (real_logits, fake_logits), judged
+        )
         alpha, r1 = draws.get(f"{name}_alpha"), draws.get(f"{name}_r1")
         if alpha is not None:
             penalty = gradient_penalty(lambda x: D(x, *conditions), real, fake, alpha.to(real.dtype))
@@ -131,7 +138,7 @@ class Objective:
             losses["r1"] = r1.to(real.dtype) * r1_penalty(lambda x: D(x, *conditions), real)
         return losses
 
-    def disguise(self, images: Tensor, decisions: Tensor | None, role: int) -> Tensor:
+    def augment_for_discriminator(self, images: Tensor, decisions: Tensor | None, role: int) -> Tensor:
         """Return what a discriminator sees of images, (N, C, H, W)."""
         if decisions is not None:
             images = augment(images, self.diffaug, decisions[:, role].to(images.dtype))

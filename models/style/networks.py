@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from models.layers.blocks import ReflectionPad2d
+from models.layers.generator import Generator
 from models.layers.norms import ImageStatistics, norm_layer
-from models.networks import Generator
 from models.objectives.losses import MOMENTS_EPS, moments
 from models.objectives.perceptual import Features
 

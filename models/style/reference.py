@@ -14,7 +14,7 @@ from util.errors import UserError
 from util.image_io import read_image
 
 
-class GivenStyle:
+class ReferenceStyle:
     """A style, or several of which each has a share.
 
     Args:

@@ -84,14 +84,14 @@ def test_cycle_gan_in_parts_is_cycle_gan(parts: int, data: dict[str, Path]) -> N
     sizes = [len(batch) for batch in 2 * batches]
     assert sizes == [4, 2, 4, 2]
     for batch in 2 * batches:
-        expected, found = (model.step(batch, watching=True) for model in (whole, other))
+        expected, found = (model.step(batch, monitor=True) for model in (whole, other))
         for name, loss in expected.losses.items():
             torch.testing.assert_close(found.losses[name], loss, rtol=1e-10, atol=1e-10)
         for name, visual in expected.visuals.items():
             torch.testing.assert_close(found.visuals[name], visual, rtol=0, atol=1e-10)
-        for name, value in whole.health.values().items():
+        for name, value in whole.diagnostics.values().items():
             if not name.endswith("_light"):  # a correlation within each part
-                torch.testing.assert_close(other.health.values()[name], value, rtol=1e-9, atol=1e-9)
+                torch.testing.assert_close(other.diagnostics.values()[name], value, rtol=1e-9, atol=1e-9)
     for name, net in whole.nets.items():
         for key, weight in net.state_dict().items():
             # A bias before an instance norm has no gradient but rounding errors, which Adam enlarges.
@@ -107,7 +107,7 @@ def test_every_model_trains_in_parts_and_resumes_to_the_bit(
     model, (batch, *_) = in_parts(name, data, 2, *flags)
     batches = [four(batch), batch.select(slice(0, 3)), four(batch)]
     before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in model.nets.items()}
-    losses, visuals = model.step(batches[0], watching=True)
+    losses, visuals = model.step(batches[0], monitor=True)
     assert all(math.isfinite(value.item()) and value.dim() == 0 for value in losses.values())
     assert all(len(image) == 4 for image in visuals.values())
     for n, net in model.nets.items():

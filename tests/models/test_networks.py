@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers.blocks import Dropout, SelfAttention, apply_to_both, initialise, separate_images
+from models.layers.attention import SelfAttention
+from models.layers.blocks import Dropout, apply_to_both, initialise, separate_images
 from models.layers.norms import BatchNorm2d
 from models.networks import build_discriminator, build_generator
 from models.objectives.losses import gradient_penalty

@@ -12,7 +12,7 @@ from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.style.networks import AdainGenerator, build_decoder, style_code
-from models.style.reference import GivenStyle, parse_shares
+from models.style.reference import ReferenceStyle, parse_shares
 from models.style_transfer_model import StyleTransferModel
 from models.unified_model import UnifiedModel
 from options.parse import parse
@@ -134,8 +134,8 @@ def adain() -> AdainGenerator:
 
 def test_styles_given_by_images_are_mixed_by_their_shares(adain: AdainGenerator, styles: Path) -> None:
     red, blue = (str(styles / "trainB" / f"{name}.png") for name in ("red", "blue"))
-    ends = [GivenStyle.from_files(path, "", 32) for path in (red, blue)]
-    mixed = GivenStyle.from_files(f"{red}, {blue}", "3,1", 32)
+    ends = [ReferenceStyle.from_files(path, "", 32) for path in (red, blue)]
+    mixed = ReferenceStyle.from_files(f"{red}, {blue}", "3,1", 32)
     assert mixed and all(ends)
     like = torch.zeros(1)
     moments = zip(*(style.moments(adain, like) for style in (mixed, *ends)), strict=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.objectives.diagnostics import LOOKS, Health
+from models.objectives.diagnostics import WINDOW, Diagnostics
 from models.objectives.gan import Objective
 from tests.support.environment import Command
 
@@ -25,8 +25,8 @@ class Scripted(nn.Module):
         return torch.where(right == (x.mean((1, 2, 3))[:, None] > 0), self.yes, self.no)
 
 
-def look(health: Health, objective: Objective, D: nn.Module, real: Tensor, fake: Tensor) -> list[str]:
-    health.start_step(watching=True)
+def look(health: Diagnostics, objective: Objective, D: nn.Module, real: Tensor, fake: Tensor) -> list[str]:
+    health.start_step(monitor=True)
     objective.discriminator(D, real, fake, {})
     objective.generator(D, fake, {})
     values = {name: value.item() for name, value in health.values().items()}
@@ -42,18 +42,20 @@ def test_a_discriminator_that_has_won_is_told_once(mode: str) -> None:
     torch.manual_seed(0)
     objective = Objective(mode)
     found = [
-        look(objective.health, objective, Scripted(1.0, mode), images(4, 0.2), images(4, -0.8))
-        for _ in range(LOOKS + 5)
+        look(objective.diagnostics, objective, Scripted(1.0, mode), images(4, 0.2), images(4, -0.8))
+        for _ in range(WINDOW + 5)
     ]
     told = [text for texts in found for text in texts]
-    assert len(told) == 1 and found[LOOKS - 1] == told
+    assert len(told) == 1 and found[WINDOW - 1] == told
     assert told[0].startswith("D has won (D_doubt 0.00") and "--lr_D" in told[0]
 
 
 def test_a_generator_that_ignores_its_input_is_told() -> None:
     torch.manual_seed(0)
     objective, same = Objective("vanilla"), images(1, -0.8).expand(4, -1, -1, -1)
-    found = [look(objective.health, objective, Scripted(0.7), images(4, 0.2), same) for _ in range(LOOKS + 1)]
+    found = [
+        look(objective.diagnostics, objective, Scripted(0.7), images(4, 0.2), same) for _ in range(WINDOW + 1)
+    ]
     assert not any(found[:-1]) and len(found[-1]) == 1
     assert found[-1][0].startswith("G has collapsed (diversity 0.000") and "--lambda_r1" in found[-1][0]
 
@@ -61,43 +63,43 @@ def test_a_generator_that_ignores_its_input_is_told() -> None:
 def test_healthy_training_raises_no_warning() -> None:
     torch.manual_seed(0)
     objective = Objective("vanilla")
-    for _ in range(3 * LOOKS):
-        assert not look(objective.health, objective, Scripted(0.8), images(4, 0.2), images(4, -0.8))
-    values = {name: value.item() for name, value in objective.health.values().items()}
+    for _ in range(3 * WINDOW):
+        assert not look(objective.diagnostics, objective, Scripted(0.8), images(4, 0.2), images(4, -0.8))
+    values = {name: value.item() for name, value in objective.diagnostics.values().items()}
     assert set(values) == {"D_acc_real", "D_acc_fake", "D_doubt", "diversity", "G_over_D"}
     assert 0.7 < values["diversity"] < 1.4
 
 
 def test_inverted_light_is_told() -> None:
-    health, before = Health(), torch.rand(1, 3, 16, 16)
-    for turn in range(LOOKS):
-        health.start_step(watching=True)
-        health.see_translation("G_A", before, -before + 0.01 * torch.rand(1, 3, 16, 16))
+    health, before = Diagnostics(), torch.rand(1, 3, 16, 16)
+    for turn in range(WINDOW):
+        health.start_step(monitor=True)
+        health.record_translation("G_A", before, -before + 0.01 * torch.rand(1, 3, 16, 16))
         told = health.warnings({name: value.item() for name, value in health.values().items()})
-        assert bool(told) == (turn == LOOKS - 1)
+        assert bool(told) == (turn == WINDOW - 1)
     assert told[0].startswith("G_A inverts (-1.00)") and "--lambda_identity" in told[0]
 
 
 def test_steps_that_are_not_watched_leave_no_trace() -> None:
-    health = Health()
-    objective = Objective("vanilla", health=health)
-    health.start_step(watching=False)
+    health = Diagnostics()
+    objective = Objective("vanilla", diagnostics=health)
+    health.start_step(monitor=False)
     objective.discriminator(Scripted(1.0), images(1, 0.2), images(1, -0.8), {})
-    health.see_gradients("G", [])
+    health.record_gradients("G", [])
     assert health.values() == {} and health.state_dict()["pictures"] == {}
 
 
 def test_measures_go_on_after_a_resume() -> None:
     torch.manual_seed(0)
     objective, D = Objective("vanilla"), Scripted(1.0)
-    for _ in range(LOOKS - 1):
-        look(objective.health, objective, D, images(1, 0.2), images(1, -0.8))
+    for _ in range(WINDOW - 1):
+        look(objective.diagnostics, objective, D, images(1, 0.2), images(1, -0.8))
     resumed = Objective("vanilla")
-    resumed.health.load_state_dict(objective.health.state_dict())
+    resumed.diagnostics.load_state_dict(objective.diagnostics.state_dict())
     real, fake = images(1, 0.2), images(1, -0.8)
-    told = [look(each.health, each, D, real, fake) for each in (objective, resumed)]
+    told = [look(each.diagnostics, each, D, real, fake) for each in (objective, resumed)]
     assert told[0] == told[1] != []
-    one, other = objective.health.values(), resumed.health.values()
+    one, other = objective.diagnostics.values(), resumed.diagnostics.values()
     assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 

@@ -88,7 +88,7 @@ def test_discriminators_see_augmented_images_and_penalties_real_ones() -> None:
 def test_instance_noise_is_on_everything_that_discriminators_see() -> None:
     torch.manual_seed(0)
     objective, zeros = Objective("lsgan", instance_noise=0.5), torch.zeros(8, 3, 16, 16)
-    assert objective.disguise(zeros, None, 0).std().item() == pytest.approx(0.5, rel=0.05)
+    assert objective.augment_for_discriminator(zeros, None, 0).std().item() == pytest.approx(0.5, rel=0.05)
     assert objective.discriminator(nn.Identity(), zeros, zeros, {})["fake"] > 0.2
 
 
@@ -131,8 +131,8 @@ def test_two_learning_rates(data: dict[str, Path]) -> None:
 
 def test_gradients_are_clipped(data: dict[str, Path]) -> None:
     model, batches = model_and_batches("pix2pix", data, "--clip_grad", "0.01")
-    model.step(batches[0], watching=True)
-    assert model.health.values()["grad_G"] > 0.01  # as it was before
+    model.step(batches[0], monitor=True)
+    assert model.diagnostics.values()["grad_G"] > 0.01  # as it was before
     for net in model.nets.values():
         norm = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]).norm()
         assert norm.item() == pytest.approx(0.01, rel=1e-3)
@@ -174,10 +174,10 @@ def test_each_means_trains_and_resumes_to_the_bit(
     for step in range(steps):
         if step == steps // 2:
             torch.save(model.state_dict(), tmp_path / "state.pth")
-        losses = model.step(batches[step % len(batches)], watching=step % 2 == 0).losses
+        losses = model.step(batches[step % len(batches)], monitor=step % 2 == 0).losses
         assert all(math.isfinite(value.item()) for value in losses.values()), step
     resumed, _ = model_and_batches(name, data, *flags)
     resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True, map_location=CPU))
     for step in range(steps // 2, steps):
-        resumed.step(batches[step % len(batches)], watching=step % 2 == 0)
+        resumed.step(batches[step % len(batches)], monitor=step % 2 == 0)
     assert_equal_states(model, resumed)
