@@ -22,7 +22,10 @@ WARM_UP = 3
 MAX_GRAPHS = 8
 """Each graph keeps the memory of a step; steps of further shapes run eagerly."""
 
-LOSS_TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-3, 2e-2
+MAX_NAMES = 8
+"""As many of the tensors that differ are named in a warning."""
+
+LOSS_TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-4, 2e-2
 """Relative differences of losses and images that other algorithms or orders of summation may cause."""
 
 Compute = Callable[[Batch], Step]
@@ -213,12 +216,14 @@ class StepGraphs:
         step = self._run_eagerly(batch)
         eager = Snapshot(self.owners)
         before.restore()
-        found = step_differences(step, captured.replay(batch), self.tolerance)
-        found += eager.differences(Snapshot(self.owners), before)
+        replayed = captured.replay(batch)
+        different = eager.differences(Snapshot(self.owners), before)
+        different += step_differences(step, replayed, self.tolerance)
         eager.restore()
-        if found:
-            names = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-            self._give_up(f"replay differs from an eager step ({names})")
+        if different:
+            more = f" and {len(different) - MAX_NAMES} more" if len(different) > MAX_NAMES else ""
+            names = ", ".join(different[:MAX_NAMES])
+            self._give_up(f"replay differs from an eager step in {names}{more}")
         return step
 
     def _give_up(self, reason: str) -> None:

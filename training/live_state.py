@@ -32,8 +32,8 @@ class Snapshot:
     def __init__(self, owners: Mapping[str, object]):
         self.owners = owners
         self.values = {
-            name: [tensor.detach().to("cpu", copy=True) for tensor in tensors]
-            for name, tensors in _tensors(owners).items()
+            name: [tensor.detach().to("cpu", copy=True) for tensor in live]
+            for name, live in tensors(owners).items()
         }
         self.values[RANDOM_STATE] = [torch.get_rng_state()]
         if torch.cuda.is_initialized():
@@ -42,8 +42,8 @@ class Snapshot:
     @torch.no_grad()
     def restore(self) -> None:
         """Write the copies back in place, so that a captured step finds them where it reads."""
-        for name, tensors in _tensors(self.owners).items():
-            for tensor, value in zip(tensors, self.values.get(name, []), strict=False):
+        for name, live in tensors(self.owners).items():
+            for tensor, value in zip(live, self.values.get(name, []), strict=False):
                 if tensor.shape == value.shape:
                     tensor.copy_(value)
         torch.set_rng_state(self.values[RANDOM_STATE][0])
@@ -80,7 +80,7 @@ def numbers(owners: Mapping[str, object]) -> dict[str, float]:
     return {name: value for name, value in _leaves(others) if not isinstance(value, Tensor)}
 
 
-def _tensors(owners: Mapping[str, object]) -> dict[str, list[Tensor]]:
+def tensors(owners: Mapping[str, object]) -> dict[str, list[Tensor]]:
     """Return the tensors reachable from `owners` by name; those of an optimizer under one name a kind."""
     found: dict[str, list[Tensor]] = {}
     for name, value in _leaves(owners):

@@ -1,10 +1,11 @@
-"""Steps replayed from recordings are the steps that would have been computed, and nothing in them waits."""
+"""Replayed steps equal eager ones, a replay that does not is noticed, and nothing in a step waits for the GPU."""
 
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,8 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
-from torch import nn
-from torch.optim import Optimizer
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data import DATASETS, create_loader
@@ -24,47 +25,54 @@ from models.pix2pix_model import Pix2PixModel
 from options.parse import parse
 from options.train_options import TrainOptions
 from tests.support.models import CPU, TRAINED, arguments, assert_equal_states, model_and_batches
-from tests.support.recorder import CpuRecorder, NoTraffic, SyncDetector
-from training.cuda_graph import WARM_UP, CudaRecorder
+from tests.support.recorder import Call, CpuRecorder, NoTraffic, SyncDetector
+from training.cuda_graph import LOSS_TOLERANCE, WARM_UP, CudaRecorder, StepGraphs, wants_capture
+from training.live_state import RANDOM_STATE, Snapshot, step_differences, tensors
+from util import distributed
 from util.batch import Batch, Step
+from util.errors import UserError
 
 FLAGS = {
     "cycle_gan": ["--pool_size=2", "--netG=resnet_6blocks"],
     "colorization": ["--rebalance"],
-    "pix2pix": ["--on_nan=skip", "--ema_decay=0.9", "--norm=instance", "--lambda_r1=1", "--r1_every=3"],
+    "pix2pix": ["--on_nan=skip", "--ema_decay=0.9", "--norm=instance", "--lambda_r1=1", "--r1_every=2"],
     "dcgan": ["--diffaug=color,translation,cutout", "--n_critic=2", "--clip_grad=1", "--norm=none"],
     "unified": ["--lambda_gp=1", "--gan_mode=wgangp", "--norm=none"],
 }
-"""What keeps something from step to step, or makes steps of several kinds."""
+"""Flags with state from step to step, or with steps of several kinds."""
+
+TWO_KINDS = {"pix2pix", "dcgan"}
 
 EXACT = f"--lr={2**-12}"
-"""A rate that float32 holds exactly: in recorded steps it is a tensor."""
+"""A rate that float32 holds exactly: in captured steps it is a tensor."""
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_recorded_steps_are_the_computed_ones(name: str, data: dict[str, Path]) -> None:
+def test_replayed_steps_equal_eager_ones(
+    name: str, data: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     flags = [EXACT, *FLAGS.get(name, [])]
-    plain, batches = model_and_batches(name, data, *flags)
-    recorded, _ = model_and_batches(name, data, *flags)
+    eager, batches = model_and_batches(name, data, *flags)
+    captured, _ = model_and_batches(name, data, *flags)
     recorder = CpuRecorder()
-    recorded.capture_steps(recorder)
-    for turn in range(3 * WARM_UP + 4):
-        for model in (plain, recorded):
+    captured.capture_steps(recorder)
+    for turn in range((WARM_UP + 4) * (2 if name in TWO_KINDS else 1)):
+        for model in (eager, captured):
             model.set_learning_rate(2.0**-turn)
-        expected = plain.step(batches[turn % len(batches)])
-        found = recorded.step(batches[turn % len(batches)])
+        expected = eager.step(batches[turn % len(batches)])
+        found = captured.step(batches[turn % len(batches)])
         for ours, theirs in zip(expected, found, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    assert recorder.replays >= WARM_UP
-    assert_equal_states(plain, recorded)
+    assert recorder.replays == (6 if name in TWO_KINDS else 3) and not logged(caplog)
+    assert_equal_states(eager, captured)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_nothing_in_a_step_waits_for_the_device(name: str, data: dict[str, Path]) -> None:
     class Watch(CpuRecorder):
         def run(self, compute: Callable[[], Step]) -> Step:
-            step, waits = self.find_sync(compute)
-            assert not waits
+            step, syncs = self.find_sync(compute)
+            assert not syncs
             return step
 
     model, batches = model_and_batches(name, data, *FLAGS.get(name, []))
@@ -75,7 +83,7 @@ def test_nothing_in_a_step_waits_for_the_device(name: str, data: dict[str, Path]
 
 @pytest.fixture
 def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
-    """A device whose tensors hold nothing, so that nobody can read them, made fit for training."""
+    """A device whose tensors hold no data, so that the host cannot read them, made fit for training."""
     autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda device, *args, **kwargs: autocast("cpu", *args, **kwargs))
     optimizers = sys.modules[Optimizer.__module__]
@@ -102,25 +110,25 @@ def test_a_step_needs_nothing_of_the_host(name: str, data: dict[str, Path], meta
 @pytest.mark.parametrize(
     "waits", [lambda x: x.item(), lambda x: x.nonzero(), lambda x: bool(x > 0), lambda x: x[x > 0]]
 )
-def test_what_waits_is_noticed(waits: Callable[[torch.Tensor], object]) -> None:
-    with SyncDetector() as noticed:
+def test_the_stand_in_detects_synchronisation(waits: Callable[[torch.Tensor], object]) -> None:
+    with SyncDetector() as syncs:
         waits(torch.ones(1))
-    assert len(noticed.found) == 1
+    assert len(syncs.found) == 1
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What torch is told of streams, captures and random numbers where there seems to be a GPU."""
+    """Stand-ins for streams, captures and generators of a GPU, and the arguments that they were called with."""
     generator = torch.Generator()
-    told = SimpleNamespace(generator=generator, captures=[], modes=[], states=[])
+    calls = SimpleNamespace(generator=generator, captures=[], modes=[], states=[])
     stand_in = SimpleNamespace(
         device=generator.device,
         initial_seed=lambda: 7,
-        graphsafe_set_state=lambda state: told.states.append(state.initial_seed()),
+        graphsafe_set_state=lambda state: calls.states.append(state.initial_seed()),
     )
 
     def capture(*args: object, **kwargs: object) -> AbstractContextManager[None]:
-        told.captures.append(kwargs)
+        calls.captures.append(kwargs)
         return nullcontext()
 
     cuda = {
@@ -132,30 +140,30 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         "CUDAGraph": MagicMock,
         "graph": capture,
         "default_generators": [stand_in],
-        "set_sync_debug_mode": told.modes.append,
+        "set_sync_debug_mode": calls.modes.append,
     }
     for name, value in cuda.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    return told
+    return calls
 
 
-def test_a_rehearsal_tells_where_the_gpu_was_waited_for(gpu: SimpleNamespace) -> None:
+def test_the_line_that_waits_for_the_gpu_is_named(gpu: SimpleNamespace) -> None:
     def waits() -> Step:
         warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
         return Step({}, {})
 
-    recorder, plain = CudaRecorder(), Step({}, {})
-    assert recorder.find_sync(lambda: plain) == (plain, "")
-    step, reason = recorder.find_sync(waits)
-    assert step == plain and reason.startswith(f"{__file__}, line ") and reason.endswith("waits for the GPU")
+    recorder, step = CudaRecorder(), Step({}, {})
+    assert recorder.find_sync(lambda: step) == (step, "")
+    found, reason = recorder.find_sync(waits)
+    assert found == step and reason.startswith(f"{__file__}, line ") and reason.endswith("waits for the GPU")
     with pytest.raises(RuntimeError):
         recorder.find_sync(_raise)
     assert gpu.modes == ["warn", "default"] * 3
 
 
-def test_captures_bear_other_threads_and_failures(gpu: SimpleNamespace) -> None:
-    recorder, plain = CudaRecorder(), Step({}, {})
-    assert recorder.capture(lambda: plain)[0] is plain
+def test_captures_allow_for_other_threads_and_failures(gpu: SimpleNamespace) -> None:
+    recorder, step = CudaRecorder(), Step({}, {})
+    assert recorder.capture(lambda: step)[0] is step
     assert gpu.captures == [{"capture_error_mode": "thread_local"}] and gpu.states == []
     with pytest.raises(RuntimeError, match="capturing"):
         recorder.capture(_raise)
@@ -167,19 +175,20 @@ def _raise() -> Step:
 
 
 def both_after(steps: int, recorder: CpuRecorder, data: dict[str, Path]) -> tuple[BaseModel, BaseModel]:
-    """Return a model after so many steps, of two kinds in turn, and one that should be captured in them."""
+    """Return a model after so many steps, of two kinds in turn, and one whose steps `recorder` captures."""
     flags = [EXACT, "--norm=instance", "--n_critic=2"]
-    plain, batches = model_and_batches("pix2pix", data, *flags)
+    eager, batches = model_and_batches("pix2pix", data, *flags)
     captured, _ = model_and_batches("pix2pix", data, *flags)
     captured.capture_steps(recorder)
     for turn in range(steps):
-        plain.step(batches[turn % len(batches)])
+        eager.step(batches[turn % len(batches)])
         captured.step(batches[turn % len(batches)])
-    return plain, captured
+    return eager, captured
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each for each in map(logging.LogRecord.getMessage, caplog.records) if "CUDA graph" in each]
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    messages = map(logging.LogRecord.getMessage, caplog.records)
+    return [message for message in messages if "CUDA graph" in message]
 
 
 def test_a_step_that_waits_is_not_captured(
@@ -187,25 +196,26 @@ def test_a_step_that_waits_is_not_captured(
 ) -> None:
     class Recorder(CpuRecorder):
         def capture(self, compute: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
-            raise AssertionError("this would end badly")
+            raise AssertionError("on a GPU this fails, and leaves torch in disorder")
 
-    def waiting(model: Pix2PixModel, batch: Batch) -> Step:
-        step = train_step(model, batch)
-        return step._replace(losses={name: torch.tensor(loss.item()) for name, loss in step.losses.items()})
+    def waiting(model: Pix2PixModel, *args: Any) -> Step:
+        step = train_step(model, *args)
+        losses = {name: torch.tensor(loss.item()) for name, loss in step.losses.items()}
+        return step._replace(losses=losses)
 
     train_step = Pix2PixModel.train_step
     monkeypatch.setattr(Pix2PixModel, "train_step", waiting)
     assert_equal_states(*both_after(2 * (WARM_UP + 2), Recorder(), data))
-    (message,) = said(caplog)
+    (message,) = logged(caplog)
     assert message.startswith("CUDA graph capture failed (_local_scalar_dense waits for the device")
     assert message.endswith("); running eagerly")
 
 
 @pytest.mark.parametrize("earlier", [0, 1])
-def test_what_cannot_be_recorded_is_computed_and_said(
+def test_after_a_failed_capture_steps_run_eagerly(
     earlier: int, data: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also in mid-step, when another kind of step has been recorded, which is not trusted any more."""
+    """Also in mid-step, when another kind of step has been captured, which is not trusted any more."""
 
     class Refusal(TorchDispatchMode):
         left = 5  # some gradients are there when it happens
@@ -217,20 +227,224 @@ def test_what_cannot_be_recorded_is_computed_and_said(
             return func(*args, **(kwargs or {}))
 
     class Broken(CpuRecorder):
-        recorded = 0
+        captures = 0
 
         def capture(self, compute: Callable[[], Step]) -> tuple[Step, Callable[[], None]]:
-            self.recorded += 1
-            if self.recorded <= earlier:
+            self.captures += 1
+            if self.captures <= earlier:
                 return super().capture(compute)
             with Refusal():
                 compute()
             raise AssertionError("a step without gradients")
 
     recorder = Broken()
-    plain, captured = both_after(2 * (WARM_UP + 2), recorder, data)
-    assert_equal_states(plain, captured)
-    assert recorder.recorded == earlier + 1 and recorder.replays <= earlier
-    assert said(caplog) == [
+    eager, captured = both_after(2 * (WARM_UP + 2), recorder, data)
+    assert_equal_states(eager, captured)
+    assert recorder.captures == earlier + 1 and recorder.replays <= earlier
+    assert logged(caplog) == [
         "CUDA graph capture failed (operation not permitted when stream is capturing); running eagerly"
     ]
+
+
+def test_after_a_replay_that_differs_steps_run_eagerly(
+    data: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Forgetful(CpuRecorder):
+        def replayed(self, calls: list[Call]) -> Iterator[Call]:
+            yield from (call for call in calls if call.name != "_fused_adam_")
+
+    recorder = Forgetful()
+    assert_equal_states(*both_after(2 * (WARM_UP + 4), recorder, data))
+    assert recorder.replays == 1
+    (message,) = logged(caplog)
+    assert message.startswith("CUDA graph replay differs from an eager step in optimizers.")
+    assert "optimizers.D.weights" in message and message.endswith("; running eagerly")
+
+
+STEADY = {
+    "cycle_gan": ["--pool_size=2"],
+    "colorization": ["--rebalance", "--instance_noise=0.1"],
+    "dcgan": ["--diffaug=translation", "--norm=none", "--instance_noise=0.1"],
+    "pix2pix": ["--netG=resnet_6blocks", "--spectral_norm=D", "--diffaug=translation"],
+    "style_transfer": ["--instance_noise=0.1", "--nz=4"],
+    "unified": ["--diffaug=translation", "--instance_noise=0.1", "--norm=none"],
+}
+"""Flags with state from step to step, or random numbers in it, but with steps of one kind alone."""
+
+DRAWN_FOR = {"cycle_gan", "dcgan", "pix2pix", "style_transfer", "unified"}
+"""The models whose losses then depend on ``batch.draws``."""
+
+DRAWING = {"bernoulli_", "native_dropout", "normal_", "randn_like"}
+"""Operators that draw random numbers."""
+
+
+class ForgetfulRecorder(CpuRecorder):
+    """Replays all operators but some, by their positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self.forgotten: frozenset[int] = frozenset()
+
+    def replayed(self, calls: list[Call]) -> Iterator[Call]:
+        self.calls = calls
+        yield from (call for index, call in enumerate(calls) if index not in self.forgotten)
+
+
+def omissions(calls: list[Call], live: dict[str, list[Tensor]]) -> dict[frozenset[int], str]:
+    """Return what a replay may forget: all writes to a tensor, or all random numbers, by the tensor's name.
+
+    Of the tensors of one network, or of another part, with the same last name it is the first.
+    """
+    drawing = frozenset(index for index, call in enumerate(calls) if call.name in DRAWING)
+    found = {drawing: RANDOM_STATE} if drawing else {}
+    firsts = {(*name.split(".")[:2], name.split(".")[-1]): name for name in reversed(live)}
+    for name in firsts.values():
+        places = {tensor.data_ptr() for tensor in live[name]}
+        writes = (i for i, call in enumerate(calls) if places & {x.data_ptr() for x in call.written()})
+        found.setdefault(frozenset(writes), name)
+    return found
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_what_a_replay_forgets_is_named(name: str, data: dict[str, Path]) -> None:
+    model, batches = model_and_batches(name, data, EXACT, *STEADY.get(name, []))
+    recorder, seen = ForgetfulRecorder(), list[Batch]()
+    model.capture_steps(recorder)
+    graphs = model._graphs
+    assert graphs is not None
+    compute = graphs.compute
+
+    def watched(batch: Batch) -> Step:
+        seen.append(batch)
+        return compute(batch)
+
+    graphs.compute = watched
+    for turn in range(WARM_UP + 2):
+        model.step(batches[turn % 2])
+    (graph,) = graphs.captured.values()
+    earlier, batch = seen[-2:]
+
+    before = Snapshot(graphs.owners)
+    step = compute(batch)
+    after = Snapshot(graphs.owners)
+
+    def differences(shown: Batch) -> list[str]:
+        before.restore()
+        replayed = graph.replay(shown)
+        found = after.differences(Snapshot(graphs.owners), before)
+        return found + step_differences(step, replayed, LOSS_TOLERANCE)
+
+    assert not differences(batch)
+    assert differences(replace(earlier, draws=batch.draws))  # frozen images
+    assert not DRAWN_FOR & {name} or differences(replace(batch, draws=earlier.draws))  # frozen draws
+    changed = after.differences(before, before)
+    forgotten = set()
+    for recorder.forgotten, state in omissions(recorder.calls, tensors(graphs.owners)).items():
+        if state in changed:
+            assert state in differences(batch)
+            forgotten.add(state.split(".")[0])
+    assert {"optimizers"} < forgotten or name == "template"
+
+
+class Toy:
+    """A trainer of one weight, whose step a test completes."""
+
+    def __init__(self, extra: Callable[["Toy"], Tensor | float]):
+        self.extra = extra
+        self.net = nn.Linear(1, 1)
+        self.optimizer = SGD(self.net.parameters(), lr=0.1, momentum=0.9)
+        self.count, self.size = 0, 0
+        self.mean = torch.zeros(())
+        self.noise = torch.tensor(torch.nan)
+        self.owners = {"optimizers": {"G": self.optimizer}, "toy": self}
+
+    def compute(self, batch: Batch) -> Step:
+        self.size = len(batch)
+        self.optimizer.zero_grad()
+        loss = self.net(batch.A.view(-1, 1)).square().mean() + self.extra(self)
+        loss.backward()
+        self.optimizer.step()
+        return Step({"G": loss.detach()}, {"real_A": batch.A})
+
+    def counted(self) -> float:
+        self.count += 1
+        return self.count / 1e6
+
+    def replaced(self) -> Tensor:
+        self.mean = 0.5 * self.mean + 1e-3
+        return self.mean
+
+    def drawn_on_the_host(self) -> float:
+        return float(torch.get_default_dtype().itemsize) * next(HOST_NUMBERS)
+
+    def in_place(self) -> Tensor:
+        self.noise.copy_(self.noise)  # NaN equals NaN
+        return self.mean.mul_(0.5).add_(torch.rand(()))
+
+
+HOST_NUMBERS = iter(range(1000))
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        (Toy.in_place, ""),
+        (Toy.counted, "capture failed (toy.count is a Python number that changes in every step; make it a"),
+        (Toy.replaced, "replay differs from an eager step in toy.mean; running eagerly"),
+        (Toy.drawn_on_the_host, "replay differs from an eager step in loss G"),
+    ],
+)
+def test_mistakes_in_a_step_are_named(
+    extra: Callable[[Toy], Tensor | float], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Batches of two sizes are two kinds of step: what depends on the size alone is no mistake."""
+    toy = Toy(extra)
+    graphs = StepGraphs(toy.compute, CpuRecorder(), toy.owners)
+    for turn in range(2 * (WARM_UP + 4)):
+        size = 1 + turn % 2
+        images, index = torch.rand(size, 1, 1, 1), torch.arange(size)
+        graphs.run(Batch(images, None, [""] * size, [], index), variant=None)
+    assert [message.removeprefix("CUDA graph ").startswith(reason) for message in logged(caplog)] == (
+        [True] if reason else []
+    )
+    assert len(graphs.captured) == (0 if reason else 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "device", "ranks", "obstacle"),
+    [
+        ([], "cuda", 1, ""),
+        ([], "cpu", 1, "CUDA graphs need an NVIDIA GPU, and this run is on the CPU"),
+        ([], "cuda", 4, "steps of several ranks cannot be captured, and there are 4"),
+        (["--checkpointing"], "cuda", 1, "steps with --checkpointing cannot be captured"),
+    ],
+)
+def test_auto_runs_eagerly_where_on_is_an_error(
+    flags: list[str],
+    device: str,
+    ranks: int,
+    obstacle: str,
+    data: dict[str, Path],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: ranks)
+    caplog.set_level(logging.INFO)
+
+    def wants(*more: str) -> bool:
+        options = parse(TrainOptions, arguments("pix2pix", data, *flags, *more), MODELS, DATASETS)
+        return wants_capture(options, torch.device(device))
+
+    assert not wants() and not wants("--cuda_graph=off") and not logged(caplog)
+    assert wants("--cuda_graph=auto") == (not obstacle)
+    assert [text.removeprefix("--cuda_graph auto: ") for text in caplog.messages if "--cuda" in text] == (
+        [f"{obstacle}; running eagerly"] if obstacle else []
+    )
+    if obstacle:
+        with pytest.raises(UserError, match=f"--cuda_graph on: {obstacle}; use --cuda_graph auto"):
+            wants("--cuda_graph=on")
+    else:
+        assert wants("--cuda_graph=on")
+    with pytest.raises(UserError, match="--cuda_graph on: --speed off is the plain path"):
+        wants("--cuda_graph=on", "--speed=off")
