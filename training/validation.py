@@ -1,4 +1,4 @@
-"""Validation: what is measured of a model on images that it is not trained on, and which was the best."""
+"""Validation during training: metrics on held-out images and the best value so far."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -18,21 +18,22 @@ from util.metrics.names import HIGHER_IS_BETTER
 
 
 class Validation:
-    """Measures a model on fixed images as test.py does, and remembers the best value.
+    """Measure a model on fixed images as test.py does, and keep the best value.
 
     Attributes:
-        best: the best value of the metric `watched` so far.
-        best_epoch: when that was; 0: not yet.
-        stale: how many measurements have come since.
+        best: best value of the metric `watched` so far.
+        best_epoch: its epoch; 0 before the first measurement.
+        stale: number of measurements since then.
     """
 
     def __init__(
         self, loader: Loader, metrics: Metrics, every: int, watched: str = "", patience: int | None = None
     ):
-        """Measure after each `every` epochs; have had enough after `patience` values that are no better.
+        """Measure every `every` epochs.
 
         Args:
-            watched: the metric of which the best value counts; none is the empty text.
+            watched: the metric whose best value is kept; empty for none.
+            patience: number of measurements without a better value after which training ends.
         """
         self.loader, self.metrics, self.every = loader, metrics, every
         self.watched, self.patience = watched, patience
@@ -40,40 +41,40 @@ class Validation:
 
     @classmethod
     def from_options(cls, options: TrainOptions, device: torch.device) -> Self | None:
-        """Return what ``--val_freq`` asks for.
+        """Return the validation of the options; None without ``--val_freq``.
 
         Raises:
-            UserError: there are no such images, or the metric that ``--best`` names cannot be had.
+            UserError: there are no images, or the metric of ``--best`` is not available.
         """
-        asked = options.validation
-        if not asked.val_freq:
+        validation = options.validation
+        if not validation.val_freq:
             return None
-        changes = {"phase": asked.val_phase, "num_test": asked.val_size}
+        changes = {"phase": validation.val_phase, "num_test": validation.val_size}
         loader = create_loader(as_test_options(options, MODELS, DATASETS, changes), device)
-        names = {*options.metrics.names, *([asked.best] if asked.best else [])}
+        names = {*options.metrics.names, *([validation.best] if validation.best else [])}
         metrics = Metrics.load(names, device, options.metrics.weights)
-        if asked.best in metrics.left_out:
-            raise UserError(f"--best {asked.best}: it {metrics.left_out[asked.best]}")
-        return cls(loader, metrics, asked.val_freq, asked.best, asked.patience)
+        if validation.best in metrics.left_out:
+            raise UserError(f"--best {validation.best}: it {metrics.left_out[validation.best]}")
+        return cls(loader, metrics, validation.val_freq, validation.best, validation.patience)
 
     def is_due(self, epoch: int) -> bool:
-        """Return whether to measure at the end of this epoch."""
+        """Return whether to measure after this epoch."""
         return epoch % self.every == 0
 
     @property
     def is_over(self) -> bool:
-        """Whether there has been no better value for so long that training should end."""
+        """Whether training should end because `patience` measurements were no better."""
         return self.patience is not None and self.stale >= self.patience
 
     def measure(self, model: BaseModel) -> tuple[dict[str, float], dict[str, str]]:
-        """Return the means by metric, and why some are missing; the same in every process."""
+        """Return the means by metric and the reasons of missing ones, the same on every rank."""
         for batch in on_device(self.loader.epoch(0), model.device, model.dtype):
             self.metrics.update_visuals(batch, model.translate(batch), self.loader.dataset.paired)
         summary = self.metrics.compute()
         return distributed.broadcast_object((summary.mean, summary.left_out))
 
     def is_best(self, means: Mapping[str, float], epoch: int) -> bool:
-        """Return whether what was measured after `epoch` is the best so far, and remember it."""
+        """Return whether the values after `epoch` are the best so far, and record them."""
         if not self.watched:
             return False
         value = means[self.watched]
@@ -85,10 +86,10 @@ class Validation:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run has to know."""
+        """Return the best value and its epoch, to resume with."""
         return {"watched": self.watched, "best": self.best, "epoch": self.best_epoch, "stale": self.stale}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, if it is of the same metric."""
+        """Load a state returned by `state_dict`, if it is of the same metric."""
         if state["watched"] == self.watched:
             self.best, self.best_epoch, self.stale = state["best"], state["epoch"], state["stale"]

@@ -1,4 +1,4 @@
-"""Read off a network's weights which flags it was made by, for messages about weights that do not fit."""
+"""Infer the flags of a network from its weights, for error messages about weights that do not fit."""
 
 import re
 from collections.abc import Mapping
@@ -7,30 +7,30 @@ from torch import Tensor
 
 
 def infer_flags(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return the architecture's flags and their values, as far as the names and shapes of `weights` tell.
+    """Return the architecture flags that the names and shapes of `weights` reveal.
 
-    Known are U-Nets, ResNet generators and both discriminators; other networks give an empty result.
+    This knows the U-Net and ResNet generators and both discriminators; empty for other networks.
     """
     shapes = {
         name.replace(".parametrizations.weight.original", ".weight"): tuple(tensor.shape)
         for name, tensor in weights.items()
     }
     if "net.0.weight" in shapes:
-        found = {"netD": "pixel", "ndf": shapes["net.0.weight"][0], "channels": shapes["net.0.weight"][1]}
+        flags = {"netD": "pixel", "ndf": shapes["net.0.weight"][0], "channels": shapes["net.0.weight"][1]}
         bias = "net.2.bias"
     elif "model.model.0.weight" in shapes:
-        found, bias = _unet(shapes), "model.model.1.model.1.bias"
+        flags, bias = _unet(shapes), "model.model.1.model.1.bias"
     elif any(".conv_block." in name for name in shapes):
-        found, bias = _resnet(shapes), "model.1.bias"
+        flags, bias = _resnet(shapes), "model.1.bias"
     elif "model.2.weight" in shapes and "last.weight" not in shapes:
-        found, bias = _patches(shapes), "model.2.bias"
+        flags, bias = _patches(shapes), "model.2.bias"
     else:
         return {}
     batch_norm = any(name.endswith("running_mean") for name in shapes)
-    found["norm"] = "batch" if batch_norm else "instance" if bias in shapes else "none"
-    found["attention"] = "some" if any("attention." in name for name in shapes) else "none"
-    found["spectral_norm"] = "on" if any(".parametrizations." in name for name in weights) else "none"
-    return {name: str(value) for name, value in found.items()}
+    flags["norm"] = "batch" if batch_norm else "instance" if bias in shapes else "none"
+    flags["attention"] = "some" if any("attention." in name for name in shapes) else "none"
+    flags["spectral_norm"] = "on" if any(".parametrizations." in name for name in weights) else "none"
+    return {name: str(value) for name, value in flags.items()}
 
 
 def _unet(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
@@ -49,7 +49,7 @@ def _unet(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
 
 def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     blocks = {name.split(".")[1] for name in shapes if ".conv_block." in name}
-    last = max(int(found[1]) for name in shapes if (found := re.fullmatch(r"model\.(\d+)\.weight", name)))
+    last = max(int(match[1]) for name in shapes if (match := re.fullmatch(r"model\.(\d+)\.weight", name)))
     ngf, input_nc = shapes["model.1.weight"][:2]
     return {
         "netG": f"resnet_{len(blocks)}blocks",
@@ -58,12 +58,12 @@ def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
         "output_nc": shapes[f"model.{last}.weight"][0],
         "no_dropout": any(name.endswith("conv_block.5.weight") for name in shapes),
         "upsample": "nearest or bilinear"
-        if any(re.match(r"model\.\d+\.2\.w", n) for n in shapes)
+        if any(re.match(r"model\.\d+\.2\.w", name) for name in shapes)
         else "deconv",
     }
 
 
 def _patches(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
-    last = max(int(found[1]) for name in shapes if (found := re.match(r"model\.(\d+)\.", name)))
+    last = max(int(match[1]) for name in shapes if (match := re.match(r"model\.(\d+)\.", name)))
     ndf, channels = shapes["model.0.weight"][:2]
     return {"netD": "basic or n_layers", "n_layers_D": (last - 2) // 3, "ndf": ndf, "channels": channels}

@@ -1,4 +1,4 @@
-"""What data sets hand to models, and what models hand back of a training step."""
+"""The batch a data set yields and the result of a training step."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,15 +13,15 @@ from util.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of N samples, the direction already applied: models always go from A to B.
+    """N samples with ``--direction`` applied: models always translate A to B.
 
     Attributes:
         A, B: (N, C, H, W), uint8 as decoded on the CPU; floating point in [-1, 1] after `to`.
         paths_A, paths_B: N file names each.
-        index: (N,) int64, positions in the data set, for randomness that belongs to a sample.
-        label: (N,) int64, the numbers of their classes, from 0; None without classes.
-        draws: the random decisions of this training step, by name: (N, ...) a sample each, or 0-d.
-        total: images of the batch that these are the share of one process of; 0: they are all.
+        index: (N,) int64, positions in the data set, which seed per-sample randomness.
+        label: (N,) int64 class numbers from 0; None without classes.
+        draws: random decisions of the training step by name, (N, ...) per sample or 0-d.
+        total: size of the batch over all ranks if these are one rank's rows of it; 0 if this is all of it.
     """
 
     A: Tensor
@@ -35,7 +35,7 @@ class Batch:
 
     @property
     def global_size(self) -> int:
-        """The number of images of the batch over all processes."""
+        """The number of samples over all ranks."""
         return self.total or len(self)
 
     def __len__(self) -> int:
@@ -49,18 +49,19 @@ class Batch:
         """
         if self.B is None:
             raise UserError(
-                "--dataset_mode: the model needs images of both sides, such as aligned or unaligned"
+                "--dataset_mode: the model needs images of both sides; use a data set such as aligned or"
+                " unaligned"
             )
         return self.A, self.B
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what a training step reads, by name: images, labels and draws."""
+        """Return the tensors that a training step reads, by name: images, labels and draws."""
         images = {"A": self.A, "B": self.B, "label": self.label}
         draws = {f"draws.{name}": draw for name, draw in self.draws.items()}
-        return {name: each for name, each in images.items() if each is not None} | draws
+        return {name: tensor for name, tensor in images.items() if tensor is not None} | draws
 
     def copy(self) -> "Batch":
-        """Return the batch with copies of `tensors`, and without the names of files."""
+        """Return the batch with cloned tensors and without paths."""
         return replace(
             self.map_images(Tensor.clone),
             label=None if self.label is None else self.label.clone(),
@@ -70,26 +71,27 @@ class Batch:
         )
 
     def micro_batches(self, size: int, ranks: int) -> Iterator["Batch"]:
-        """Yield the samples in as few parts of at most `size` as there can be, of nearly equal size.
+        """Yield the fewest micro-batches of at most `size` samples, of nearly equal size.
 
-        Where a batch is spread over processes, so is each part of it.
+        Args:
+            ranks: number of ranks, each of which has as many samples of every micro-batch.
         """
         count = -(-len(self) // size)
-        bounds = [len(self) * part // count for part in range(count + 1)]
-        for first, end in pairwise(bounds):
-            part = self.select(slice(first, end))
+        bounds = [len(self) * number // count for number in range(count + 1)]
+        for start, stop in pairwise(bounds):
+            part = self.select(slice(start, stop))
             yield replace(part, total=len(part) * ranks) if self.total else part
 
-    def select(self, chosen: slice) -> "Batch":
-        """Return the batch of some samples, with their share of the random decisions."""
+    def select(self, rows: slice) -> "Batch":
+        """Return the batch of these samples, with their draws."""
         return Batch(
-            A=self.A[chosen],
-            B=None if self.B is None else self.B[chosen],
-            paths_A=self.paths_A[chosen],
-            paths_B=self.paths_B[chosen],
-            index=self.index[chosen],
-            label=None if self.label is None else self.label[chosen],
-            draws=select_rows(self.draws, chosen),
+            A=self.A[rows],
+            B=None if self.B is None else self.B[rows],
+            paths_A=self.paths_A[rows],
+            paths_B=self.paths_B[rows],
+            index=self.index[rows],
+            label=None if self.label is None else self.label[rows],
+            draws=select_rows(self.draws, rows),
         )
 
     def map_images(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -97,28 +99,28 @@ class Batch:
         return replace(self, A=change(self.A), B=None if self.B is None else change(self.B))
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
-        """Return the batch on `device`, its images as `dtype` in [-1, 1]."""
+        """Return the batch on `device`, with images as `dtype` in [-1, 1]."""
         batch = self.map_images(lambda image: normalise(image.to(device, non_blocking=True), dtype))
         label = None if self.label is None else self.label.to(device, non_blocking=True)
         return replace(batch, label=label)
 
     def pin_memory(self) -> "Batch":
-        """Return the batch in memory that a GPU can fetch while it computes."""
+        """Return the batch in page-locked memory, from which copies to a GPU are asynchronous."""
         label = None if self.label is None else self.label.pin_memory()
         return replace(self.map_images(Tensor.pin_memory), label=label)
 
 
-def select_rows(draws: Mapping[str, Tensor], chosen: slice) -> dict[str, Tensor]:
-    """Return the random decisions for some samples, see `Batch.draws`."""
-    return {name: draw[chosen] if draw.dim() else draw for name, draw in draws.items()}
+def select_rows(draws: Mapping[str, Tensor], rows: slice) -> dict[str, Tensor]:
+    """Return the draws of these samples, see `Batch.draws`; 0-d draws are the same for all."""
+    return {name: draw[rows] if draw.dim() else draw for name, draw in draws.items()}
 
 
 class Step(NamedTuple):
-    """What one training step hands back.
+    """The result of one training step.
 
     Attributes:
-        losses: 0-d, still on the device.
-        visuals: (N, 3 or 1, H, W) in [-1, 1] under the names that galleries show: real_A, fake_B, ...
+        losses: 0-d tensors on the device, by name.
+        visuals: (N, 3 or 1, H, W) in [-1, 1], by the names that galleries show: real_A, fake_B, ...
     """
 
     losses: dict[str, Tensor]
@@ -126,7 +128,7 @@ class Step(NamedTuple):
 
 
 def normalise(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """Map uint8 values 0..255 to [-1, 1] as `dtype`; floating point values keep theirs."""
+    """Map uint8 values 0..255 to [-1, 1] as `dtype`; cast floating point values."""
     if image.is_floating_point():
         return image.to(dtype)
     return image.to(dtype).div_(255).sub_(0.5).div_(0.5)

@@ -1,6 +1,6 @@
-"""Colour on batches of images, on any device: CIE Lab, colour differences, colourfulness, matching, codes.
+"""Colour operations on batches of images, on any device: CIE Lab, differences, matching, ab bins.
 
-Lab is that of scikit-image: sRGB, D65 white, 2 degree observer (IEC 61966-2-1; CIE 15).
+Lab is defined as in scikit-image: sRGB, D65 white, 2 degree observer (IEC 61966-2-1; CIE 15).
 """
 
 from math import pi
@@ -17,11 +17,15 @@ RGB_TO_XYZ = (
     (0.019334, 0.119193, 0.950227),
 )
 WHITE = (0.95047, 1.0, 1.08883)
-GAMMA_KNEE, LINEAR_KNEE = 0.04045, 0.0031308  # where sRGB's curve becomes straight: coded, and linear
-KNEE, ROOT_KNEE, SLOPE = 0.008856, 0.2068966, 7.787  # where Lab's cube root does, and its slope there
+GAMMA_KNEE, LINEAR_KNEE = 0.04045, 0.0031308  # where sRGB's curve becomes linear: encoded and decoded value
+KNEE, ROOT_KNEE, SLOPE = (
+    0.008856,
+    0.2068966,
+    7.787,
+)  # where Lab's cube root becomes linear, and its slope there
 GAMMA_SCALE = 1.055**2.4
 
-# Matrices for pixels, with an offset as their fourth column.
+# Matrices that map pixels, with an offset as the fourth column.
 _RGB_TO_WHITE_XYZ = (
     torch.tensor(RGB_TO_XYZ, dtype=torch.float64) / torch.tensor(WHITE, dtype=torch.float64)[:, None]
 )
@@ -34,7 +38,7 @@ LAB_TO_ROOT = torch.tensor(
 )
 
 LEVEL = 2 / 255
-"""A level of 8 bits in images in [-1, 1]."""
+"""One 8-bit level of images in [-1, 1]."""
 
 AB_SCALE = 110
 AB_STEP = 10
@@ -44,7 +48,7 @@ AB_ROWS = {
     **{30: (-90, 90), 40: (-100, 90), 50: (-100, 80), 60: (-110, 80), 70: (-110, 80), 80: (-110, 70)},
     **{90: (-110, 70), 100: (-90, 0)},
 }
-"""The 313 bins of the ab plane that sRGB can reach (Zhang et al. 2016): for each a the first and last b."""
+"""The 313 in-gamut bins of the ab plane (Zhang et al. 2016): for each a the first and last b."""
 
 AB_BINS = tuple((a, b) for a, (first, last) in AB_ROWS.items() for b in range(first, last + 1, AB_STEP))
 AB_BIN_CENTRES = torch.tensor(AB_BINS, dtype=torch.float64)
@@ -66,7 +70,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 
 def to_L_ab(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what colorization networks see of images, (N, 1 or 3, H, W) in [-1, 1].
+    """Convert images, (N, 1 or 3, H, W) in [-1, 1], to the inputs of colorization networks.
 
     Returns:
         L / 50 - 1, (N, 1, H, W), and ab / 110, (N, 2, H, W).
@@ -76,7 +80,7 @@ def to_L_ab(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def from_L_ab(L: Tensor, ab: Tensor) -> Tensor:
-    """Return the images, (N, 3, H, W) in [-1, 1], that `to_L_ab` would have made these of."""
+    """Invert `to_L_ab`: return images (N, 3, H, W) in [-1, 1]."""
     return lab_to_rgb(torch.cat([(L + 1) * 50, ab * AB_SCALE], 1)) * 2 - 1
 
 
@@ -122,10 +126,10 @@ def colourfulness(rgb: Tensor) -> Tensor:
 def match_colours(image: Tensor, like: Tensor) -> Tensor:
     """Return `image` with the mean and covariance of the colours of `like`, (1, C, H, W) in [-1, 1] both.
 
-    x becomes Σ_like^½ Σ^-½ (x − μ) + μ_like, which with one channel is matching mean and deviation (Gatys et
-    al. 2016, "Preserving Color in Neural Artistic Style Transfer", the transform of image analogies). Colours
-    that hardly vary in some direction, by less than a level of 8 bits, are scaled there as if by one level.
-    The result is not clipped.
+    x becomes Σ_like^½ Σ^-½ (x − μ) + μ_like (Gatys et al. 2016, "Preserving Color in Neural Artistic Style
+    Transfer", image analogies); for one channel this matches mean and standard deviation. Eigenvalues of Σ
+    are at least the square of one 8-bit level, so that nearly constant colours are not amplified. The result
+    is not clipped.
     """
     (mean, covariance), (new_mean, new_covariance) = _colour_moments(image), _colour_moments(like)
     flat = _matrix_power(covariance, -0.5, least=LEVEL**2) @ (image.flatten(2)[0].double() - mean)
@@ -134,32 +138,32 @@ def match_colours(image: Tensor, like: Tensor) -> Tensor:
 
 
 def ab_bins(like: Tensor) -> Tensor:
-    """Return the centres of the 313 bins, (313, 2), with the device and type of `like`."""
+    """Return the centres of the 313 bins, (313, 2), on the device and with the dtype of `like`."""
     return constant(AB_BIN_CENTRES, like.device, like.dtype)
 
 
 def soft_encode(ab: Tensor) -> Tensor:
-    """Return the soft code of ab values over the 313 bins (Zhang et al. 2016): (..., 2) to (..., 313).
+    """Return the soft encoding of ab values over the 313 bins (Zhang et al. 2016): (..., 2) to (..., 313).
 
-    The ten nearest bins share the weight of 1 by a Gaussian of their distance with a deviation of 5.
+    The ten nearest bins have Gaussian weights of their distance, sigma 5, which sum to 1.
     """
     bins = ab_bins(ab)
     distances = (ab[..., None, :] - bins).pow(2).sum(-1)
     nearest, indices = distances.topk(NEIGHBOURS, largest=False)
-    # softmax of -d²/2σ² is the normalised Gaussian, also where every one of its values would underflow
+    # softmax of -d²/2σ² is the normalised Gaussian, and does not underflow for large distances
     weights = F.softmax(-nearest / (2 * SIGMA**2), dim=-1)
     return torch.zeros_like(distances).scatter(-1, indices, weights)
 
 
 def _colour_moments(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean, (C, 1), and the covariance, (C, C), of an image's colours in float64."""
+    """Return the mean, (C, 1), and covariance, (C, C), of an image's colours in float64."""
     x = image.flatten(2)[0].double()
     mean = x.mean(1, keepdim=True)
     return mean, (x - mean) @ (x - mean).T / x.shape[1]
 
 
 def _matrix_power(covariance: Tensor, exponent: float, least: float) -> Tensor:
-    """Return a power of a symmetric matrix whose eigenvalues count as `least` where they are lower."""
+    """Return a power of a symmetric matrix with eigenvalues clamped to at least `least`."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp(min=least) ** exponent @ vectors.T
 
@@ -169,41 +173,41 @@ def _saturation(chroma: Tensor) -> Tensor:
     return (seventh / (seventh + 25.0**7)).sqrt()
 
 
-# A curve that is straight below its knee is computed as f(bent) + slope · (x - bent), where bent is x but not
-# below the knee: faster than a choice between two parts, and its slope is nowhere infinite.
+# A curve that is linear below its knee is computed as f(bent) + slope · (x - bent) with bent = max(x, knee):
+# faster than torch.where over both parts, and its gradient is finite everywhere.
 
 
 def _to_linear(rgb: Tensor) -> Tensor:
-    """Return sRGB's values without its gamma, times 1.055 ** 2.4."""
+    """Decode sRGB values to linear light, times 1.055 ** 2.4."""
     bent, slope = rgb.clamp(min=GAMMA_KNEE), GAMMA_SCALE / 12.92
     return _power(bent + 0.055, 2.4).add(rgb, alpha=slope).sub_(bent, alpha=slope)
 
 
 def _from_linear(scaled: Tensor) -> Tensor:
-    """Return what `_to_linear` would make this of."""
+    """Invert `_to_linear`."""
     bent, slope = scaled.clamp(min=LINEAR_KNEE * GAMMA_SCALE), 12.92 / GAMMA_SCALE
     return _power(bent, 1 / 2.4).add(scaled, alpha=slope).sub_(bent, alpha=slope).sub_(0.055)
 
 
 def _to_root(x: Tensor) -> Tensor:
-    """Return Lab's root of tristimulus values relative to white."""
+    """Return Lab's cube root function of tristimulus values relative to white."""
     bent = x.clamp(min=KNEE)
     return _power(bent, 1 / 3).add(x, alpha=SLOPE).sub_(bent, alpha=SLOPE)
 
 
 def _from_root(root: Tensor) -> Tensor:
-    """Return what `_to_root` would make this of."""
+    """Invert `_to_root`."""
     bent, slope = root.clamp(min=ROOT_KNEE), 1 / SLOPE
     return bent.pow(3).add_(root, alpha=slope).sub_(bent, alpha=slope)
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
-    """Return ``x**exponent`` for positive x, in half the time of torch's own power on a CPU."""
+    """Return ``x**exponent`` for positive x, twice as fast as `torch.pow` on a CPU."""
     return x.log().mul_(exponent).exp_()
 
 
 def _affine(matrix: Tensor, images: Tensor) -> Tensor:
-    """Return a (3, 4) matrix's product with every pixel, which is (3,) with a 1 below it."""
+    """Apply a (3, 4) affine matrix to every pixel of (N, 3, H, W)."""
     matrix = constant(matrix, images.device, images.dtype).expand(len(images), -1, -1)
     with torch.autocast(images.device.type, enabled=False):
         return torch.baddbmm(matrix[..., 3:], matrix[..., :3], images.flatten(2)).view_as(images)

@@ -1,4 +1,4 @@
-"""Which device to compute on."""
+"""Choice and preparation of the device."""
 
 import ctypes
 import logging
@@ -19,37 +19,37 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 
 def parse_gpu_ids(text: str) -> list[int]:
-    """Return the GPU numbers in a text such as ``0``, ``0,1`` or ``-1`` (none: the CPU).
+    """Return the GPU numbers in a value of ``--gpu_ids`` such as ``0``, ``0,1`` or ``-1`` (none: the CPU).
 
     Raises:
-        UserError: the text is not of that form.
+        UserError: the value has another form.
     """
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"--gpu_ids {text}: expected numbers with commas, such as 0 or 0,1, or -1 for the CPU"
+            f"--gpu_ids {text}: expected numbers separated by commas, such as 0 or 0,1, or -1 for the CPU"
         ) from None
     return [number for number in numbers if number >= 0]
 
 
 def processes_to_launch(gpu_ids: str) -> int:
-    """Return how many processes to start for the GPUs in `gpu_ids`: one each, unless torchrun has done it."""
-    alone = distributed.launched_by_torchrun() or not torch.cuda.is_available()
-    return 1 if alone else max(1, len(parse_gpu_ids(gpu_ids)))
+    """Return how many processes to launch: one for each GPU, unless torchrun has launched them."""
+    single = distributed.launched_by_torchrun() or not torch.cuda.is_available()
+    return 1 if single else max(1, len(parse_gpu_ids(gpu_ids)))
 
 
 def select_device(gpu_ids: str, explicit: bool) -> torch.device:
-    """Return the device that `gpu_ids` names; without a GPU fall back to the CPU unless one was asked for.
+    """Return the device for ``--gpu_ids``; without a GPU fall back to the CPU unless the flag was given.
 
-    Where torchrun has started several processes here, each gets one of them in turn.
+    If torchrun launched several processes on this machine, each selects the GPU of its local rank.
 
     Args:
         gpu_ids: the value of ``--gpu_ids``.
-        explicit: whether the user gave it, rather than its being the default.
+        explicit: whether the command line gives it.
 
     Raises:
-        UserError: a GPU that was asked for does not exist.
+        UserError: a requested GPU does not exist, or there are fewer GPUs than processes.
     """
     numbers = parse_gpu_ids(gpu_ids)
     if not numbers:
@@ -64,7 +64,7 @@ def select_device(gpu_ids: str, explicit: bool) -> torch.device:
             f"--gpu_ids {gpu_ids}: there is no GPU {missing[0]} here ({count} found);"
             f" use {'a number below ' + str(count) + ' or ' if count else ''}-1 for the CPU"
         )
-    turn, processes = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    local_rank, processes = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if processes > 1 and not explicit:
         numbers = list(range(count))
     if processes > len(numbers):
@@ -72,12 +72,12 @@ def select_device(gpu_ids: str, explicit: bool) -> torch.device:
             f"--gpu_ids {','.join(map(str, numbers))}: {processes} processes need as many GPUs on this"
             " machine; name as many, or lower torchrun's --nproc_per_node"
         )
-    torch.cuda.set_device(numbers[turn])
-    return torch.device("cuda", numbers[turn])
+    torch.cuda.set_device(numbers[local_rank])
+    return torch.device("cuda", numbers[local_rank])
 
 
 def prepare_device(gpu_ids: str, explicit: bool, deterministic: bool) -> torch.device:
-    """Return the device of `select_device`, ready for use, when the processes that share the work met."""
+    """Return the device of `select_device`, ready for use, after joining the other ranks."""
     device = select_device(gpu_ids, explicit)
     if deterministic:
         use_deterministic_algorithms()
@@ -89,16 +89,16 @@ def prepare_device(gpu_ids: str, explicit: bool, deterministic: bool) -> torch.d
 
 @lru_cache
 def constant(values: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Return fixed numbers on a device, which are sent there once: a step would wait for them each time."""
+    """Return constant values on a device; cached: a copy in every step would be slow."""
     with torch.inference_mode(False):
         return values.to(device, dtype)
 
 
 def keep_freed_memory() -> None:
-    """Keep memory that is freed, on Linux, for the next tensors, which are mostly of the same sizes.
+    """Make glibc keep freed memory for the next tensors, which mostly have the same sizes.
 
-    Otherwise the C library gives large blocks back to the system at once, and a training step on a CPU spends
-    much of its time on faulting tens of thousands of pages in again.
+    By default it returns large blocks to the system at once, and a training step on a CPU spends much of its
+    time on page faults.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -109,9 +109,9 @@ def keep_freed_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Return the most memory in use so far, in GiB: what tensors took of a GPU, or else the whole process.
+    """Return the peak memory in GiB: of tensors on a GPU, otherwise of the process.
 
-    This does not wait for the GPU: the host keeps the books.
+    This does not synchronise with the GPU.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
@@ -120,6 +120,6 @@ def peak_memory(device: torch.device) -> float:
 
 
 def use_deterministic_algorithms() -> None:
-    """Make torch compute the same bits every time, or raise a `RuntimeError` where it cannot."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    """Make torch use deterministic algorithms and raise a `RuntimeError` where there is none."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is initialised
     torch.use_deterministic_algorithms(True)

@@ -1,4 +1,4 @@
-"""What the user did wrong, said in one line; and the one place that turns it into an exit status."""
+"""Errors shown to the user as one line, and the exit status of commands."""
 
 import argparse
 import errno
@@ -13,75 +13,76 @@ from util.files import DISK_FULL_ERRORS
 
 USAGE_STATUS = 2
 
-NO_MEMORY = re.compile(r"out of memory|can.?t allocate memory|not enough memory|_ALLOC_FAILED|bad_alloc")
-"""How torch and its libraries say that there is no memory left, where the error's type does not say it."""
+OUT_OF_MEMORY = re.compile(r"out of memory|can.?t allocate memory|not enough memory|_ALLOC_FAILED|bad_alloc")
+"""Messages of torch and its libraries for exhausted memory, where the type of the error is unspecific."""
 
-
-LOST = re.compile(r"gloo.*(closed by peer|reset by peer|timed out)|NCCL.*(remote|timeout|aborted)", re.S)
-"""How torch says that another process does not answer any more."""
+CONNECTION_LOST = re.compile(
+    r"gloo.*(closed by peer|reset by peer|timed out)|NCCL.*(remote|timeout|aborted)", re.S
+)
+"""Messages of torch when another rank has ended or does not respond."""
 
 
 class UserError(Exception):
-    """A mistake in a flag, a file or a value: the message names it and says what to do; no traceback."""
+    """An invalid flag, file or value; the message names it and says what to do. Shown without traceback."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of command lines whose complaints are `UserError`s."""
+    """An argument parser that raises `UserError`."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean X?"`` for the known name nearest to `word`, or a full stop if none is near."""
+    """Return ``"; did you mean X?"`` for the known name most similar to `word`, or a full stop."""
     nearest = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]}?" if nearest else "."
 
 
-def explanation(error: Exception, to_save_memory: str) -> str | None:
-    """Return what to tell the user of an error that is no mistake of the program's, else None."""
+def user_message(error: Exception, memory_advice: str) -> str | None:
+    """Return the message for an error that the user can resolve, or None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
         return (
-            f"{error.filename or 'a file'}: {error.strerror}. What was saved before is whole: make room, then"
-            " go on from there (train.py: the same command with --continue_train)"
+            f"{error.filename or 'a file'}: {error.strerror}. Earlier files are intact: free disk space, then"
+            " resume (train.py: the same command with --continue_train)"
         )
-    if isinstance(error, RuntimeError) and LOST.search(str(error)):
+    if isinstance(error, RuntimeError) and CONNECTION_LOST.search(str(error)):
         return (
-            "the connection to another process is lost: it has ended, and has said why if it could."
-            " --continue_train goes on from the last saved state, as torchrun --max_restarts N does by itself"
+            "lost the connection to another rank; see its own error message. Resume from the last checkpoint"
+            " with --continue_train; torchrun --max_restarts N does so automatically"
         )
     if is_out_of_memory(error):
-        wanted = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
-        amount = f" ({wanted[1]} more were asked for)" if wanted else ""
-        return f"out of memory{amount}. {to_save_memory}"
+        requested = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+        amount = f" (tried to allocate {requested[1]})" if requested else ""
+        return f"out of memory{amount}. {memory_advice}"
     return None
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether a GPU or the machine had no memory left."""
+    """Return whether the error means that a GPU or the machine is out of memory."""
     if isinstance(error, RuntimeError):
-        return NO_MEMORY.search(str(error)) is not None
+        return OUT_OF_MEMORY.search(str(error)) is not None
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
-def run_command(main: Callable[[list[str]], int], to_save_memory: str = "Try smaller or fewer images") -> int:
-    """Run a command with logging set up; return its exit status.
+def run_command(main: Callable[[list[str]], int], memory_advice: str = "Try smaller or fewer images") -> int:
+    """Set up logging, run a command and return its exit status.
 
-    That is what `main` returns, 2 for what has an `explanation`, 130 for Ctrl-C.
+    The status is that returned by `main`, 2 for errors with a `user_message`, 130 for Ctrl-C.
 
     Args:
-        to_save_memory: what to do where there is too little memory.
+        memory_advice: what to do when out of memory, for the message.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         return main(sys.argv[1:])
     except Exception as error:
-        told = explanation(error, to_save_memory)
-        if told is None:
+        message = user_message(error, memory_advice)
+        if message is None:
             raise
-        sys.stderr.write(f"{sys.argv[0]}: error: {told}\n")
+        sys.stderr.write(f"{sys.argv[0]}: error: {message}\n")
         return USAGE_STATUS
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

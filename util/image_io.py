@@ -1,4 +1,4 @@
-"""Image files in and out."""
+"""Reading and writing of image files."""
 
 import logging
 import os
@@ -21,75 +21,76 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib"),
     *(".tif", ".tiff", ".tga", ".ico", ".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
 )
-"""How the names of images end, in lower case."""
+"""Extensions of image files, in lower case."""
 
 Image.init()
 FORMATS = tuple(
     {"JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "TGA", "ICO", "PPM"} & Image.OPEN.keys()
 )
-"""The decoders that may run, whatever a file's name says: bitmaps only."""
+"""Pillow's decoders that may run, whatever the extension: bitmaps only."""
 
 MAX_PIXELS = 178_956_970
-"""Images with more are refused by their header, before memory is taken for them."""
+"""Larger images are refused by their header, before memory is allocated."""
 
 PNG_LEVEL = 1
-"""How hard PNG files are compressed: the first of zlib's levels, 1 to 9, that compresses at all."""
+"""zlib level of PNG files, 1 to 9: the fastest that compresses."""
 
 LOSSY_QUALITY = 95
-"""Quality of JPEG and WebP files, of 100."""
+"""Quality of JPEG and WebP files, up to 100."""
 
-# What Pillow has to say of a file, beyond errors, is not worth a line in a training log.
+# Keep Pillow's warnings about files out of the training log; errors are raised.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # it refuses twice as many, and warns in between
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this and raises above twice as many
 
 
 class BadImage(UserError):
-    """A file that is named like an image and cannot be used as one."""
+    """A file with the extension of an image cannot be read as one."""
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Return the image at `path` in RGB, 8 bits a channel, upright by its EXIF data.
+    """Return the image at `path` in RGB with 8 bits per channel, rotated by its EXIF orientation.
 
-    Of an animation it is the first frame; what is transparent is shown over white. 16 bits scale by their
-    full range. Floating point values and 32-bit integers are fractions of white if all are in 0..1, levels if
-    all are in 0..255, and otherwise stretch from the image's lowest to its highest; NaN is the lowest.
+    Animations give their first frame; transparent pixels are blended over white. 16-bit values are scaled by
+    their full range. Floating point values and 32-bit integers are scaled by 255 if all are in 0..1, kept if
+    all are in 0..255, and otherwise scaled from the image's minimum and maximum to 0..255; NaN becomes the
+    minimum.
 
     Raises:
-        BadImage: the file cannot be read or decoded, or has more than `MAX_PIXELS`.
+        BadImage: the file cannot be read or decoded, or has more than `MAX_PIXELS` pixels.
     """
     try:
         file = BytesIO(path.read()) if isinstance(path, Member) else path
         with Image.open(file, formats=FORMATS) as image:
-            with _without_libtiffs_remarks(image.format):
+            with _silence_libtiff(image.format):
                 image.load()
             return _in_rgb(_upright(image), image.format)
-    # On damaged files Pillow's decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
+    # For damaged files Pillow's decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "of no known format" if unknown else " ".join(str(error).split()) or type(error).__name__
+        reason = "unknown format" if unknown else " ".join(str(error).split()) or type(error).__name__
         place = f" (in {path.shard})" if isinstance(path, Member) else ""
         raise BadImage(f"{path}{place}: cannot be read as an image ({reason})") from error
 
 
 def save_image(image: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL) -> None:
-    """Write `image`, (H, W, 3) or (H, W), in the format that the ending of `path` names."""
+    """Write `image`, (H, W, 3) or (H, W), in the format of the extension of `path`."""
     Image.fromarray(image).save(path, compress_level=png_level, quality=LOSSY_QUALITY)
 
 
 def to_levels(images: Tensor) -> Tensor:
-    """Return images (..., 1 or 3, H, W) in [-1, 1] as they are saved: uint8, (..., 3, H, W), rounded."""
+    """Quantise images (..., 1 or 3, H, W) in [-1, 1] as they are saved: uint8, (..., 3, H, W), rounded."""
     levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.expand(*levels.shape[:-3], 3, -1, -1)
 
 
 def to_uint8(image: Tensor) -> NDArray[np.uint8]:
-    """Return an image (1 or 3, H, W) in [-1, 1] as (H, W, 3) in 0..255, rounded to the nearest level."""
+    """Quantise an image (1 or 3, H, W) in [-1, 1] to an array (H, W, 3) as it is saved."""
     return to_levels(image).permute(1, 2, 0).cpu().numpy()
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # Pixels may be good although the EXIF data is not: then the image stays as it lies.
+    # Invalid EXIF data does not make an image unusable.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
     return image
@@ -105,14 +106,14 @@ def _in_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     colour = image.info.get("transparency")
-    if isinstance(colour, tuple) and max(colour) > 255:  # of 16 bits, while Pillow has made the pixels 8
+    if isinstance(colour, tuple) and max(colour) > 255:  # 16-bit, though Pillow converted the pixels to 8
         image.info["transparency"] = tuple(value >> 8 for value in colour)
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def _levels(image: Image.Image, file_format: str | None) -> Image.Image:
-    """Return an image of 16-bit or 32-bit integers or of floating point values in 8 bits."""
+    """Convert an image of 16-bit or 32-bit integers or floating point values to 8 bits."""
     values = np.asarray(image)
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PPM", "PNG")):
         levels = (values >> 8).astype(np.uint8)
@@ -133,16 +134,16 @@ def _levels(image: Image.Image, file_format: str | None) -> Image.Image:
 
 
 @contextmanager
-def _without_libtiffs_remarks(file_format: str | None) -> Iterator[None]:
-    """libtiff writes what it finds unusual straight to the standard error, a line for every unknown tag."""
+def _silence_libtiff(file_format: str | None) -> Iterator[None]:
+    """Discard libtiff's warnings, which it writes to file descriptor 2 directly."""
     if file_format != "TIFF":
         yield
         return
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)

@@ -1,4 +1,4 @@
-"""Randomness as a function of its purpose and of numbers such as (seed, epoch, index), never of history."""
+"""Random generators seeded by a purpose and numbers such as (seed, epoch, index), never by earlier draws."""
 
 from random import Random
 from zlib import crc32
@@ -8,20 +8,20 @@ import torch
 
 
 def seed_for(purpose: str, *numbers: int) -> int:
-    """Return a seed in [0, 2**64) that depends on `purpose` and on non-negative `numbers` alone."""
+    """Return a seed in [0, 2**64) for `purpose` and non-negative `numbers`."""
     sequence = np.random.SeedSequence([crc32(purpose.encode()), *numbers])
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def numpy_rng(purpose: str, *numbers: int) -> np.random.Generator:
-    """Return a numpy generator seeded by `seed_for`."""
+    """Return a NumPy generator seeded by `seed_for`."""
     return np.random.default_rng(seed_for(purpose, *numbers))
 
 
 def python_rng(purpose: str, *numbers: int) -> Random:
-    """Return a generator that depends on `purpose` and `numbers` alone.
+    """Return a Python generator for `purpose` and `numbers`.
 
-    Made in an eighth of the time of numpy's, it suits a few numbers for each of many samples.
+    It is created eight times faster than NumPy's, which suits a few draws for each of many samples.
     """
     return Random(f"{purpose} {numbers}")
 

@@ -1,4 +1,4 @@
-"""Files that lie in tar files."""
+"""Files inside tar archives (shards)."""
 
 import os
 
@@ -6,13 +6,13 @@ from util.errors import UserError
 
 
 class Member(str):
-    """The path that a file would have in a folder, while its content is a part of a tar file, the shard.
+    """A file in a shard; as a string, the path that it would have in an unpacked folder.
 
     Attributes:
-        shard: the path of the tar file, or its URL.
-        member: the file's name in it.
-        offset, size: where its content is in the tar file, in bytes.
-        content: what a stream has brought; None where the tar file can be read anywhere.
+        shard: path or URL of the tar file.
+        member: name of the file in it.
+        offset, size: position and length of the content in the tar file, in bytes.
+        content: the content if it was read from a stream; None if the tar file is seekable.
     """
 
     __slots__ = ("content", "member", "offset", "shard", "size")
@@ -25,7 +25,7 @@ class Member(str):
 
     @classmethod
     def of(cls, path: str, shard: str, member: str, offset: int, size: int) -> "Member":
-        """Return a member without its content."""
+        """Return a member whose content is read from the tar file."""
         new = cls(path)
         new.shard, new.member, new.offset, new.size, new.content = shard, member, offset, size, None
         return new
@@ -47,10 +47,10 @@ class Member(str):
 
 
 def file_identity(path: str) -> tuple[str, int, int]:
-    """Return what tells a file's content from all others: its place, its size and when it was written (ns).
+    """Return what identifies the content of a file or member: location, size and modification time (ns).
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
     if isinstance(path, Member):
         return f"{path.shard} at {path.offset}", path.size, os.stat(path.shard).st_mtime_ns
@@ -59,10 +59,10 @@ def file_identity(path: str) -> tuple[str, int, int]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Return the names that braces stand for, in order: ``{000..012}`` for numbers, ``{A,B}`` for words.
+    """Expand the braces of a pattern, in order: ``{000..012}`` for numbers, ``{A,B}`` for words.
 
     Raises:
-        UserError: a brace without its partner, or without a list or range in it.
+        UserError: a brace is not closed, or holds neither a range nor a list.
     """
     before, brace, rest = pattern.partition("{")
     if not brace:
@@ -78,5 +78,5 @@ def expand_braces(pattern: str) -> list[str]:
         raise UserError(
             f"{pattern}: braces hold a range such as {{000000..000009}} or a list such as {{A,B}}"
         )
-    endings = expand_braces(after)
-    return [before + word + ending for word in words for ending in endings]
+    suffixes = expand_braces(after)
+    return [before + word + suffix for word in words for suffix in suffixes]

@@ -1,6 +1,6 @@
-"""The networks' weights as files, ``<tag>_net_<name>.pth`` in the peer's form, and their way into networks.
+"""Files of network weights, ``<tag>_net_<name>.pth`` in the peer's format: export, reading and loading.
 
-Every file is read with ``weights_only=True``: none can run code.
+Every file is read with ``weights_only=True``, so that none can run code.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from util.errors import UserError
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 3
-"""How many of the entries that do not fit a message names."""
+MAX_NAMES = 3
+"""Number of mismatched entries that an error message lists."""
 
 
 def weights_path(folder: Path, tag: str, name: str) -> Path:
-    """Return the file of the exported weights of network `name`."""
+    """Return the path of the exported weights of network `name`."""
     return folder / f"{tag}_net_{name}.pth"
 
 
 def export_state_dict(net: nn.Module) -> dict[str, Tensor]:
-    """Return the state_dict of `net` in the peer's form: on the CPU, floating point values in float32."""
+    """Return the state_dict of `net` in the peer's format: on the CPU, floating point values in float32."""
     weights = net.state_dict()
     for name, tensor in weights.items():
         weights[name] = tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu()
@@ -36,10 +36,10 @@ def export_state_dict(net: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(net: nn.Module, path: Path) -> None:
-    """Load exported weights, ours or the peer's, old forms included, into `net`.
+    """Load exported weights, of this program or the peer, into `net`.
 
     Raises:
-        UserError: the file is missing, unreadable, or of another architecture.
+        UserError: the file is missing, unreadable or of another architecture.
     """
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; check --name, --checkpoints_dir and --epoch")
@@ -50,116 +50,114 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     """Return the state_dict in a file.
 
     Raises:
-        UserError: the file is damaged, is none, or holds more than tensors and plain values.
+        UserError: the file is damaged, is not a state_dict, or holds more than tensors and plain values.
     """
     try:
-        # torch does not look at the checksums of its own format; old files, which are no archives, have none.
+        # torch.load does not verify the checksums of zip archives; the legacy format has none.
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     raise ValueError(f"damaged: the checksum of {damaged} does not fit")
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    # On damaged files the unpickler raises almost anything.
+    # For damaged files the unpickler can raise almost any exception.
     except Exception as error:
         raise UserError(f"{path}: cannot be read as weights ({describe_load_error(error)})") from error
     if not isinstance(weights, Mapping) or not all(isinstance(entry, Tensor) for entry in weights.values()):
-        raise UserError(f"{path}: expected the weights of one network, found something else")
+        raise UserError(f"{path}: expected a state_dict of one network")
     return weights
 
 
 def describe_load_error(error: Exception) -> str:
-    """Return in a few words why `torch.load` failed."""
+    """Return a short reason why `torch.load` failed."""
     if "Weights only load failed" in str(error):
-        return (
-            "refused, because it holds more than tensors and plain values: it could run code, or is damaged"
-        )
+        return "refused: it holds more than tensors and plain values, so it could run code, or it is damaged"
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def load_into(
     net: nn.Module, weights: Mapping[str, Tensor], source: str, allow_missing: bool = False
 ) -> list[str]:
-    """Copy `weights` into `net`, leaving out what older versions of torch stored beside them.
+    """Load `weights` into `net`, ignoring entries that only old versions of torch stored.
 
     Args:
-        source: where the weights come from, for the message.
-        allow_missing: leave what `weights` do not have as it is.
+        source: where the weights come from, for the error message.
+        allow_missing: keep the values of entries that `weights` lacks.
 
     Returns:
-        The names of the entries that were left.
+        The names of the entries that `weights` lacks.
 
     Raises:
-        UserError: names or shapes differ; the message says which, and which flags to change.
+        UserError: names or shapes differ; the message lists them and the flags to change.
     """
-    given, own = _without_wrappers(weights), net.state_dict()
-    weights = _without_old_statistics(net, given)
+    unwrapped, own = _without_wrappers(weights), net.state_dict()
+    weights = _without_old_statistics(net, unwrapped)
     missing = sorted(own.keys() - weights.keys())
     unknown = sorted(weights.keys() - own.keys())
     reshaped = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
     if unknown or reshaped or (missing and not allow_missing):
         parts = [
-            _differing("are missing in the file", missing),
-            _differing("are unknown to the network", unknown),
-            _differing(
+            _count_entries("are missing in the file", missing),
+            _count_entries("are unknown to the network", unknown),
+            _count_entries(
                 "differ in shape",
                 [f"{name} ({_shape(weights[name])}, here {_shape(own[name])})" for name in reshaped],
             ),
         ]
         raise UserError(
             f"{source}: these weights are of another architecture: {'; '.join(filter(None, parts))}."
-            f" {_advice(infer_flags(given), infer_flags(own))}"
+            f" {_advice(infer_flags(unwrapped), infer_flags(own))}"
         )
     net.load_state_dict({**own, **weights})
     return missing
 
 
 def check_hash(path: Path, flag: str) -> None:
-    """Raise a `UserError` if a file is named by a SHA-256 that it does not have: vgg16-397923af.pth."""
-    promised = re.fullmatch(r".*-([0-9a-f]{8})", path.stem)
-    if promised is None:
+    """Raise a `UserError` if a file's SHA-256 differs from that in its name, such as vgg16-397923af.pth."""
+    expected = re.fullmatch(r".*-([0-9a-f]{8})", path.stem)
+    if expected is None:
         return
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(promised[1]):
+    if not digest.startswith(expected[1]):
         raise UserError(
-            f"--{flag} {path}: by its name its SHA-256 begins with {promised[1]}, but it begins with"
+            f"--{flag} {path}: its SHA-256 should begin with {expected[1]} as in its name, but begins with"
             f" {digest[:8]}: the file is damaged or another one; fetch it again, or rename it if you trust it"
         )
 
 
 def initialise_from(nets: Mapping[str, nn.Module], source: Path, tag: str) -> None:
-    """Load what `find_initial_weights` finds into `nets`, and say what starts fresh."""
+    """Load the files of `find_initial_weights` into `nets` and log which networks and entries they lack."""
     files = find_initial_weights(source, tag, nets.keys())
     for name, path in files.items():
         missing = load_into(nets[name], read_weights(path), str(path), allow_missing=True)
         log.info("Network %s starts from %s", name, path)
         if missing:
-            log.info("%s: these start fresh", _differing(f"of network {name} are not in it", missing))
+            log.info("%s: these start fresh", _count_entries(f"of network {name} are not in it", missing))
     fresh = [name for name in nets if name not in files]
     if fresh:
-        log.info("These networks are not there and start fresh: %s", ", ".join(fresh))
+        log.info("Networks without a file start fresh: %s", ", ".join(fresh))
 
 
 def find_initial_weights(source: Path, tag: str, names: Collection[str]) -> dict[str, Path]:
-    """Return the files to start networks from, by the networks' names.
+    """Return the files of initial weights by network.
 
     Args:
-        source: a folder with ``<tag>_net_<name>.pth`` files, or one file of weights. A generator that is
-            called G, or a file that does not name its network, goes into G or, where there is none, G_A.
-        names: the networks that a model has.
+        source: a folder with ``<tag>_net_<name>.pth`` files, or one file of weights. A file of a network G,
+            or one whose name does not tell the network, is for G or, if the model has none, for G_A.
+        names: the model's networks.
 
     Raises:
-        UserError: there is no file for any of them.
+        UserError: there is no file for any of the networks.
     """
     if source.is_dir():
         files = {name: path for name in names if (path := weights_path(source, tag, name)).exists()}
-        lone = weights_path(source, tag, "G")
-        if not files and lone.exists():
-            files = _for_generator(lone, names)
+        generator = weights_path(source, tag, "G")
+        if not files and generator.exists():
+            files = _for_generator(generator, names)
         if not files:
             present = ", ".join(sorted(path.name for path in source.glob("*_net_*.pth"))) or "none"
             raise UserError(
-                f"--init_from {source}: no weights {tag}_net_*.pth of the networks {', '.join(names)} there"
+                f"--init_from {source}: no weights {tag}_net_*.pth for the networks {', '.join(names)}"
                 f" (found: {present}); --epoch chooses others"
             )
         return files
@@ -180,40 +178,40 @@ def _for_generator(path: Path, names: Collection[str]) -> dict[str, Path]:
     raise UserError(f"--init_from {path}: the model has no network G or G_A, only {', '.join(names)}")
 
 
-def _differing(what: str, names: list[str]) -> str:
+def _count_entries(problem: str, names: list[str]) -> str:
     if not names:
         return ""
-    listed = ", ".join(names[:EXAMPLES]) + (", ..." if len(names) > EXAMPLES else "")
-    return f"{len(names)} entries {what}: {listed}"
+    listed = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
+    return f"{len(names)} entries {problem}: {listed}"
 
 
 def _shape(tensor: Tensor) -> str:
-    return " x ".join(map(str, tensor.shape)) or "a number"
+    return " x ".join(map(str, tensor.shape)) or "scalar"
 
 
 def _advice(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
     if theirs.keys() != ours.keys():
         kinds = [
-            flags.get("netG") or flags.get("netD") or "a network of another kind" for flags in (theirs, ours)
+            flags.get("netG") or flags.get("netD") or "another kind of network" for flags in (theirs, ours)
         ]
-        return f"They are those of {kinds[0]}; here {kinds[1]} is asked for: change --netG or --netD"
+        return f"They are of {kinds[0]}, the options ask for {kinds[1]}: change --netG or --netD"
     differing = [
         f"--{name} {value} (here {ours[name]})" for name, value in theirs.items() if value != ours[name]
     ]
     if not differing:
-        return "Give the flags that they were trained with"
-    advice = f"They were trained with {', '.join(differing)}: give the same flags"
+        return "Use the flags that they were trained with"
+    advice = f"They were trained with {', '.join(differing)}: use the same flags"
     return advice.replace("--channels", "other channels:")
 
 
 def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `weights` without the prefixes that DataParallel and torch.compile put before their names."""
+    """Return `weights` without the name prefixes of DataParallel and torch.compile."""
     prefixes = re.compile(r"(module\.|_orig_mod\.)*")
     return {prefixes.sub("", name, count=1): tensor for name, tensor in weights.items()}
 
 
 def _without_old_statistics(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return `weights` without the statistics that instance norm once stored."""
+    """Return `weights` without the running statistics that instance norm stored in torch before 0.4."""
     plain_norms = {
         name
         for name, layer in net.named_modules()

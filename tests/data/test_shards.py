@@ -60,7 +60,7 @@ def test_pairs_of_two_folders_and_bad_images(data: dict[str, Path], tmp_path: Pa
     shards = pack(tmp_path, tmp_path / "shards", "aligned", "--per_shard", "2")
     assert_equal(dataset(tmp_path, "aligned"), dataset(shards, "aligned"), (tmp_path, shards))
     one: Any = dataset(shards, "aligned")[1, 1]
-    assert "000000.tar): cannot be read as an image (of no known format)" in str(one.passed_over[0])
+    assert "000000.tar): cannot be read as an image (unknown format)" in str(one.passed_over[0])
     alone = dataset(shards, "aligned", "--bad_images", "error")[1, 1]
     assert "trainA" in str(alone.error)  # type: ignore[union-attr]
 

@@ -51,7 +51,7 @@ def test_a_lack_of_memory_is_explained(
         raise error
 
     assert run_command(main, "Try --accumulate N") == 2
-    more = f" ({asked_for} more were asked for)" if asked_for else ""
+    more = f" (tried to allocate {asked_for})" if asked_for else ""
     assert capsys.readouterr().err.endswith(f": error: out of memory{more}. Try --accumulate N\n")
 
 

@@ -167,10 +167,10 @@ def test_the_message_says_which_flags_to_change() -> None:
     wide = ResnetGenerator(n_blocks=6, **GENERATOR)
     narrow = ResnetGenerator(n_blocks=6, **GENERATOR | {"ngf": 4, "norm": "instance"})
     message = advice(wide, narrow)
-    assert "--ngf 8 (here 4), --norm batch (here instance): give the same flags" in message
+    assert "--ngf 8 (here 4), --norm batch (here instance): use the same flags" in message
     assert "model.1.weight (8 x 3 x 7 x 7, here 4 x 3 x 7 x 7)" in message
     unet = UnetGenerator(num_downs=5, **GENERATOR)
-    assert "those of unet_32; here resnet_6blocks is asked for" in advice(unet, wide)
+    assert "of unet_32, the options ask for resnet_6blocks" in advice(unet, wide)
     message = advice(PatchDiscriminator(6, 4, 3, "batch"), PatchDiscriminator(3, 4, 3, "batch"))
     assert "other channels: 6 (here 3)" in message
 
