@@ -4,14 +4,15 @@ import logging
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from options.option import Group, option
 from util.errors import UserError
 from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, metrics_using, parse_names
 from util.registry import label
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +67,10 @@ class RunOptions:
     verbose: bool = option(False, "print the networks layer by layer", cosmetic=True)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> "torch.dtype":
         """The type of networks and images."""
+        import torch  # scripts that only read flags start without it
+
         return torch.float64 if self.precision == "fp64" else torch.float32
 
     @property
