@@ -117,7 +117,7 @@ def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Re
     batches = on_device(loader.epoch(0), model.device, model.dtype)
     for batch in tqdm(distributed.lockstep(batches), disable=True if distributed.rank() else None):
         mine = {} if batch is None else results(batch, model, metrics, loader.dataset.paired)
-        for found, bad in distributed.gather_objects((mine, loader.left_out)):
+        for found, bad in distributed.gather_objects((mine, loader.skipped)):
             waiting |= found
             left_out |= bad
         # Batches arrive by turns, and those of mixed sizes in parts: the order is that of the files.

@@ -1,4 +1,4 @@
-"""Pairs of images: two halves of one file, or two files of one name."""
+"""Pairs of images: two halves of one file, or two files of the same name."""
 
 from pathlib import Path
 from random import Random
@@ -16,19 +16,19 @@ from util.image_io import BadImage, read_image
 
 
 class AlignedDataset(BaseDataset):
-    """Pairs (A, B), prepared alike.
+    """Pairs (A, B), cropped and flipped alike.
 
-    Two layouts are read: ``dataroot/<phase>/`` with both images side by side in one file, A on the left;
-    and ``dataroot/<phase>A/``, ``dataroot/<phase>B/`` with a file of the same name (whatever its ending) in
-    each.
+    Two layouts are supported: ``dataroot/<phase>/`` with A and B side by side in one file, A on the left; and
+    ``dataroot/<phase>A/``, ``dataroot/<phase>B/`` with files of the same name, whatever their extensions.
 
     Args:
-        pairs: the two files of each pair; one file twice if it holds both.
-        swap: go from B to A: B's image is handed out as A.
-        grey: whether the input and the output are to be grey.
+        pairs: the two files of each pair; the same file twice if it holds both images.
+        swap: return B's image as A, for ``--direction BtoA``.
+        grey: whether the input and the output are grey.
     """
 
     paired = True
+    layout = "pairs"
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class AlignedDataset(BaseDataset):
         if prepared_A.shape[1:] != prepared_B.shape[1:]:
             raise UserError(
                 f"{path_A} and {path_B} differ in size: {_size(A)} and {_size(B)} pixels;"
-                " use --preprocess resize_and_crop, or make them alike"
+                " use --preprocess resize_and_crop, or make them the same size"
             )
         return Sample(index, prepared_A, prepared_B, path_A, path_B)
 
@@ -83,7 +83,7 @@ class AlignedDataset(BaseDataset):
         both = read_image(path)
         half = both.width // 2
         if half == 0:
-            raise BadImage(f"{path}: it is 1 pixel wide and cannot hold two images side by side")
+            raise BadImage(f"{path}: is 1 pixel wide and cannot hold two images side by side")
         A = both.crop((0, 0, half, both.height))
         B = both.crop((both.width - half, 0, both.width, both.height))
         return self.transform.scale(A, grey_A), self.transform.scale(B, grey_B)
@@ -97,7 +97,7 @@ def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
     """Return the files of every pair, in the order of A's names.
 
     Raises:
-        UserError: no layout of `AlignedDataset` is there, or a file has no partner.
+        UserError: The folder has neither layout of `AlignedDataset`, or a file has no partner.
     """
     if not dataroot.is_dir():
         raise UserError(f"--dataroot {dataroot}: there is no such folder")
@@ -106,25 +106,25 @@ def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
         if not folder.is_dir():
             raise UserError(
                 f"--dataroot {dataroot}: it has neither a folder {phase} (pairs side by side) nor folders"
-                f" {phase}A and {phase}B (pairs of one name); check --dataroot and --phase"
+                f" {phase}A and {phase}B (pairs of files); check --dataroot and --phase"
             )
         return [(path, path) for path in find_images(folder)]
 
     named_A, named_B = _by_name(folder_A), _by_name(folder_B)
-    lonely = sorted(named_A.keys() ^ named_B.keys())
-    if lonely:
+    unpaired = sorted(named_A.keys() ^ named_B.keys())
+    if unpaired:
         raise UserError(
-            f"--dataroot {dataroot}: {len(lonely)} images are in only one of {phase}A and {phase}B, such as"
-            f" {', '.join(lonely[:3])}; pairs need equal names"
+            f"--dataroot {dataroot}: {len(unpaired)} images are in only one of {phase}A and {phase}B, such as"
+            f" {', '.join(unpaired[:3])}; the two images of a pair need the same name"
         )
     return [(path, named_B[name]) for name, path in named_A.items()]
 
 
 def _by_name(folder: Folder) -> dict[str, str]:
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for path in find_images(folder):
         name = str(Path(name_in(folder, path)).with_suffix(""))
-        if name in found:
-            raise UserError(f"{found[name]} and {path}: two images of one name; rename or remove one")
-        found[name] = path
-    return found
+        if name in paths:
+            raise UserError(f"{paths[name]} and {path}: two images of the same name; rename or remove one")
+        paths[name] = path
+    return paths

@@ -1,8 +1,9 @@
-"""What every data set shares."""
+"""The base class of data sets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import ClassVar, Self, TypeVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.cache import ImageCache, Images
+from data.examples import Layout, write_example
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import NoOptions
@@ -22,11 +24,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample, the direction already applied; images are uint8, (C, H, W).
+    """One sample, ``--direction`` already applied; images are uint8, (C, H, W).
 
     Attributes:
-        label: the number of its class, from 0; None without classes.
-        passed_over: the bad images that others have taken the place of.
+        label: class number, from 0; None without classes.
+        replaced: the bad images in whose place this sample has others.
     """
 
     index: int
@@ -35,45 +37,59 @@ class Sample:
     path_A: str
     path_B: str
     label: int | None = None
-    passed_over: tuple[BadImage, ...] = ()
+    replaced: tuple[BadImage, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why there is no sample `index`."""
+    """Why sample `index` cannot be read."""
 
     index: int
     error: UserError
 
 
 class BaseDataset(Dataset[Sample | Rejected], ABC):
-    """A data set: its samples are functions of (seed, epoch, index), whichever process reads them.
+    """A data set; a sample depends on (seed, epoch, index) only, not on the process that reads it.
 
-    Subclasses give `from_options`, `__len__` and `read`.
+    Subclasses define `from_options`, `__len__` and `read`.
 
     Attributes:
-        paired: whether B is the ground truth for A, so that results can be compared with it.
-        replace_bad: whether the next good image takes the place of one that cannot be read.
-        cache: keeps scaled images for later epochs.
-        together: the positions in A and B of the next sample, where a stream says which files are at hand.
+        replace_bad: use the next good image in place of one that cannot be read; the loader sets it.
+        cache: keeps scaled images for later epochs; `create_loader` sets it.
     """
 
     Options: ClassVar[type] = NoOptions
+    """Its own flags."""
     defaults: ClassVar[Mapping[str, object]] = {}
+    """Other flags' defaults that it changes."""
     fixed: ClassVar[Mapping[str, object]] = {}
+    """Other flags of which it supports only one value: the value, or `Fixed` with the reason."""
     paired: ClassVar[bool] = False
+    """Whether B is the ground truth for A, which results are compared with."""
+    trains: ClassVar[bool] = True
+    """Whether train.py can use it."""
+    layout: ClassVar[Layout | None] = None
+    """How its image files are arranged in folders; None: otherwise, and it cannot be packed into shards."""
 
     def __init__(self, transform: Transform, seed: int):
         self.transform, self.seed = transform, seed
         self.replace_bad = False
         self.cache: ImageCache | None = None
-        self.together: tuple[int, int] | None = None
-        self._passed_over: list[BadImage] = []
+        self._replaced: list[BadImage] = []
 
     @classmethod
     @abstractmethod
     def from_options(cls, options: CommandOptions) -> Self:
         """Return the data set that the options describe."""
+
+    @classmethod
+    def make_example(cls, folder: Path) -> None:
+        """Write a small data set to `folder`, an empty folder: the tests of all data sets read it.
+
+        Override it where `layout` does not describe the files.
+        """
+        if cls.layout:
+            write_example(folder, cls.layout)
 
     @abstractmethod
     def __len__(self) -> int:
@@ -81,80 +97,91 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
 
     @abstractmethod
     def read(self, index: int, rng: Random) -> Sample:
-        """Return sample `index` with its augmentation drawn from `rng`; open its files by `first_good`."""
+        """Return sample `index`, augmented by random numbers from `rng`; open its files by `first_good`."""
+
+    def read_at(self, index: int, positions: tuple[int, int], rng: Random) -> Sample:
+        """Return sample `index` made of the images at these positions of the two `sources`."""
+        raise NotImplementedError(f"{type(self).__name__} has one list of sources")
 
     def sources(self) -> list[list[tuple[str, ...]]]:
-        """Return the files of every sample; of A and of B in lists of their own where any two may meet.
+        """Return the files of every sample: one list, or two (A and B) if any A may be paired with any B.
 
         Raises:
-            UserError: the data set needs files in an order that a stream cannot give.
+            UserError: The data set needs its files in an order that a stream cannot provide.
         """
         raise UserError(
-            f"{type(self).__name__}: it cannot be read from a stream; --dataroot must be a folder"
-            " or shards on a disk"
+            f"{type(self).__name__}: cannot be read from a stream; --dataroot must be a folder or shards on a"
+            " disk"
         )
 
     def opener(self, paths: list[str], grey: bool) -> Callable[[int], tuple[Tensor, str]]:
-        """Return what gives the image at a position of `paths`, scaled, with its path."""
+        """Return a function from a position in `paths` to the scaled image there and its path."""
         return lambda position: (self.scaled(paths[position], grey), paths[position])
 
     def scaled(self, path: str, grey: bool) -> Tensor:
-        """Return the scaled image at `path`, (C, H, W), from the cache if it is there."""
+        """Return the scaled image at `path`, (C, H, W), from the cache if possible."""
         (image,) = self.cached(path, f"{grey=}", lambda: (self.transform.scale(read_image(path), grey),))
         return image
 
     def cached(self, path: str, what: str, make: Callable[[], Images]) -> Images:
-        """Return the scaled images that `make` makes of a file, from the cache if they are there.
+        """Return the scaled images that `make` makes from a file, from the cache if possible.
 
         Args:
-            what: tells different images of one file apart.
+            what: tells apart different images made from one file.
         """
         if self.cache is None:
             return make()
         return self.cache.get(path, f"{self.transform} {what}", make)
 
     def first_good(self, open_at: Callable[[int], T], position: int, count: int) -> T:
-        """Return what `open_at` finds at a position, or at the next one in path order whose image is good.
+        """Return ``open_at(position)``; with `replace_bad`, at the next position whose image can be read.
 
         Args:
-            open_at: opens the image, or the images, at one of `count` positions.
+            open_at: opens the image, or images, at one of `count` positions.
 
         Raises:
-            BadImage: the image is bad, and is not to be replaced.
-            UserError: all images are bad.
+            BadImage: The image cannot be read, without `replace_bad`.
+            UserError: No image can be read.
         """
-        bad: list[BadImage] = []
+        errors: list[BadImage] = []
         for step in range(count):
             try:
-                found = open_at((position + step) % count)
+                result = open_at((position + step) % count)
             except BadImage as error:
                 if not self.replace_bad:
                     raise
-                bad.append(error)
+                errors.append(error)
             else:
-                self._passed_over += bad
-                return found
-        raise UserError(f"None of these {count} images can be used. The first: {bad[0]}")
+                self._replaced += errors
+                return result
+        raise UserError(f"None of these {count} images can be used. The first: {errors[0]}")
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | Rejected:
-        """Return the sample (epoch, index), or what is wrong with it.
+        """Return the sample (epoch, index), or why it cannot be read."""
+        return self.sample(*key)
 
-        An error is returned, not raised: raised in a worker process, it would come out as a traceback.
+    def sample(self, epoch: int, index: int, positions: tuple[int, int] | None = None) -> Sample | Rejected:
+        """Return sample `index` as it is in `epoch`, or why it cannot be read.
+
+        An error is returned, not raised: raised in a worker process, it would reach the user as a traceback.
+
+        Args:
+            positions: see `read_at`; None to let the data set choose.
         """
-        epoch, index = key
-        self._passed_over = []
+        self._replaced = []
+        rng = python_rng("augmentation", self.seed, epoch, index)
         try:
-            sample = self.read(index, python_rng("augmentation", self.seed, epoch, index))
+            sample = self.read(index, rng) if positions is None else self.read_at(index, positions, rng)
         except UserError as error:
             return Rejected(index, error)
-        return replace(sample, passed_over=tuple(self._passed_over)) if self._passed_over else sample
+        return replace(sample, replaced=tuple(self._replaced)) if self._replaced else sample
 
 
 def check_channels(flag: str, channels: int) -> bool:
     """Return whether images with this number of channels are grey.
 
     Raises:
-        UserError: image files are read with 1 or 3 channels only.
+        UserError: The number is neither 1 nor 3.
     """
     if channels not in (1, 3):
         raise UserError(f"--{flag} {channels}: images are read with 3 channels (RGB) or 1 (grey)")

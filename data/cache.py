@@ -1,4 +1,4 @@
-"""Prepared images that all processes of a loader share, in memory."""
+"""A cache of scaled images in memory, shared by the worker processes of a loader."""
 
 import logging
 import mmap
@@ -19,84 +19,83 @@ from util.shards import file_identity
 log = logging.getLogger(__name__)
 
 Images = tuple[Tensor, ...]
-"""One image or two that are made of one file: uint8, (C, H, W)."""
+"""One or two images made from one file: uint8, (C, H, W)."""
 
 Shape = tuple[int, int, int]
 
 STATE = struct.Struct("<16sQQ")
-"""At the start of the memory: what this is, in which version, and where its unused part begins."""
+"""The head of the memory: magic bytes, version, and the offset of its unused part."""
 
 HEADER = struct.Struct("<16s6IQ")
-"""Before the pixels of an entry: its key, the shapes of its images, zeros where there is but one, and a
-checksum where there is one."""
+"""The head of an entry, before its pixels: key, shapes of two images (zeros without a second), checksum."""
 
-MAGIC, VERSION = b"Atelier images", 1
+MAGIC, VERSION = b"Atelier pictures", 1
 PREPARED_BY = f"torch {torch.__version__}, Pillow {PIL.__version__}"
-"""What decides the pixels beside a file and how it is to be prepared."""
+"""The libraries that the pixels depend on, beside the file and the transform."""
 
 
 class ImageCache:
-    """Keeps images as long as there is room; of a file that has changed, the images are made anew.
+    """Keeps images while there is room; images of a file that has changed are made again.
 
-    Entries are only ever added at the end of one block of memory, which processes that are forked later
-    share, and each process remembers where it has seen which.
+    Entries are only appended to one block of memory, which forked processes share; each process keeps the
+    offsets of the entries that it has read.
 
     Args:
-        memory: begins with a `STATE`.
-        limit: how many bytes of entries may be in it.
-        lock: is held by the process that adds an entry.
+        memory: begins with `STATE`.
+        limit: maximal size of all entries in bytes.
+        lock: held while an entry is added.
     """
 
     def __init__(self, memory: mmap.mmap, limit: int, lock: AbstractContextManager[object]):
         self._memory, self._limit, self._lock = memory, limit, lock
-        self._places: dict[bytes, tuple[int, list[Shape]]] = {}
-        self._seen = STATE.size
-        self._told = mmap.mmap(-1, 1)  # whether one of the processes has said that nothing more fits in
+        self._entries: dict[bytes, tuple[int, list[Shape]]] = {}  # offset of the pixels, and shapes, by key
+        self._read_to = STATE.size
+        self._warned = mmap.mmap(-1, 1)  # whether one of the processes has logged that the cache is full
         self._folder = os.getcwd()
 
     def get(self, path: str, what: str, make: Callable[[], Images]) -> Images:
-        """Return what `make` makes of the file at `path`, or made of it before; not to be written to.
+        """Return the images that `make` makes from the file at `path`, cached; do not modify them.
 
         Args:
-            what: tells different images of one file apart.
+            what: tells apart different images made from one file.
         """
         try:
-            place, size, time = file_identity(path)
+            location, size, time = file_identity(path)
         except OSError:
             return make()
-        identified = repr((os.path.join(self._folder, place), what, size, time, PREPARED_BY))
-        key = blake2b(identified.encode(), digest_size=16).digest()
-        if key not in self._places:
+        identity = repr((os.path.join(self._folder, location), what, size, time, PREPARED_BY))
+        key = blake2b(identity.encode(), digest_size=16).digest()
+        if key not in self._entries:
             with self._lock:
-                self._look_around()
-        if key in self._places and self._is_whole(key):
-            return self._views(*self._places[key])
+                self._read_new_entries()
+        if key in self._entries and self._is_intact(key):
+            return self._views(*self._entries[key])
         images = make()
         with self._lock:
-            self._look_around()
-            if key not in self._places:
+            self._read_new_entries()
+            if key not in self._entries:
                 self._add(key, images)
         return images
 
-    def _look_around(self) -> None:
-        """Take note of what other processes have added.
+    def _read_new_entries(self) -> None:
+        """Read the entries that other processes have added.
 
         Raises:
-            UserError: what is there are no entries.
+            UserError: The memory is damaged.
         """
         end = STATE.unpack_from(self._memory)[2]
-        # Another run's memory may go on where this one's ends: what lies there is not for this one.
-        while self._seen < end and self._seen + HEADER.size <= len(self._memory):
-            key, *sizes, _ = HEADER.unpack_from(self._memory, self._seen)
+        # The memory of another run may be larger; entries beyond this one's end are ignored.
+        while self._read_to < end and self._read_to + HEADER.size <= len(self._memory):
+            key, *sizes, _ = HEADER.unpack_from(self._memory, self._read_to)
             shapes: list[Shape] = [tuple(shape) for shape in (sizes[:3], sizes[3:]) if any(shape)]
-            offset = self._seen + HEADER.size
+            offset = self._read_to + HEADER.size
             after = offset + sum(map(_count, shapes))
             if not all(map(_count, shapes)) or after == offset or after > end:
-                raise UserError("The --cache is damaged: start again, which makes it anew")
+                raise UserError("The --cache is damaged; start again, with a new one")
             if after > len(self._memory):
                 return
-            self._places[key] = offset, shapes
-            self._seen = after
+            self._entries[key] = offset, shapes
+            self._read_to = after
 
     def _add(self, key: bytes, images: Images) -> None:
         sizes = [size for image in images for size in image.shape]
@@ -106,26 +105,26 @@ class ImageCache:
         begin = STATE.unpack_from(self._memory)[2]
         end = begin + len(entry)
         if end > STATE.size + self._limit:
-            self._tell_once("--cache_limit is reached")
+            self._warn_once("--cache_limit is reached")
             return
         try:
             self._write(begin, entry)
         except OSError as error:
-            self._tell_once(str(error.strerror))
+            self._warn_once(str(error.strerror))
             return
-        # The end comes last: if this process is killed before, the entry was never there.
+        # The end is written last, so that an entry exists completely or not at all if the process is killed.
         self._write(0, STATE.pack(MAGIC, VERSION, end))
-        self._look_around()
+        self._read_new_entries()
 
     def _write(self, offset: int, content: bytes) -> None:
         self._memory[offset : offset + len(content)] = content
 
     def _checksum(self, key: bytes, sizes: list[int], pixels: bytes | memoryview) -> int:
-        """Return what tells that an entry is not as it was written; in memory none is needed."""
+        """Return the checksum of an entry; 0 in memory, where none is needed."""
         return 0
 
-    def _is_whole(self, key: bytes) -> bool:
-        """Return whether an entry is as it was written; if not, it is forgotten."""
+    def _is_intact(self, key: bytes) -> bool:
+        """Return whether an entry matches its checksum; remove it if not."""
         return True
 
     def _views(self, offset: int, shapes: list[Shape]) -> Images:
@@ -136,20 +135,20 @@ class ImageCache:
             offset += _count(shape)
         return tuple(views)
 
-    def _tell_once(self, reason: str) -> None:
-        if not self._told[0]:
-            self._told[0] = 1
-            log.warning("The --cache is full (%s); the images beyond are read in every epoch", reason)
+    def _warn_once(self, reason: str) -> None:
+        if not self._warned[0]:
+            self._warned[0] = 1
+            log.warning("The --cache is full (%s); further images are read in every epoch", reason)
 
 
 class RamCache(ImageCache):
-    """Keeps images as long as the run lasts; the system hands out memory as it is written to.
+    """Keeps images for the duration of a run; memory is allocated as it fills.
 
     Args:
-        limit: the most bytes that it may take.
+        limit: maximal size in bytes.
 
     Raises:
-        UserError: the system refuses so large a block.
+        UserError: The system cannot provide a block of this size.
     """
 
     def __init__(self, limit: int):
@@ -157,7 +156,8 @@ class RamCache(ImageCache):
             memory = mmap.mmap(-1, limit + STATE.size)
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"--cache_limit {limit / 1e9:g}: so many GB of memory cannot be had ({error}); lower it"
+                f"--cache_limit {limit / 1e9:g}: {limit / 1e9:g} GB of memory are not available ({error});"
+                " lower it"
             ) from error
         super().__init__(memory, limit, multiprocessing.Lock())
         self._write(0, STATE.pack(MAGIC, VERSION, STATE.size))

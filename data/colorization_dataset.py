@@ -1,4 +1,4 @@
-"""One folder of colour images, for learning and applying colour."""
+"""One folder of colour images, for colorization."""
 
 from collections.abc import Mapping
 from random import Random
@@ -9,20 +9,26 @@ from data.image_folder import find_images
 from data.shards import open_folder
 from data.transforms import Transform, drop_color
 from options.base_options import CommandOptions
+from options.option import Fixed
 from options.test_options import TestOptions
-from util.errors import UserError
+
+REASON = "the model maps L to ab"
 
 
 class ColorizationDataset(BaseDataset):
-    """The images in ``dataroot/<phase>/``, in RGB; the model takes L and ab from them on its device.
+    """The images in ``dataroot/<phase>/``, in RGB; the model computes L and ab from them on its device.
 
     Args:
-        keep_grey: hand out an image that has no colour with one channel, so that it is not taken for a
-            ground truth.
+        keep_grey: return an image without colour as one channel, so that it does not serve as ground truth.
     """
 
-    defaults: ClassVar[Mapping[str, object]] = {"input_nc": 1, "output_nc": 2}
+    fixed: ClassVar[Mapping[str, object]] = {
+        "input_nc": Fixed(1, REASON),
+        "output_nc": Fixed(2, REASON),
+        "direction": Fixed("AtoB", REASON),
+    }
     paired = True
+    layout = "phase"
 
     def __init__(self, paths: list[str], transform: Transform, *, keep_grey: bool, seed: int):
         super().__init__(transform, seed)
@@ -30,12 +36,7 @@ class ColorizationDataset(BaseDataset):
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
-        run, data, network = options.run, options.data, options.network
-        if (network.input_nc, network.output_nc, data.direction) != (1, 2, "AtoB"):
-            raise UserError(
-                "--dataset_mode colorization goes from L to ab: it needs --input_nc 1 --output_nc 2"
-                " --direction AtoB"
-            )
+        run, data = options.run, options.data
         paths = find_images(open_folder(run.dataroot) / data.phase)[: data.max_dataset_size]
         keep_grey = isinstance(options, TestOptions)
         return cls(paths, Transform.from_options(data), keep_grey=keep_grey, seed=run.seed)

@@ -1,4 +1,4 @@
-"""Prepared images in a file, for the processes of several runs on one machine and for later runs."""
+"""A cache of scaled images in a file, shared by all runs on a machine and kept for later ones."""
 
 import fcntl
 import logging
@@ -18,9 +18,9 @@ FILE_NAME = "pictures.cache"
 
 
 class FileLock:
-    """Lets one process at a time go on; the system ends it with the process."""
+    """A lock between processes; the system releases it when its process ends."""
 
-    # The locks of fcntl belong to a process, those of flock to a file that was opened: forked ones share it.
+    # fcntl locks belong to a process; flock locks belong to an open file, which forked processes share.
     def __init__(self, file: int):
         self.file = file
 
@@ -34,21 +34,21 @@ class FileLock:
 
 
 class DiskCache(ImageCache):
-    """Keeps images in ``<folder>/pictures.cache``, a file that takes room on the disk as it fills.
+    """Keeps images in ``<folder>/pictures.cache``, a sparse file that takes disk space as it fills.
 
-    An entry has a checksum, which each process compares before it uses the entry for the first time: after a
-    power failure the end of the file may be there without the pixels before it. A file of another version,
-    or whose entries cannot be followed, is replaced by a new one; runs that use the old one keep it.
+    Each process compares the checksum of an entry before its first use: after a power failure, a file may
+    have been extended without the pixels in it. A file of another version, or with damaged entries, is
+    replaced by a new one; runs that use the old one keep it.
 
     Args:
-        limit: the most bytes that the images may take.
+        limit: maximal size of the images in bytes.
 
     Raises:
-        UserError: the file cannot be written, or is something else.
+        UserError: The file cannot be written, or is not a cache.
     """
 
     def __init__(self, folder: Path, limit: int):
-        self._whole: set[bytes] = set()
+        self._intact: set[bytes] = set()
         path = folder / FILE_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -56,12 +56,12 @@ class DiskCache(ImageCache):
                 pass
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"--cache_dir {folder}: images cannot be kept there ({error}); name a folder on a disk"
-                f" that can be written and holds files of {limit / 1e9:g} GB (--cache_limit)"
+                f"--cache_dir {folder}: cannot store images ({error}); use a writable folder on a disk that"
+                f" holds files of {limit / 1e9:g} GB (--cache_limit)"
             ) from error
 
     def _open(self, path: Path, limit: int) -> bool:
-        """Take the file, or make it; return whether it is good and still has its name."""
+        """Open or create the file; return whether it is valid and still has its name."""
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         with (lock := FileLock(self._file)):
             reason = self._find_fault(path)
@@ -70,43 +70,41 @@ class DiskCache(ImageCache):
                 os.truncate(self._file, size)
                 super().__init__(mmap.mmap(self._file, size), limit, lock)
                 try:
-                    self._look_around()
+                    self._read_new_entries()
                     return True
                 except UserError:
                     reason = "is damaged"
-            # Whoever has the file open keeps it; a file without a name was replaced while this one waited.
+            # Processes that have the file open keep it. It has no name if another process has replaced it.
             if os.fstat(self._file).st_nlink:
-                log.warning("%s %s: it is made anew", path, reason)
+                log.warning("%s %s: replaced by a new file", path, reason)
                 path.unlink()
         os.close(self._file)
         return False
 
     def _find_fault(self, path: Path) -> str:
-        """Return what is wrong with the file's beginning and size; a file that is empty gets a beginning.
+        """Return what is wrong with the file's head and size, or ""; an empty file gets a head.
 
         Raises:
-            UserError: it is no cache.
+            UserError: The file is not a cache.
         """
         file = os.fstat(self._file)
-        beginning = os.pread(self._file, STATE.size, 0)
+        head = os.pread(self._file, STATE.size, 0)
         if not file.st_nlink:
             return "is gone"
-        if not any(beginning):  # a process that was killed may have gone no further
+        if not any(head):  # new, or created by a process that was killed then
             self._write(0, STATE.pack(MAGIC, VERSION, STATE.size))
             return ""
-        if not beginning.startswith(MAGIC):
-            raise UserError(
-                f"{path} is no cache of images and stays as it is; name another folder by --cache_dir"
-            )
-        if len(beginning) < STATE.size:
+        if not head.startswith(MAGIC):
+            raise UserError(f"{path} is not a cache of images; name another folder by --cache_dir")
+        if len(head) < STATE.size:
             return "is damaged"
-        _, version, end = STATE.unpack(beginning)
+        _, version, end = STATE.unpack(head)
         if version != VERSION:
             return f"has version {version}, not {VERSION}"
         return "" if STATE.size <= end <= file.st_size else "is damaged"
 
     def _write(self, offset: int, content: bytes) -> None:
-        # Not into the mapped memory: there a full disk would end the process by a signal.
+        # Not through the mapping, where a full disk would kill the process by a signal.
         while content:
             written = os.pwrite(self._file, content, offset)
             offset, content = offset + written, content[written:]
@@ -114,13 +112,13 @@ class DiskCache(ImageCache):
     def _checksum(self, key: bytes, sizes: list[int], pixels: bytes | memoryview) -> int:
         return crc32(pixels, crc32(struct.pack("<6I", *sizes), crc32(key)))
 
-    def _is_whole(self, key: bytes) -> bool:
-        if key not in self._whole:
-            offset, shapes = self._places[key]
+    def _is_intact(self, key: bytes) -> bool:
+        if key not in self._intact:
+            offset, shapes = self._entries[key]
             *_, expected = header = HEADER.unpack_from(self._memory, offset - HEADER.size)
             pixels = memoryview(self._memory)[offset : offset + sum(c * h * w for c, h, w in shapes)]
             if header[0] != key or self._checksum(key, list(header[1:7]), pixels) != expected:
-                del self._places[key]
+                del self._entries[key]
                 return False
-            self._whole.add(key)
+            self._intact.add(key)
         return True

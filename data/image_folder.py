@@ -10,10 +10,10 @@ from util.image_io import EXTENSIONS
 def find_images(folder: Folder) -> list[str]:
     """Return the paths of all images in `folder` and its subfolders, in the order of their names.
 
-    What is hidden, and what is not named like an image, does not count.
+    Hidden files and folders are ignored, and files without the extension of an image.
 
     Raises:
-        UserError: there is no such folder, or no image in it.
+        UserError: There is no such folder, or no image in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; --dataroot and --phase say where the images are")
@@ -30,12 +30,12 @@ def find_images(folder: Folder) -> list[str]:
 
 
 def name_in(folder: Folder, path: str) -> str:
-    """Return the name, with subfolders, of a file that `find_images` has found in `folder`."""
+    """Return the path, relative to `folder`, of a file in it."""
     if isinstance(folder, ShardFolder):
         return path.removeprefix(f"{folder}/")
     return os.path.relpath(path, folder)
 
 
 def has_image_suffix(name: str) -> bool:
-    """Return whether a file of this name counts as an image."""
+    """Return whether a file with this name counts as an image."""
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")

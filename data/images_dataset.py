@@ -1,4 +1,4 @@
-"""Images of one kind, with or without classes: folders of files, or IDX files as MNIST comes."""
+"""Images with or without classes: folders of files, or IDX files such as MNIST's."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ from data.image_folder import find_images, name_in
 from data.shards import Folder, open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
-from options.option import option
+from options.option import Fixed, option
 from util.errors import UserError
 from util.image_io import read_image
 
 IDX_IMAGES = re.compile(r"images[-.]idx3-ubyte(\.gz)?$")
 IDX_PREFIX = {"train": "train", "test": "t10k"}
-"""How the names of MNIST's files begin, by ``--phase``."""
+"""Prefixes of the names of MNIST's files, by ``--phase``."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class ImagesOptions:
 
     num_classes: int = option(
         0,
-        "classes of the images, to generate by class: the number of folders, or of labels; 0: classes are"
-        " left aside",
+        "number of classes (folders, or labels), to generate images by class; 0 ignores classes",
         minimum=0,
         architecture=True,
     )
@@ -42,13 +41,13 @@ class ImagesOptions:
 
 @dataclass(frozen=True)
 class Images:
-    """Where images are, and their classes.
+    """The images of a data set, and their classes.
 
     Attributes:
-        paths: of IDX files, the file and the position in it.
-        pixels: what IDX files hold, (N, H, W); None where every path is an image file.
+        paths: image files; for an IDX file, its path with the position in it.
+        pixels: the content of an IDX file, (N, H, W); None for image files.
         labels: (N,), from 0; None without classes.
-        classes: how many there are.
+        classes: number of classes.
     """
 
     paths: Sequence[str]
@@ -57,21 +56,22 @@ class Images:
     classes: int
 
     def open(self, position: int) -> Image.Image:
-        """Return an image in RGB."""
+        """Return the image at a position, in RGB."""
         if self.pixels is None:
             return read_image(self.paths[position])
         return Image.fromarray(self.pixels[position]).convert("RGB")
 
 
 class ImagesDataset(BaseDataset):
-    """The images of ``dataroot/<phase>``, or of ``dataroot`` if there is none; there is no B.
+    """The images in ``dataroot/<phase>``, or in ``dataroot`` without such a folder; there is no B.
 
     Args:
-        count: use only so many.
+        count: use only the first `count` images.
     """
 
     Options = ImagesOptions
-    defaults: ClassVar[Mapping[str, object]] = {}
+    fixed: ClassVar[Mapping[str, object]] = {"direction": Fixed("AtoB", "it has images of one side only")}
+    layout = "phase"
 
     def __init__(self, images: Images, transform: Transform, *, count: int | None, grey: bool, seed: int):
         super().__init__(transform, seed)
@@ -81,15 +81,13 @@ class ImagesDataset(BaseDataset):
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
         data, wanted = options.data, options.dataset.num_classes
-        if data.direction != "AtoB":
-            raise UserError("--direction BtoA: --dataset_mode images has images of one side alone")
         root = open_folder(options.run.dataroot)
         folder = root / data.phase
         images = find_image_set(folder if folder.is_dir() else root, data.phase)
         if wanted and wanted != images.classes:
             raise UserError(
                 f"--num_classes {wanted}: the images in {options.run.dataroot} have {images.classes}"
-                " classes (a folder each, or a label); say that number, or 0 to leave classes aside"
+                " classes (folders, or labels); use that number, or 0 to ignore classes"
             )
         return cls(
             images,
@@ -104,7 +102,7 @@ class ImagesDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         images = self.images
-        image, position = self.first_good(lambda place: (self.open(place), place), index, len(self))
+        image, position = self.first_good(lambda at: (self.open(at), at), index, len(self))
         path = images.paths[position]
         A = self.transform.apply(image, self.transform.decide(image, rng), path)
         label = None if images.labels is None else int(images.labels[position])
@@ -118,13 +116,13 @@ class ImagesDataset(BaseDataset):
 
 
 def find_image_set(folder: Folder, phase: str) -> Images:
-    """Return what is in a folder: IDX files before all else, folders of classes, or images without any.
+    """Return the images of a folder: in an IDX file if there is one, else in folders of classes, else all.
 
     Args:
-        phase: of several IDX files, those named after it are taken.
+        phase: chooses among several IDX files.
 
     Raises:
-        UserError: there are no images, or the IDX files are damaged.
+        UserError: There are no images, or an IDX file is damaged.
     """
     files = sorted(folder.iterdir()) if isinstance(folder, Path) and folder.is_dir() else []
     idx = [file for file in files if IDX_IMAGES.search(file.name)]
@@ -132,21 +130,22 @@ def find_image_set(folder: Folder, phase: str) -> Images:
         prefix = IDX_PREFIX.get(phase, phase)
         return _read_images(next((file for file in idx if file.name.startswith(prefix)), idx[0]))
     paths = find_images(folder)
-    places = [Path(name_in(folder, path)).parts for path in paths]
-    if any(len(parts) == 1 for parts in places):
+    parts = [Path(name_in(folder, path)).parts for path in paths]
+    if any(len(names) == 1 for names in parts):
         return Images(paths, None, None, 0)
-    names = sorted({parts[0] for parts in places})
-    return Images(paths, None, [names.index(parts[0]) for parts in places], len(names))
+    classes = sorted({names[0] for names in parts})
+    return Images(paths, None, [classes.index(names[0]) for names in parts], len(classes))
 
 
 def _read_images(file: Path) -> Images:
     pixels = read_idx(file, dimensions=3)
     paths = [f"{file}/{position:05d}" for position in range(len(pixels))]
     name = file.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
-    found = next((place for end in ("", ".gz") if (place := file.with_name(name + end)).exists()), None)
-    if found is None:
+    candidates = (file.with_name(name + ending) for ending in ("", ".gz"))
+    label_file = next((candidate for candidate in candidates if candidate.exists()), None)
+    if label_file is None:
         return Images(paths, pixels, None, 0)
-    labels = read_idx(found, dimensions=1)
+    labels = read_idx(label_file, dimensions=1)
     if len(labels) != len(pixels):
-        raise UserError(f"{found}: {len(labels)} labels for the {len(pixels)} images of {file.name}")
+        raise UserError(f"{label_file}: {len(labels)} labels for the {len(pixels)} images of {file.name}")
     return Images(paths, pixels, labels.tolist(), int(labels.max()) + 1)

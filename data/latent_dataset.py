@@ -1,4 +1,4 @@
-"""Places for images that are generated from noise: nothing is read."""
+"""Samples without images, for models that generate images from noise."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,24 +11,26 @@ from data.base_dataset import BaseDataset, Sample
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import option
-from options.test_options import TestOptions
-from util.errors import UserError
 
 
 @dataclass(frozen=True)
 class LatentOptions:
     """Flags of samples without images."""
 
-    num_samples: int = option(64, "how many images to generate", minimum=1)
+    num_samples: int = option(64, "number of images to generate", minimum=1)
     num_classes: int = option(
-        0, "classes of the generated images, which take turns; 0: none", minimum=0, architecture=True
+        0,
+        "number of classes, which the generated images cycle through; 0: none",
+        minimum=0,
+        architecture=True,
     )
 
 
 class LatentDataset(BaseDataset):
-    """Samples sample_0001, sample_0002, ... for test.py, of all classes in turn; A is a black pixel."""
+    """Samples named sample_0001, sample_0002, ..., of all classes in turn; A is a black pixel."""
 
     Options = LatentOptions
+    trains = False
     defaults: ClassVar[Mapping[str, object]] = {"dataroot": ""}
 
     def __init__(self, num_samples: int, num_classes: int, seed: int):
@@ -37,10 +39,6 @@ class LatentDataset(BaseDataset):
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
-        if not isinstance(options, TestOptions):
-            raise UserError(
-                "--dataset_mode latent: there are no images to learn from in it; it is for test.py"
-            )
         own, limit = options.dataset, options.data.max_dataset_size
         return cls(min(own.num_samples, limit or own.num_samples), own.num_classes, options.run.seed)
 

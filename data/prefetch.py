@@ -1,4 +1,4 @@
-"""Batches on their way to the device, the next one while the device works on this one."""
+"""Copy the next batch to the device while the device computes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 def on_device(batches: Iterable[Batch], device: torch.device, dtype: torch.dtype) -> Iterator[Batch]:
-    """Yield the batches as `Batch.to` makes them; a GPU fetches the next one meanwhile."""
+    """Yield the batches on `device`, see `Batch.to`; to a GPU each is copied one step ahead."""
     if device.type != "cuda":
         return (batch.to(device, dtype) for batch in batches)
     stream = torch.cuda.Stream(device)
@@ -20,40 +20,40 @@ def on_device(batches: Iterable[Batch], device: torch.device, dtype: torch.dtype
 
 
 def one_ahead(items: Iterable[T], begin: Callable[[T], Callable[[], R]]) -> Iterator[R]:
-    """Yield ``begin(item)()`` for every item; the next one has begun before an item is handed out.
+    """Yield ``begin(item)()`` for every item, with ``begin`` called for the next item before.
 
-    What goes wrong with an item is raised in its place, when all before it have been handed out.
+    An error of an item is raised after the items before it have been yielded.
     """
     iterator = iter(items)
-    begun: Callable[[], R] | None = None
+    pending: Callable[[], R] | None = None
     while True:
-        end: Exception | None = None
+        error: Exception | None = None
         following: Callable[[], R] | None = None
         try:
             following = begin(next(iterator))
-        except Exception as error:
-            end = error
-        if begun is not None:
-            yield begun()
-        if isinstance(end, StopIteration):
+        except Exception as raised:
+            error = raised
+        if pending is not None:
+            yield pending()
+        if isinstance(error, StopIteration):
             return
-        if end is not None:
-            raise end
-        begun = following
+        if error is not None:
+            raise error
+        pending = following
 
 
 def _fetch(
     batch: Batch, device: torch.device, dtype: torch.dtype, stream: torch.cuda.Stream
 ) -> Callable[[], Batch]:
-    """Begin to copy a batch from pinned memory on a stream of its own; return what hands it out."""
-    # It may get the memory of a batch that steps which have only been launched have yet to read.
+    """Begin to copy a batch from pinned memory on `stream`; return a function that waits for the copy."""
+    # The allocator may reuse the memory of a batch that launched steps have yet to read.
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        fetched = batch.to(device, dtype)
-        arrived = stream.record_event()
+        copied = batch.to(device, dtype)
+        done = stream.record_event()
 
-    def hand_out() -> Batch:
-        torch.cuda.current_stream(device).wait_event(arrived)
-        return fetched
+    def wait() -> Batch:
+        torch.cuda.current_stream(device).wait_event(done)
+        return copied
 
-    return hand_out
+    return wait

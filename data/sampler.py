@@ -1,4 +1,4 @@
-"""Which images make up which batch: a function of (seed, epoch) alone."""
+"""The order of samples: a function of (seed, epoch)."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,13 @@ from util.seeding import numpy_rng
 class EpochSampler(Sampler[list[tuple[int, int]]]):
     """Yields batches of (epoch, index); can start in the middle of an epoch.
 
-    Several processes get their share of each full batch. A smaller one, at the end, every process gets whole:
-    its images cannot be shared out as the others' are.
+    Each rank gets its rows of every full batch. A smaller batch at the end of an epoch goes to every rank as
+    a whole, because it cannot be split like the others.
 
     Args:
-        size: images in the data set.
-        shuffle: take them in a new random order every epoch.
-        process: the number of this process, and how many there are.
-        by_turns: the processes get whole batches in turn instead.
+        size: number of samples.
+        shuffle: use a new random order in every epoch.
+        whole_batches: give ranks whole batches in turn instead.
     """
 
     def __init__(
@@ -28,15 +27,16 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         shuffle: bool,
         seed: int,
-        process: tuple[int, int] = (0, 1),
-        by_turns: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        whole_batches: bool = False,
     ):
         self.size, self.batch_size, self.shuffle, self.seed = size, batch_size, shuffle, seed
-        self.process, self.by_turns = process, by_turns
+        self.rank, self.world_size, self.whole_batches = rank, world_size, whole_batches
         self.epoch, self.start = 0, 0
 
     def set_position(self, epoch: int, start: int) -> None:
-        """Make the next iteration go through `epoch` from its image number `start` on."""
+        """Set the epoch, and the number of the sample in it, at which the next iteration starts."""
         self.epoch, self.start = epoch, start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -44,21 +44,19 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             order = numpy_rng("order", self.seed, self.epoch).permutation(self.size)
         else:
             order = np.arange(self.size)
-        number, count = self.process
-        mine = rank_slice(self.batch_size, count, number)
-        turns, step = (number, count) if self.by_turns else (0, 1)
-        for first in range(self.start + turns * self.batch_size, self.size, step * self.batch_size):
+        rows = rank_slice(self.batch_size, self.world_size, self.rank)
+        offset, step = (self.rank, self.world_size) if self.whole_batches else (0, 1)
+        for first in range(self.start + offset * self.batch_size, self.size, step * self.batch_size):
             batch = order[first : first + self.batch_size]
-            if len(batch) == self.batch_size and not self.by_turns:
-                batch = batch[mine]
+            if len(batch) == self.batch_size and not self.whole_batches:
+                batch = batch[rows]
             yield [(self.epoch, int(index)) for index in batch]
 
-    def shared_out(self, position: int) -> int:
-        """Return how many images the batch at `position` has if processes share them, else 0."""
-        whole = position + self.batch_size <= self.size
-        return self.batch_size if whole and self.process[1] > 1 and not self.by_turns else 0
+    def global_size(self, position: int) -> int:
+        """Return the size over all ranks of the batch at `position` if they split it, else 0."""
+        full = position + self.batch_size <= self.size
+        return self.batch_size if full and self.world_size > 1 and not self.whole_batches else 0
 
     def __len__(self) -> int:
         batches = -(-(self.size - self.start) // self.batch_size)
-        number, count = self.process
-        return len(range(number, batches, count)) if self.by_turns else batches
+        return len(range(self.rank, batches, self.world_size)) if self.whole_batches else batches

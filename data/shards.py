@@ -1,4 +1,4 @@
-"""Folders that are packed into tar files, with an index of what is where."""
+"""Folders packed into tar files, the shards, with an index of the files in them."""
 
 import json
 import os
@@ -13,16 +13,16 @@ from util.shards import Member, expand_braces
 
 INDEX_NAME = "index.json"
 FORMAT = "atelier shards 1"
-"""How an index begins: ``{"format": "atelier shards 1"``."""
+"""The format of an index, which begins with ``{"format": "atelier shards 1"``."""
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+:")
 LAST_NAME = re.compile(r"[^/\s]*\.tar(?![^/\s]*\.tar)")
-"""The name of the tar file in a URL, which may be a command with further arguments after it."""
+"""The name of the tar file in a URL, or in a command, which may have arguments after it."""
 
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """A folder, or a part of it, whose files are members of tar files; used like a `Path`."""
+    """A folder whose files are members of tar files, with the methods of `Path` that are used here."""
 
     path: str
     members: list[Member]
@@ -31,13 +31,13 @@ class ShardFolder:
         return self.path
 
     def __truediv__(self, name: str) -> "ShardFolder":
-        below = f"{self.path}/{name}"
+        path = f"{self.path}/{name}"
         return replace(
-            self, path=below, members=[each for each in self.members if each.startswith(f"{below}/")]
+            self, path=path, members=[file for file in self.members if file.startswith(f"{path}/")]
         )
 
     def is_dir(self) -> bool:
-        """Return whether there are files in it."""
+        """Return whether it has files."""
         return bool(self.members)
 
 
@@ -45,7 +45,7 @@ Folder = Path | ShardFolder
 
 
 def is_url(dataroot: str) -> bool:
-    """Return whether the images come from a stream, which can only be read from its beginning on."""
+    """Return whether ``--dataroot`` names a stream, which can only be read from beginning to end."""
     return URL.match(dataroot) is not None and not os.path.exists(dataroot)
 
 
@@ -53,7 +53,7 @@ def open_folder(dataroot: str) -> Folder:
     """Return the folder that ``--dataroot`` names: a real one, or one in tar files.
 
     Raises:
-        UserError: the tar files, or their index, are not there or do not belong together.
+        UserError: Tar files or their index are missing, or do not belong together.
     """
     if is_url(dataroot):
         return _remote(dataroot)
@@ -67,10 +67,10 @@ def open_folder(dataroot: str) -> Folder:
 
 
 def parse_index(text: bytes, source: str) -> dict[str, dict[str, Any]]:
-    """Return what an index says of each shard, by its name.
+    """Return the entry of each shard in an index, by name.
 
     Raises:
-        UserError: it is no index.
+        UserError: The text is not an index.
     """
     try:
         index = json.loads(text)
@@ -79,14 +79,16 @@ def parse_index(text: bytes, source: str) -> dict[str, dict[str, Any]]:
         return {shard["name"]: shard for shard in index["shards"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{source}: not an index of shards; datasets/make_shards.py writes it beside them"
+            f"{source}: not an index of shards; datasets/make_shards.py writes it with the shards"
         ) from error
 
 
 def _local(files: list[Path], shards: dict[str, dict[str, Any]] | None = None) -> ShardFolder:
     folder = files[0].parent
     if any(file.parent != folder for file in files):
-        raise UserError(f"--dataroot: {files[0]} and {files[-1]}: shards lie in one folder, with their index")
+        raise UserError(
+            f"--dataroot: {files[0]} and {files[-1]}: all shards must be in one folder, with their index"
+        )
     if shards is None:
         index = folder / INDEX_NAME
         if not index.is_file():
@@ -100,14 +102,14 @@ def _local(files: list[Path], shards: dict[str, dict[str, Any]] | None = None) -
         if file.name in shards and file.stat().st_size != shards[file.name]["bytes"]:
             raise UserError(
                 f"{file}: {file.stat().st_size} bytes, but {shards[file.name]['bytes']} by its {INDEX_NAME};"
-                " copy it again, or make both anew"
+                " copy it again, or make the shards again"
             )
     return _folder(str(folder), {file.name: str(file) for file in files}, shards)
 
 
 def _remote(dataroot: str) -> ShardFolder:
     urls = expand_braces(dataroot)
-    named = {found[0]: url for url in urls if (found := LAST_NAME.search(url))}
+    named = {match[0]: url for url in urls if (match := LAST_NAME.search(url))}
     if not named and len(urls) == 1 and not dataroot.startswith("pipe:"):
         base = dataroot.rstrip("/")
         shards = parse_index(read_url(f"{base}/{INDEX_NAME}"), f"{base}/{INDEX_NAME}")
@@ -121,14 +123,14 @@ def _remote(dataroot: str) -> ShardFolder:
     return _folder(index.removesuffix(f"/{INDEX_NAME}"), named, parse_index(read_url(index), index))
 
 
-def _folder(path: str, places: dict[str, str], shards: dict[str, dict[str, Any]]) -> ShardFolder:
-    """Return the files of the shards that are at `places`, by their names."""
+def _folder(path: str, locations: dict[str, str], shards: dict[str, dict[str, Any]]) -> ShardFolder:
+    """Return the folder of the shards with these paths or URLs, by name."""
     members = []
-    for name, place in places.items():
+    for name, location in locations.items():
         if name not in shards:
-            raise UserError(f"{place}: the {INDEX_NAME} beside it does not know this shard")
+            raise UserError(f"{location}: this shard is not in the {INDEX_NAME} beside it")
         members += [
-            Member.of(f"{path}/{file['name']}", place, file["member"], file["offset"], file["size"])
+            Member.of(f"{path}/{file['name']}", location, file["member"], file["offset"], file["size"])
             for file in shards[name]["files"]
         ]
     return ShardFolder(path, members)

@@ -1,4 +1,4 @@
-"""One folder of images, for testing one generator."""
+"""One folder of images."""
 
 from random import Random
 from typing import Self
@@ -12,6 +12,8 @@ from options.base_options import CommandOptions
 
 class SingleDataset(BaseDataset):
     """The images in ``dataroot`` itself, whatever ``--phase`` is; there is no B."""
+
+    layout = "folder"
 
     def __init__(self, paths: list[str], transform: Transform, *, grey: bool, seed: int):
         super().__init__(transform, seed)

@@ -1,4 +1,4 @@
-"""Samples out of tar files that are read from their beginning on: from a web server, a command, a bucket."""
+"""Samples from tar files that are read from beginning to end: from a web server, a command or a bucket."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +15,10 @@ from data.url import Content, read_shard
 from util.errors import UserError
 from util.image_io import BadImage
 from util.seeding import numpy_rng
-from util.shards import Member
+from util.shards import Member, streamed
 
 STREAM_ENDED = -1
-"""The index of what is wrong with a stream as a whole."""
+"""The index of an error of the stream, not of a sample."""
 
 Result = Sample | Rejected
 Files = Sequence[tuple[str, ...]]
@@ -26,7 +26,7 @@ Files = Sequence[tuple[str, ...]]
 
 
 class Side:
-    """The samples of one side of a data set, as a stream brings them."""
+    """One side of a data set: its samples, in the shards that hold their files."""
 
     def __init__(self, files: Files):
         self.files = files
@@ -42,23 +42,26 @@ class Side:
     def read(
         self, parts: Sequence[Sequence[int]], rng: np.random.Generator | None, skip: int
     ) -> Iterator[tuple[int, Content]]:
-        """Yield positions with their files, mixed by `rng`, from number `skip` on.
+        """Yield positions and the content of their files, shuffled by `rng`, from number `skip` on.
 
-        A shard whose samples are all among those skipped is not opened; others are read, and not decoded.
+        A shard is not opened if all its samples are skipped.
+
+        Args:
+            parts: positions in each shard.
         """
         order = mix(sum(map(len, parts)), rng)
-        skipped = set(order[:skip])
-        coming = self._arrivals(parts, skipped)
+        arrivals = self._arrivals(parts, set(order[:skip]))
         waiting: dict[int, tuple[int, Content]] = {}
         for number in order[skip:]:
             while number not in waiting:
-                arrived, position, content = next(coming)
+                arrived, position, content = next(arrivals)
                 waiting[arrived] = position, content
             yield waiting.pop(number)
 
     def _arrivals(
         self, parts: Sequence[Sequence[int]], skipped: set[int]
     ) -> Iterator[tuple[int, int, Content]]:
+        """Yield the numbers, positions and contents of samples in the order of the shards."""
         begin = 0
         for positions in parts:
             numbers = range(begin, begin + len(positions))
@@ -79,18 +82,17 @@ class Side:
 
 
 class Stream:
-    """The samples of a data set whose files come by URL, in batches.
+    """Reads a data set from URLs, in batches.
 
-    An epoch has every sample of the larger side exactly once, over all ranks. Where A and B do not belong
-    together, the other side goes on beside it: each lane goes through all its shards, in an order of its own.
+    An epoch has every sample of the larger side exactly once, over all ranks. If A and B are unpaired, each
+    lane reads all shards of the smaller side beside them, again and again, in its own order.
 
     Args:
-        dataset: if it is to replace bad images, the next good sample of a lane takes such a one's place.
-        batch_size: samples of all ranks in a batch.
-        share: the rank and the world size.
-        limit: use only that many samples, the first ones.
-        collate_fn: makes a batch of this rank's samples.
-        start_worker: is called in every process that reads.
+        batch_size: samples in a batch over all ranks.
+        limit: use only the first `limit` samples.
+        replace_bad: use the next good sample of a lane in place of one that cannot be read.
+        collate_fn: makes a batch from this rank's samples.
+        worker_init_fn: called in every worker process.
     """
 
     def __init__(
@@ -101,39 +103,40 @@ class Stream:
         shuffle: bool,
         seed: int,
         num_threads: int,
-        share: tuple[int, int],
+        rank: int,
+        world_size: int,
         limit: int | None,
+        replace_bad: bool,
         collate_fn: Callable[[list[Result]], Any],
-        start_worker: Callable[[int], None],
+        worker_init_fn: Callable[[int], None],
     ):
         self.dataset, self.shuffle, self.seed, self.num_threads = dataset, shuffle, seed, num_threads
-        self.rank, self.world_size = share
-        self.batch_size = batch_size // self.world_size
-        self.collate_fn, self.start_worker = collate_fn, start_worker
-        # The data set would take the next file in the order of names, which is not at hand here.
-        self.replace_bad, dataset.replace_bad = dataset.replace_bad, False
+        self.rank, self.world_size = rank, world_size
+        self.batch_size = batch_size // world_size
+        self.replace_bad = replace_bad
+        self.collate_fn, self.worker_init_fn = collate_fn, worker_init_fn
         sides = dataset.sources()
         self.larger = max(range(len(sides)), key=lambda number: len(sides[number]))
         self.main = Side(sides[self.larger][:limit])
         self.other = Side(sides[1 - self.larger]) if len(sides) == 2 else None
         self.size = len(self.main)
         self.epoch, self.start = 0, 0
-        if self.size < self.world_size:
-            raise UserError(f"--dataroot: {self.size} samples are too few for {self.world_size} processes")
+        if self.size < world_size:
+            raise UserError(f"--dataroot: {self.size} samples are too few for {world_size} ranks")
 
     def set_position(self, epoch: int, start: int) -> None:
-        """Make the next iteration go through `epoch` from number `start` of all ranks' samples on."""
+        """Set the epoch, and the number of the sample in it, at which the next iteration starts."""
         self.epoch, self.start = epoch, start
 
-    def shared_out(self, position: int) -> int:
-        """Return how many samples the batch at `position` has if ranks share them, else 0."""
+    def global_size(self, position: int) -> int:
+        """Return the size over all ranks of the batch at `position` if ranks split it, else 0."""
         batch_size = self.batch_size * self.world_size
         steps = -(-(self.size // self.world_size) // self.batch_size)
-        count = batch_size if position // batch_size + 1 < steps else self.size - position
-        return count if self.world_size > 1 else 0
+        size = batch_size if position // batch_size + 1 < steps else self.size - position
+        return size if self.world_size > 1 else 0
 
     def first(self, count: int) -> list[Result]:
-        """Return the first samples of the data set as an epoch 0 would have them."""
+        """Return the first samples of the data set, as they are in epoch 0."""
         self.set_position(0, 0)
         return list(islice(Lane(self, self.main.shards, 0, shuffle=False).samples(0), count))
 
@@ -149,12 +152,12 @@ class Stream:
         sizes = self._batch_sizes(done, sum(turns.lengths))
         workers = min(self.num_threads, len(turns.lanes))
         loader = DataLoader(
-            turns, batch_size=None, collate_fn=list, num_workers=workers, worker_init_fn=self.start_worker
+            turns, batch_size=None, collate_fn=list, num_workers=workers, worker_init_fn=self.worker_init_fn
         )
-        found = iter(loader)
+        parts = iter(loader)
         waiting: list[Result] = []
-        for _ in turns.left():
-            turn = sorted(chain(*(next(found) for _ in range(max(workers, 1)))), key=lambda pair: pair[0])
+        for _ in turns.remaining():
+            turn = sorted(chain(*(next(parts) for _ in range(max(workers, 1)))), key=lambda pair: pair[0])
             for _, sample in turn:
                 if isinstance(sample, Rejected) and sample.index == STREAM_ENDED:
                     raise sample.error
@@ -164,43 +167,43 @@ class Stream:
                 yield self.collate_fn(waiting[:size])
                 del waiting[:size]
 
-    def _batch_sizes(self, done: int, count: int) -> deque[int]:
-        """Return the sizes of the batches that are left, as many as every rank has.
+    def _batch_sizes(self, done: int, total: int) -> deque[int]:
+        """Return the sizes of this rank's remaining batches; all ranks have the same number.
 
         Args:
-            done: samples of this rank that are left out, of `count`.
+            done, total: this rank's samples that are done, and all of them.
         """
         steps = -(-(self.size // self.world_size - done) // self.batch_size)
         if steps < 1:
             return deque()
-        # Where this rank alone would need a further batch for its last sample, that joins the last batch.
-        return deque([self.batch_size] * (steps - 1) + [count - done - self.batch_size * (steps - 1)])
+        # The last sample of a rank that has one more than others joins its last batch.
+        return deque([self.batch_size] * (steps - 1) + [total - done - self.batch_size * (steps - 1)])
 
 
 class Lane:
     """Reads parts of shards one after the other.
 
     Args:
-        parts: the positions of the samples in each.
-        number: tells the lanes of a rank apart.
+        parts: the positions of the samples in each shard.
+        number: of the lane in its rank.
     """
 
     def __init__(self, stream: Stream, parts: Sequence[Sequence[int]], number: int, shuffle: bool):
         self.stream, self.parts, self.shuffle = stream, parts, shuffle
-        self.purpose = stream.seed, stream.epoch, stream.rank, number
+        self.seeds = stream.seed, stream.epoch, stream.rank, number
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
 
     def samples(self, skip: int) -> Iterator[Result]:
-        """Yield the samples from number `skip` on; an error that ends the stream comes as the last one."""
+        """Yield the samples from number `skip` on; an error of the stream comes last, as a `Rejected`."""
         try:
             yield from self._good(skip) if self.stream.replace_bad else self._read(skip)
         except UserError as error:
             yield Rejected(STREAM_ENDED, error)
 
     def _good(self, skip: int) -> Iterator[Result]:
-        """Yield good samples: the next one takes the place of a bad one, at the end of the lane the last."""
+        """Yield good samples: the next one replaces a bad one, and the last one those at the end."""
         bad: list[Rejected] = []
         last: Sample | None = None
         for result in self._read(skip):
@@ -208,7 +211,7 @@ class Lane:
                 bad.append(result)
                 continue
             if isinstance(result, Sample):
-                yield from _in_place_of(bad, result)
+                yield from _replacements(bad, result)
                 bad, last = [], result
             yield result
         if bad and last is None and skip:
@@ -217,54 +220,58 @@ class Lane:
         if bad and last is None:
             raise UserError(f"None of the {len(self)} images of a lane can be used. {bad[0].error}")
         if last is not None:
-            yield from _in_place_of(bad, last)
+            yield from _replacements(bad, last)
 
     def _read(self, skip: int) -> Iterator[Result]:
         stream = self.stream
-        rng = numpy_rng("stream", *self.purpose) if self.shuffle else None
-        if stream.other is None:
-            for position, content in stream.main.read(self.parts, rng, skip):
-                yield self._sample(position, [(stream.main.files[position], content)])
+        main, other = stream.main, stream.other
+        rng = numpy_rng("stream", *self.seeds) if self.shuffle else None
+        samples = main.read(self.parts, rng, skip)
+        if other is None:
+            for position, content in samples:
+                yield self._sample(position, main.files[position], content)
             return
-        pairs = zip(stream.main.read(self.parts, rng, skip), self._partners(stream.other, skip), strict=False)
-        for (position, content), (partner, beside) in pairs:
-            files = [(stream.main.files[position], content), (stream.other.files[partner], beside)]
-            stream.dataset.together = (partner, position) if stream.larger else (position, partner)
-            yield self._sample(position, files)
+        for (position, content), (partner, its_content) in zip(
+            samples, self._partners(other, skip), strict=False
+        ):
+            files, contents = main.files[position] + other.files[partner], content + its_content
+            positions = (partner, position) if stream.larger else (position, partner)
+            yield self._sample(position, files, contents, positions)
 
     def _partners(self, other: Side, skip: int) -> Iterator[tuple[int, Content]]:
-        """Yield the other side's images, from number `skip` on, without end."""
+        """Yield the images of the other side, from number `skip` on, again and again."""
         if not self.shuffle:
             skip += self.parts[0][0]
         for turn in count(skip // len(other)):
-            rng = numpy_rng("partners", *self.purpose, turn) if self.shuffle else None
+            rng = numpy_rng("partners", *self.seeds, turn) if self.shuffle else None
             (parts,) = deal(other.shards, 0, 1, None)
             if rng is not None:
                 parts = [parts[number] for number in rng.permutation(len(parts))]
             yield from other.read(parts, rng, skip % len(other))
             skip = 0
 
-    def _sample(self, position: int, files: list[tuple[tuple[str, ...], Content]]) -> Result:
-        members: list[Any] = [file for names, _ in files for file in names]
-        for member, content in zip(members, chain(*(content for _, content in files)), strict=True):
-            member.content = content
-        result = self.stream.dataset[self.stream.epoch, position]
-        for member in members:
-            member.content = None
-        return result
+    def _sample(
+        self,
+        index: int,
+        files: tuple[str, ...],
+        content: Content,
+        positions: tuple[int, int] | None = None,
+    ) -> Result:
+        with streamed(files, content):
+            return self.stream.dataset.sample(self.stream.epoch, index, positions)
 
 
-def _in_place_of(bad: list[Rejected], good: Sample) -> Iterator[Sample]:
-    for each in bad:
-        assert isinstance(each.error, BadImage)
-        yield replace(good, index=each.index, passed_over=(each.error,))
+def _replacements(bad: list[Rejected], good: Sample) -> Iterator[Sample]:
+    for rejected in bad:
+        assert isinstance(rejected.error, BadImage)
+        yield replace(good, index=rejected.index, replaced=(rejected.error,))
 
 
 class Turns(IterableDataset[list[tuple[int, Result]]]):
-    """The lanes' samples, one turn of all lanes an item; worker processes have lanes of their own.
+    """The samples of lanes in turn, one of each lane per item; worker processes divide the lanes.
 
     Args:
-        start: how many samples are left out at the beginning.
+        start: number of samples to skip.
     """
 
     def __init__(self, lanes: list[Lane], start: int):
@@ -272,8 +279,8 @@ class Turns(IterableDataset[list[tuple[int, Result]]]):
         self.lengths = [len(lane) for lane in lanes]
         self.done = advance(self.lengths, start)
 
-    def left(self) -> range:
-        """Return the turns that are left."""
+    def remaining(self) -> range:
+        """Return the turns that are not done."""
         unfinished = [done for done, length in zip(self.done, self.lengths, strict=True) if done < length]
         return range(min(unfinished, default=0), max(self.lengths, default=0) if unfinished else 0)
 
@@ -281,7 +288,7 @@ class Turns(IterableDataset[list[tuple[int, Result]]]):
         info = get_worker_info()
         mine = range(info.id, len(self.lanes), info.num_workers) if info else range(len(self.lanes))
         readers = {lane: self.lanes[lane].samples(self.done[lane]) for lane in mine}
-        for turn in self.left():
+        for turn in self.remaining():
             yield [
                 (lane, next(reader))
                 for lane, reader in readers.items()

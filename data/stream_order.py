@@ -1,8 +1,7 @@
-"""In which order a stream hands out its samples: a function of (seed, epoch, rank, world size) alone.
+"""The order of samples in a stream: a function of (seed, epoch, rank, world size).
 
-A rank's samples come from a fixed number of lanes, which take turns; each lane goes through tar files of its
-own, from beginning to end, and shuffles what comes within a buffer. How many processes read the lanes changes
-nothing.
+A rank reads a fixed number of lanes in turn; each lane reads its own tar files from beginning to end, and
+shuffles the samples in a buffer. The order does not depend on the number of worker processes.
 """
 
 from bisect import bisect_right
@@ -11,20 +10,20 @@ from collections.abc import Sequence
 import numpy as np
 
 LANES = 8
-"""How many tar files a rank reads at a time, and so the most processes that can share the work."""
+"""The number of tar files that a rank reads at a time, and the maximal number of its worker processes."""
 
 BUFFER = 128
-"""Samples that wait in each lane; one of them is drawn at random, and the next that comes takes its place."""
+"""Samples in the shuffle buffer of a lane: one is drawn at random and replaced by the next that is read."""
 
 
 def deal(
     shards: Sequence[Sequence[int]], rank: int, world_size: int, rng: np.random.Generator | None
 ) -> list[list[Sequence[int]]]:
-    """Return for each of a rank's lanes the parts of shards that it reads, one after the other.
+    """Return, for each lane of a rank, the parts of shards that it reads one after the other.
 
-    The shards, shuffled by `rng`, are cut into one part a rank, whose numbers of samples differ by one at
-    most: ranks have to make the same number of steps. So two ranks may share the shard at their border, each
-    with samples of its own. Without `rng` there is one lane, in the order of `shards`.
+    The shards, shuffled by `rng`, are divided among the ranks so that their numbers of samples differ by at
+    most one, because ranks have to make the same number of steps. A shard at the border of two ranks is read
+    by both, each with its own samples. Without `rng` there is one lane, in the order of `shards`.
 
     Args:
         shards: the positions of the samples of each shard.
@@ -43,7 +42,7 @@ def deal(
 
 
 def mix(count: int, rng: np.random.Generator | None) -> list[int]:
-    """Return the numbers 0..count-1 as a buffer hands them out that they come into one after the other."""
+    """Return the numbers 0..count-1, shuffled in a buffer of size `BUFFER`; in order without `rng`."""
     if rng is None:
         return list(range(count))
     waiting: list[int] = []
@@ -60,15 +59,12 @@ def mix(count: int, rng: np.random.Generator | None) -> list[int]:
 
 def advance(lengths: Sequence[int], count: int) -> list[int]:
     """Return how many samples of each lane are among the first `count`, when lanes take turns until empty."""
-    longest = max(lengths, default=0)
-    rounds = range(longest + 1)
-    complete = (
-        bisect_right(rounds, count, key=lambda turns: sum(min(length, turns) for length in lengths)) - 1
-    )
+    turns = range(max(lengths, default=0) + 1)
+    complete = bisect_right(turns, count, key=lambda turn: sum(min(length, turn) for length in lengths)) - 1
     done = [min(length, complete) for length in lengths]
-    left = count - sum(done)
+    remaining = count - sum(done)
     for lane, length in enumerate(lengths):
-        if left and length > complete:
+        if remaining and length > complete:
             done[lane] += 1
-            left -= 1
+            remaining -= 1
     return done

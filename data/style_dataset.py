@@ -1,4 +1,4 @@
-"""Photos, each with an image of a style."""
+"""Photos, each with a style image."""
 
 from collections.abc import Mapping
 from random import Random
@@ -9,23 +9,23 @@ from data.image_folder import find_images
 from data.shards import open_folder
 from data.transforms import Transform, drop_color
 from options.base_options import CommandOptions
+from options.option import Fixed
 from options.test_options import TestOptions
-from util.errors import UserError
 
 
 class StyleDataset(BaseDataset):
     """The images of ``dataroot/<phase>A/``, each with a style from ``dataroot/<phase>B/``, both in RGB.
 
-    The folder A counts, however many styles there are. In testing there need not be a folder B.
+    An epoch has the length of folder A. In testing, folder B may be missing.
 
     Args:
         paths_A, paths_B: the files of the two folders; B may be empty.
         random_style: draw the style at random, instead of going through B in step with A.
-        keep_grey: hand out a photo that has no colour with one channel, so that it is not taken for a ground
-            truth.
+        keep_grey: return a photo without colour as one channel, so that it does not serve as ground truth.
     """
 
-    defaults: ClassVar[Mapping[str, object]] = {}
+    fixed: ClassVar[Mapping[str, object]] = {"direction": Fixed("AtoB", "photos are in A, styles in B")}
+    layout = "sides"
 
     def __init__(
         self,
@@ -44,8 +44,6 @@ class StyleDataset(BaseDataset):
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
         run, data, network = options.run, options.data, options.network
-        if data.direction != "AtoB":
-            raise UserError("--direction BtoA: --dataset_mode style has photos in A and styles in B")
         testing = isinstance(options, TestOptions)
         root = open_folder(run.dataroot)
         folder_A, folder_B = (root / f"{data.phase}{side}" for side in "AB")

@@ -1,6 +1,6 @@
-"""A start for a data set of your own: copied to ``data/mine_dataset.py`` it is ``--dataset_mode mine``.
+"""A template for your own data set: copied to ``data/mine_dataset.py``, it is ``--dataset_mode mine``.
 
-It makes pairs out of single images: B is the image, A the same blurred. A model trained on it sharpens.
+It makes pairs from single images: B is the image, A the same image blurred. A model trained on it sharpens.
 """
 
 from dataclasses import dataclass
@@ -21,16 +21,17 @@ from util.image_io import read_image
 
 @dataclass(frozen=True)
 class TemplateOptions:
-    """Flags of your data set: each becomes ``--<name>``, is checked and stands in --help."""
+    """Flags of your data set: each becomes ``--<name>``, is validated and appears in --help."""
 
-    blur_radius: float = option(2.0, "how far A is blurred, in pixels of the file", minimum=0)
+    blur_radius: float = option(2.0, "radius of the blur in A, in pixels of the file", minimum=0)
 
 
 class TemplateDataset(BaseDataset):
     """The images in ``dataroot/<phase>/``, each with a blurred copy."""
 
     Options = TemplateOptions
-    paired = True  # B is the ground truth for A: test.py measures how near the results come
+    paired = True  # B is the ground truth for A: test.py compares results with it
+    layout = "phase"  # images in dataroot/<phase>/: for make_shards.py, and for the example that tests read
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class TemplateDataset(BaseDataset):
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
-        """Find the files, and take from the options' groups what the constructor needs."""
+        """Find the files, and pass the constructor the options that it needs."""
         run, data, network = options.run, options.data, options.network
         paths = find_images(open_folder(run.dataroot) / data.phase)[: data.max_dataset_size]
         grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
@@ -57,24 +58,23 @@ class TemplateDataset(BaseDataset):
         return len(self.paths)
 
     def sources(self) -> list[list[tuple[str, ...]]]:
+        """Return the files of every sample, for streams."""
         return [[(path,) for path in self.paths]]
 
     def read(self, index: int, rng: Random) -> Sample:
-        """Read one sample; whatever is random in it comes from `rng`, so that it can be repeated."""
-        A, B, path = self.first_good(self._open, index, len(self))  # a bad image gives way to the next
-        decision = self.transform.decide(B, rng)  # one decision for both: they are cropped and flipped alike
+        """Read one sample; all randomness comes from `rng`, so that it can be repeated."""
+        A, B, path = self.first_good(self._open, index, len(self))  # skips images that cannot be read
+        decision = self.transform.decide(B, rng)  # one decision, so that both are cropped and flipped alike
         prepared_A, prepared_B = (self.transform.apply(image, decision, path) for image in (A, B))
         return Sample(index, prepared_A, prepared_B, path, path)
 
     def _open(self, position: int) -> tuple[Tensor, Tensor, str]:
         path = self.paths[position]
-        A, B = self.cached(
-            path, "blurred", lambda: self._make_pair(path)
-        )  # --cache keeps them for later epochs
+        A, B = self.cached(path, f"{self.blur_radius=} {self.grey=}", lambda: self._make_pair(path))
         return A, B, path
 
     def _make_pair(self, path: str) -> tuple[Tensor, Tensor]:
-        """Make both images, scaled: whatever takes time and is the same in every epoch."""
+        """Return both images, scaled: the expensive part, which is the same in every epoch."""
         image = read_image(path)
         blurred = image.filter(ImageFilter.GaussianBlur(self.blur_radius))
         return self.transform.scale(blurred, self.grey[0]), self.transform.scale(image, self.grey[1])

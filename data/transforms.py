@@ -1,4 +1,4 @@
-"""How an image is scaled, cropped and flipped: decided once, applied to every image of a sample."""
+"""Scaling, cropping and flipping: decided once per sample, applied to each of its images."""
 
 from dataclasses import dataclass
 from random import Random
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Decision:
-    """Where to crop (left and top edge, in pixels of the scaled image), and whether to mirror."""
+    """Where to crop (left and top edge, in pixels of the scaled image), and whether to flip."""
 
     x: int
     y: int
@@ -30,12 +30,12 @@ class Transform:
     """The five ``--preprocess`` modes; sizes in pixels.
 
     ``resize_and_crop`` scales to a square of `load_size`, ``scale_width`` to that width (at least `crop_size`
-    high), ``crop`` and ``none`` do not scale; the modes with ``crop`` in their names then cut a square of
+    high), ``crop`` and ``none`` do not scale; modes with ``crop`` in their names then cut a square of
     `crop_size`.
 
     Args:
         exact: scale with Pillow. Torch is several times as fast on 8-bit integers; it always scales the width
-            first and then the height, and its weights have fewer digits.
+            before the height, and rounds its weights to lower precision.
     """
 
     preprocess: str
@@ -61,11 +61,11 @@ class Transform:
         width, height = self._scaled(image.size)
         if self.exact and (width, height) != image.size:
             image = image.resize((width, height), Image.Resampling.BICUBIC)
-        # RGB has four bytes a pixel in Pillow: to take the fourth out costs more than to scale it.
+        # Pillow stores RGB in four bytes a pixel: removing the fourth costs more than scaling it.
         channels, layout = (1, "L") if image.mode == "L" else (3, "RGBX")
         pixels = torch.frombuffer(bytearray(image.tobytes("raw", layout)), dtype=torch.uint8)
-        # The strides of a batch of one, not only of an image, tell torch that the channels come last: then
-        # it leaves them together, in half the time.
+        # Only the strides of a batch, even of one image, tell torch that the channels come last: it then
+        # keeps them together, in half the time.
         batch = pixels.view(1, *image.size[::-1], -1).permute(0, 3, 1, 2)
         if batch.shape[2:] != (height, width):
             batch = functional.interpolate(batch, (height, width), mode="bicubic", antialias=True)
@@ -79,10 +79,10 @@ class Transform:
         return Decision(x, y, self.flip and rng.random() < 0.5)
 
     def apply(self, scaled: Tensor, decision: Decision, path: str) -> Tensor:
-        """Return a scaled image, (C, H, W), cropped and flipped, in contiguous memory of its own.
+        """Return a cropped and flipped copy of a scaled image, (C, H, W), contiguous.
 
         Raises:
-            UserError: the crop is larger than the image at `path`.
+            UserError: The crop is larger than the image at `path`.
         """
         pixels = scaled.numpy()
         if "crop" in self.preprocess:
@@ -95,10 +95,10 @@ class Transform:
             rows = slice(decision.y, decision.y + self.crop_size)
             pixels = pixels[:, rows, decision.x : decision.x + self.crop_size]
         if pixels.strides[2] != 1 or not decision.flip:
-            # Numpy copies faster than torch, above all channels that come last, and flips more slowly.
+            # NumPy copies faster than torch, above all from channels last, and flips more slowly.
             pixels = np.array(pixels, order="C")
-        own = torch.from_numpy(pixels)
-        return own.flip(2) if decision.flip else own
+        image = torch.from_numpy(pixels)
+        return image.flip(2) if decision.flip else image
 
     def _scaled(self, size: Size) -> Size:
         width, height = size
@@ -110,5 +110,5 @@ class Transform:
 
 
 def drop_color(image: Tensor) -> Tensor:
-    """Return a (3, H, W) image whose three channels are equal as (1, H, W), any other as it is."""
+    """Return an image (3, H, W) as (1, H, W) if its channels are equal, else unchanged."""
     return image[:1] if (image[0] == image[1]).all() and (image[0] == image[2]).all() else image

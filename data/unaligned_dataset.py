@@ -1,4 +1,4 @@
-"""Two folders of images that do not belong together."""
+"""Two folders of unpaired images."""
 
 from random import Random
 from typing import Self
@@ -13,14 +13,16 @@ from options.base_options import CommandOptions
 class UnalignedDataset(BaseDataset):
     """Images of ``dataroot/<phase>A/``, each with one of ``dataroot/<phase>B/``, prepared independently.
 
-    The larger folder counts: the smaller one begins anew when it is through.
+    An epoch has the length of the larger folder; the smaller one starts over when it ends.
 
     Args:
         paths_A, paths_B: the files of the two folders.
         random_partner: draw B's image at random, instead of going through B in step with A.
-        swap: go from B to A: B's image is handed out as A.
-        grey: whether the input and the output are to be grey.
+        swap: return B's image as A, for ``--direction BtoA``.
+        grey: whether the input and the output are grey.
     """
+
+    layout = "sides"
 
     def __init__(
         self,
@@ -63,11 +65,10 @@ class UnalignedDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         count_A, count_B = len(self.paths_A), len(self.paths_B)
-        if self.together is None:
-            partner = rng.randrange(count_B) if self.random_partner else index % count_B
-            positions = index % count_A, partner
-        else:
-            positions = self.together
+        partner = rng.randrange(count_B) if self.random_partner else index % count_B
+        return self.read_at(index, (index % count_A, partner), rng)
+
+    def read_at(self, index: int, positions: tuple[int, int], rng: Random) -> Sample:
         sides = list(zip((self.paths_A, self.paths_B), positions, strict=True))
         prepared, paths = [], []
         for (side, position), grey in zip(reversed(sides) if self.swap else sides, self.grey, strict=True):

@@ -1,4 +1,4 @@
-"""Reads what is at a URL, by the package webdataset, which this file alone needs."""
+"""Read URLs, by the optional package webdataset."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,62 +14,64 @@ Content = tuple[bytes, ...]
 
 @contextmanager
 def _opened(url: str) -> Iterator[IO[bytes]]:
-    """Open a URL; whatever goes wrong while it is read is told in one line."""
+    """Open a URL; raise a `UserError` for any error while it is read."""
     try:
         from webdataset.gopen import Pipe, gopen
     except ImportError as error:
-        raise UserError(f"{url}: URLs are read by the package webdataset: pip install webdataset") from error
+        raise UserError(
+            f"{url}: reading URLs needs the package webdataset: pip install webdataset"
+        ) from error
     try:
         stream = gopen(url)
         try:
             yield stream
         finally:
             if isinstance(stream, Pipe):
-                stream.ignore_errors = True  # what has been read is whole; the rest is not waited for
+                stream.ignore_errors = True  # what has been read is complete; do not wait for the rest
                 stream.proc.kill()
             stream.close()
     except (OSError, TarError, ValueError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
-        raise UserError(f"{url}: cannot be read to its end ({reason})") from error
+        raise UserError(f"{url}: cannot be read to the end ({reason})") from error
 
 
 def read_url(url: str) -> bytes:
-    """Return what is at a URL.
+    """Return the content of a URL.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: It cannot be read.
     """
     with _opened(url) as stream:
         content = stream.read()
     if not content:
-        raise UserError(f"{url}: nothing can be read there")
+        raise UserError(f"{url}: cannot be read")
     return content
 
 
 def read_shard(url: str, samples: Sequence[tuple[str, ...]]) -> Iterator[Content]:
-    """Yield the files of samples that lie in one shard in this order.
+    """Yield the files of samples that are in one shard, in this order.
 
     Raises:
-        UserError: the shard cannot be read, or is not what its index says.
+        UserError: The shard cannot be read, or differs from its index.
     """
-    wanted = {file.member: file.size for files in samples for file in files if isinstance(file, Member)}
-    found: dict[str, bytes] = {}
-    left = iter(samples)
-    names = [file.member for file in next(left) if isinstance(file, Member)]
+    sizes = {file.member: file.size for files in samples for file in files if isinstance(file, Member)}
+    contents: dict[str, bytes] = {}
+    remaining = iter(samples)
+    names = [file.member for file in next(remaining) if isinstance(file, Member)]
     with _opened(url) as stream:
         from webdataset.tariterators import tar_file_iterator
 
         for item in tar_file_iterator(stream):
-            if item["fname"] not in wanted:
+            if item["fname"] not in sizes:
                 continue
-            found[item["fname"]] = item["data"]
-            if all(name in found for name in names):
-                content = tuple(found.pop(name) for name in names)
-                if [len(each) for each in content] != [wanted[name] for name in names]:
+            contents[item["fname"]] = item["data"]
+            if all(name in contents for name in names):
+                content = tuple(contents.pop(name) for name in names)
+                if [len(file) for file in content] != [sizes[name] for name in names]:
                     break
                 yield content
-                following = next(left, None)
+                following = next(remaining, None)
                 if following is None:
                     return
                 names = [file.member for file in following if isinstance(file, Member)]
-    raise UserError(f"{url}: {names[0]} is not in it as its index says; make the shards and the index anew")
+    raise UserError(f"{url}: {names[0]} differs from the index; make the shards and the index again")

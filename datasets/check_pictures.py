@@ -1,9 +1,9 @@
-"""Tell which files of a folder can be used as images, and what is wrong with the others.
+"""List the files of a folder that can be used as images, and what is wrong with the others.
 
     python datasets/check_pictures.py FOLDER [FOLDER ...]
 
-Every file is decoded as training would do it. The exit status is 1 if a file that is named like an image
-cannot be used: training would pass over it (--bad_images skip) or end (--bad_images error).
+Every file is decoded as in training. The exit status is 1 if a file with the name of an image cannot be used:
+training would replace it (--bad_images skip) or end (--bad_images error).
 """
 
 import argparse
@@ -22,7 +22,7 @@ from util.image_io import BadImage, read_image
 
 
 def check(path: Path) -> tuple[str, str]:
-    """Return ``loaded``, ``bad`` or ``ignored``, and the size or the reason."""
+    """Return ``loaded`` with the size, or ``bad`` or ``ignored`` with the reason."""
     if not has_image_suffix(path.name):
         return "ignored", "hidden" if path.name.startswith(".") else "not named like an image"
     try:

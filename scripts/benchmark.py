@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from data import DATASETS  # noqa: E402
-from datasets.make_demo_dataset import draw_pair  # noqa: E402
+from data.facades import draw_pair  # noqa: E402
 from models import MODELS  # noqa: E402
 from options.parse import parse  # noqa: E402
 from options.train_options import TrainOptions  # noqa: E402

@@ -27,7 +27,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from datasets import make_demo_dataset  # noqa: E402
+from data.facades import write_pairs  # noqa: E402
 from training.checkpoint import load_state  # noqa: E402
 from training.loggers.base import MEASURED  # noqa: E402
 from util.errors import UserError  # noqa: E402
@@ -42,8 +42,7 @@ FLAGS = {
 
 def make_data(folder: Path) -> None:
     """Draw pairs, and take them apart into two folders."""
-    arguments = ["--train", "8", "--val", "1", "--test", "1", "--size", "32"]
-    make_demo_dataset.main(["--out", str(folder / "pairs"), *arguments])
+    write_pairs(folder / "pairs", {"train": 8, "val": 1, "test": 1}, size=32)
     for path in sorted((folder / "pairs" / "train").iterdir()):
         for side, left in (("A", 0), ("B", 32)):
             target = folder / "unpaired" / f"train{side}" / path.name

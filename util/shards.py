@@ -1,6 +1,8 @@
 """Files inside tar archives (shards)."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from util.errors import UserError
 
@@ -44,6 +46,19 @@ class Member(str):
         if len(content) < self.size:
             raise OSError(f"{self.shard} ends before it")
         return content
+
+
+@contextmanager
+def streamed(files: Sequence[str], contents: Sequence[bytes]) -> Iterator[None]:
+    """Within it, `files`, which are members of a streamed tar file, have these contents."""
+    members = [file for file in files if isinstance(file, Member)]
+    for member, content in zip(members, contents, strict=True):
+        member.content = content
+    try:
+        yield
+    finally:
+        for member in members:
+            member.content = None
 
 
 def file_identity(path: str) -> tuple[str, int, int]:

@@ -1,4 +1,4 @@
-"""Images kept for later epochs: the same bits, of the same file alone, up to a limit, for all processes."""
+"""Images cached for later epochs: the same bits, up to a limit, shared by all processes."""
 
 import os
 from itertools import chain
@@ -27,7 +27,7 @@ from util.seeding import numpy_rng
 
 SCALED = Transform("resize_and_crop", 12, 8, flip=True)
 SIZE = 3 * 12 * 12 + HEADER.size
-"""Bytes that an image of `SCALED` takes."""
+"""Bytes of an image scaled by `SCALED`."""
 
 
 def image(path: Path, seed: int, width: int = 20, height: int = 14) -> str:
@@ -45,7 +45,7 @@ def folder_of(tmp_path: Path, count: int, limit: int | None, transform: Transfor
 
 @pytest.fixture(params=["ram", "disk"])
 def cache(request: pytest.FixtureRequest, tmp_path: Path) -> ImageCache:
-    """A cache of each kind with room for ten images of `SCALED`."""
+    """A cache of each kind with room for ten images scaled by `SCALED`."""
     return RamCache(10 * SIZE) if request.param == "ram" else DiskCache(tmp_path / "cache", 10 * SIZE)
 
 
@@ -62,16 +62,16 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_a_image_is_read_once(tmp_path: Path, cache: ImageCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_read_once(tmp_path: Path, cache: ImageCache, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = count_reads(monkeypatch)
     plain, cached = folder_of(tmp_path, 3, None), folder_of(tmp_path, 3, None)
     cached.cache = cache
     expected = [[plain[epoch, i].A for i in range(3)] for epoch in range(4)]
     reads.clear()
-    found = [[cached[epoch, i].A for i in range(3)] for epoch in range(4)]
+    images = [[cached[epoch, i].A for i in range(3)] for epoch in range(4)]
     assert reads == ["0.bmp", "1.bmp", "2.bmp"]
-    assert all(map(torch.equal, chain(*expected), chain(*found)))
-    assert any(not torch.equal(found[1][i], found[2][i]) for i in range(3))  # still cropped and flipped anew
+    assert all(map(torch.equal, chain(*expected), chain(*images)))
+    assert any(not torch.equal(images[1][i], images[2][i]) for i in range(3))  # crops and flips still differ
 
 
 def test_a_sample_does_not_share_memory_with_the_cache(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_a_sample_does_not_share_memory_with_the_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
-def test_a_changed_file_is_read_anew(
+def test_a_changed_file_is_read_again(
     tmp_path: Path, cache: ImageCache, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = count_reads(monkeypatch)
@@ -100,7 +100,7 @@ def test_a_changed_file_is_read_anew(
     assert "cannot be read" in str(dataset[1, 0].error)  # the cache does not outlive the file
 
 
-def test_what_does_not_fit_in_is_read_again(
+def test_images_beyond_the_limit_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     reads = count_reads(monkeypatch)
@@ -108,16 +108,16 @@ def test_what_does_not_fit_in_is_read_again(
     for epoch in (1, 2):
         for i in range(4):
             assert torch.equal(dataset[epoch, i].A, plain[epoch, i].A)
-    assert [reads.count(f"{i}.bmp") for i in range(4)] == [3, 3, 4, 4]  # of which 2 are the plain one's
+    assert [reads.count(f"{i}.bmp") for i in range(4)] == [3, 3, 4, 4]  # including 2 without the cache
     assert len(caplog.messages) == 1 and "--cache_limit" in caplog.text
 
 
-def test_a_limit_beyond_the_machine_is_refused() -> None:
+def test_a_limit_that_the_machine_does_not_have_is_refused() -> None:
     with pytest.raises(UserError, match="--cache_limit 1e\\+10"):
         RamCache(10**19)
 
 
-def test_the_same_file_prepared_in_another_way_is_another_image(tmp_path: Path) -> None:
+def test_the_same_file_prepared_differently_is_another_image(tmp_path: Path) -> None:
     path = image(tmp_path / "0.bmp", 0)
     dataset = AlignedDataset([(path, path)], SCALED, swap=False, grey=(True, False), seed=0)
     plain = dataset[1, 0]
@@ -138,14 +138,14 @@ def content(batches: list[Batch]) -> list[Any]:
     return [(batch.index.tolist(), batch.A.tolist(), batch.paths_A) for batch in batches]
 
 
-def test_workers_share_what_each_of_them_has_read(tmp_path: Path, cache: ImageCache) -> None:
+def test_workers_share_the_images_that_each_has_read(tmp_path: Path, cache: ImageCache) -> None:
     common: dict[str, Any] = {"batch_size": 2, "shuffle": True, "seed": 0}
     plain = Loader(folder_of(tmp_path, 8, None), num_threads=0, **common)
     dataset = folder_of(tmp_path, 8, None)
     dataset.cache = cache
     parallel = Loader(dataset, num_threads=2, **common)
     assert content(list(parallel.epoch(1))) == content(list(plain.epoch(1)))
-    # All images are in the memory now, each once: this process, which has read none, finds them.
+    # All images are in shared memory now: this process, which has read none, does not make them again.
     made: list[int] = []
 
     def make() -> tuple[Tensor, ...]:
@@ -159,8 +159,8 @@ def test_workers_share_what_each_of_them_has_read(tmp_path: Path, cache: ImageCa
         assert content(list(parallel.epoch(epoch))) == content(list(plain.epoch(epoch)))
 
 
-@pytest.mark.parametrize("mode", [mode for mode in DATASETS.names() if mode != "latent"])
-def test_every_data_set_is_the_same_with_a_cache(mode: str, data: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [mode for mode in DATASETS.names() if DATASETS.get(mode).layout])
+def test_a_data_set_is_the_same_with_a_cache(mode: str, data: dict[str, Path], tmp_path: Path) -> None:
     argv = ["--dataset_mode", mode, "--dataroot", str(data[mode]), "--model", "pix2pix", "--gpu_ids", "-1"]
     argv += ["--load_size", "28", "--crop_size", "24", "--num_threads", "0", "--batch_size", "2"]
     datasets = []
@@ -177,7 +177,7 @@ def test_every_data_set_is_the_same_with_a_cache(mode: str, data: dict[str, Path
                 other = cached[epoch, index]
                 assert torch.equal(one.A, other.A) and (one.B is None or torch.equal(one.B, other.B))
                 assert (one.path_A, one.path_B) == (other.path_A, other.path_B)
-    assert all(len(cached.cache._places) >= 3 for cached in all_cached)
+    assert all(len(cached.cache._entries) >= 3 for cached in all_cached)
 
 
 def test_training_is_the_same_with_a_cache(command: Command, pairs: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which images come, in what order, prepared how."""
+"""Which samples a data set has, in which order, and how they are prepared."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data import DATASETS, Loader
+from data import DATASETS, Loader, create_loader
 from data.aligned_dataset import AlignedDataset, find_pairs
 from data.base_dataset import check_channels
 from data.image_folder import find_images
@@ -22,6 +22,7 @@ from data.transforms import Transform
 from data.unaligned_dataset import UnalignedDataset
 from models import MODELS
 from options.parse import parse
+from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from tests.support.images import image
 from util.batch import Batch
@@ -58,7 +59,7 @@ def test_serial_order() -> None:
     assert list(chain(*EpochSampler(5, 2, shuffle=False, seed=0))) == [(0, index) for index in range(5)]
 
 
-def test_images_are_found_in_the_order_of_their_names(tmp_path: Path) -> None:
+def test_images_are_sorted_by_their_names(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.png", ".thumbs/d.png", "e.png.bin", "notes.txt"):
         image(tmp_path / name, 4, 4) if Path(name).suffix not in (".txt", ".bin") else (
             tmp_path / name
@@ -96,7 +97,7 @@ def test_pairs_of_folders(tmp_path: Path) -> None:
         find_pairs(tmp_path, "train")
     image(tmp_path / "trainA" / "3.png", 8, 8)
     image(tmp_path / "trainA" / "3.jpg", 8, 8)
-    with pytest.raises(UserError, match="two images of one name"):
+    with pytest.raises(UserError, match="two images of the same name"):
         find_pairs(tmp_path, "train")
     with pytest.raises(UserError, match="neither a folder val"):
         find_pairs(tmp_path, "val")
@@ -142,7 +143,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path: Path, workers: int) -> 
     assert content(list(plain.epoch(1))) != content(list(plain.epoch(2)))
 
 
-def test_unequal_sizes_come_apart_in_testing_and_are_refused_in_training(tmp_path: Path) -> None:
+def test_different_sizes_are_separate_batches_in_testing_and_refused_in_training(tmp_path: Path) -> None:
     sizes, transform = [(8, 8), (6, 8), (8, 8)], Transform("none", 0, 0, flip=False)
     testing = loader(tmp_path, sizes, transform, batch_size=3, shuffle=False, mixed_sizes=True)
     assert [batch.index.tolist() for batch in testing.epoch(0)] == [[0, 2], [1]]
@@ -152,7 +153,7 @@ def test_unequal_sizes_come_apart_in_testing_and_are_refused_in_training(tmp_pat
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_named_without_a_traceback(tmp_path: Path, workers: int) -> None:
+def test_an_image_that_cannot_be_read_is_named_without_a_traceback(tmp_path: Path, workers: int) -> None:
     broken = loader(tmp_path, [(8, 8)] * 2, Transform("none", 0, 0, flip=False), num_threads=workers)
     (tmp_path / "1.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"1\.png: cannot be read as an image") as caught:
@@ -161,13 +162,11 @@ def test_an_unreadable_image_is_named_without_a_traceback(tmp_path: Path, worker
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_next_good_image_takes_the_place_of_a_bad_one(
+def test_the_next_good_image_replaces_a_bad_one(
     tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    training = loader(
-        tmp_path, [(8, 8)] * 5, Transform("none", 0, 0, flip=False), shuffle=False, num_threads=workers
-    )
-    training.dataset.replace_bad = True
+    plain, sizes = Transform("none", 0, 0, flip=False), [(8, 8)] * 5
+    training = loader(tmp_path, sizes, plain, shuffle=False, num_threads=workers, replace_bad=True)
     for bad in (1, 2, 4):
         (tmp_path / f"{bad}.png").write_bytes(b"not an image")
     for epoch in (1, 2):
@@ -176,7 +175,7 @@ def test_the_next_good_image_takes_the_place_of_a_bad_one(
         assert list(chain(*(batch.index.tolist() for batch in batches))) == [0, 1, 2, 3, 4]
         names = [Path(path).name for batch in batches for path in batch.paths_A]
         assert names == ["0.png", "3.png", "3.png", "3.png", "0.png"]
-    # Each bad one is named once, however often and in however many processes it was met.
+    # Each bad image is named once, in however many epochs and processes it is met.
     assert sorted(Path(message.split(":")[0]).name for message in caplog.messages) == [
         "1.png",
         "2.png",
@@ -188,20 +187,20 @@ def test_the_next_good_image_takes_the_place_of_a_bad_one(
         list(training.epoch(3))
 
 
-def test_in_testing_bad_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_images_are_skipped_in_testing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     testing = loader(
         tmp_path,
         [(8, 8)] * 4,
         Transform("none", 0, 0, flip=False),
         shuffle=False,
-        leave_out_bad=True,
+        skip_bad=True,
         mixed_sizes=True,
     )
     for bad in (0, 1, 3):
         (tmp_path / f"{bad}.png").write_bytes(b"not an image")
     assert [batch.index.tolist() for batch in testing.epoch(0)] == [[2]]
-    assert testing.left_out == {0, 1, 3}
-    assert len(caplog.messages) == 3 and "0.png" in caplog.text and "left out" in caplog.text
+    assert testing.skipped == {0, 1, 3}
+    assert len(caplog.messages) == 3 and "0.png" in caplog.text and ": skipped" in caplog.text
     (tmp_path / "2.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match="None of the 4 images can be used"):
         list(testing.epoch(0))
@@ -214,22 +213,22 @@ def test_a_bad_image_does_not_change_its_partner(tmp_path: Path) -> None:
     (tmp_path / "A" / "0.png").write_bytes(b"")
     sample = dataset[1, 6]
     assert (Path(sample.path_A).name, Path(sample.path_B).name) == ("1.png", "0.png")
-    assert [Path(str(error).split(":")[0]).parts[-2:] for error in sample.passed_over] == [
+    assert [Path(str(error).split(":")[0]).parts[-2:] for error in sample.replaced] == [
         ("A", "0.png"),
         ("B", "6.png"),
     ]
 
 
-def test_a_image_too_narrow_for_a_pair_is_bad(tmp_path: Path) -> None:
+def test_an_image_too_narrow_for_a_pair_is_bad(tmp_path: Path) -> None:
     path = image(tmp_path / "1.png", 1, 4)
     rejected = aligned([(path, path)])[1, 0]
     assert isinstance(rejected.error, BadImage) and "side by side" in str(rejected.error)
 
 
-def test_a_worker_that_dies_is_an_error_and_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dying = loader(tmp_path, [(8, 8)] * 2, Transform("none", 0, 0, flip=False), num_threads=1)
     monkeypatch.setattr(dying.dataset, "read", lambda index, rng: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(UserError, match="A process that reads images has died"):
+    with pytest.raises(UserError, match="A worker process that reads images died"):
         list(dying.epoch(1))
 
 
@@ -237,15 +236,15 @@ def test_a_worker_that_dies_is_an_error_and_no_hang(tmp_path: Path, monkeypatch:
 def test_signals_to_a_worker_change_nothing(tmp_path: Path, name: str) -> None:
     reading = loader(tmp_path, [(8, 8)] * 8, Transform("none", 0, 0, flip=False), num_threads=2)
     batches = reading.epoch(1)
-    next(batches), next(batches)  # both workers have begun
+    next(batches), next(batches)  # both workers have started
     for worker in multiprocessing.active_children():
-        # From outside: the parent's own SIGTERM is how it ends a worker.
+        # From another process: a SIGTERM from the parent ends a worker.
         subprocess.run(["kill", "-s", name.removeprefix("SIG"), str(worker.pid)], check=True)
     assert len(list(batches)) == 2
     assert len(list(reading.epoch(2))) == 4
 
 
-def test_a_limit_takes_the_first(tmp_path: Path) -> None:
+def test_a_limit_keeps_the_first_samples(tmp_path: Path) -> None:
     limited = loader(tmp_path, [(8, 8)] * 4, Transform("none", 0, 0, flip=False), shuffle=False, limit=3)
     assert len(limited) == 3
     assert list(chain(*(batch.index.tolist() for batch in limited.epoch(0)))) == [0, 1, 2]
@@ -296,8 +295,8 @@ def test_a_single_folder(tmp_path: Path) -> None:
     assert (sample.A.shape, sample.B, sample.path_A) == ((1, 6, 9), None, paths[1])
 
 
-@pytest.mark.parametrize("mode", [mode for mode in DATASETS.names() if mode != "latent"])
-def test_every_data_set_hands_out_what_models_expect(mode: str, data: dict[str, Path]) -> None:
+@pytest.mark.parametrize("mode", [mode for mode in DATASETS.names() if DATASETS.get(mode).trains])
+def test_samples_of_a_data_set_are_as_models_expect(mode: str, data: dict[str, Path]) -> None:
     argv = ["--dataset_mode", mode, "--dataroot", str(data[mode]), "--model", "pix2pix", "--input_nc", "1"]
     argv += ["--load_size", "28", "--crop_size", "24", "--num_threads", "0", "--batch_size", "2"]
     options = parse(TrainOptions, argv, MODELS, DATASETS)
@@ -305,9 +304,11 @@ def test_every_data_set_hands_out_what_models_expect(mode: str, data: dict[str, 
     assert len(dataset) >= 3
     for index in range(len(dataset)):
         sample, again = dataset[3, index], dataset[3, index]
-        assert sample.index == index and Path(sample.path_A).exists() and Path(sample.path_B).exists()
-        channels = 3 if mode in ("colorization", "style") else 1  # these stay in RGB
-        assert (sample.A.dtype, sample.A.shape) == (torch.uint8, (channels, 24, 24))
+        assert sample.index == index
+        if DATASETS.get(mode).layout:
+            assert Path(sample.path_A).exists() and Path(sample.path_B).exists()
+        assert sample.A.dtype == torch.uint8 and sample.A.shape[0] in (1, 3)
+        assert sample.A.shape[1:] == (24, 24)
         assert torch.equal(sample.A, again.A)
         if sample.B is not None:
             assert (sample.B.dtype, sample.B.shape) == (torch.uint8, (3, 24, 24))
@@ -315,3 +316,30 @@ def test_every_data_set_hands_out_what_models_expect(mode: str, data: dict[str, 
     assert any(not torch.equal(dataset[1, i].A, dataset[2, i].A) for i in range(len(dataset)))
     limited = parse(TrainOptions, [*argv, "--max_dataset_size", "1"], MODELS, DATASETS)
     assert len(DATASETS.get(mode).from_options(limited)) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "channels"),
+    [
+        *((mode, 1) for mode in ("aligned", "images", "single", "template", "unaligned")),
+        *((mode, 3) for mode in ("colorization", "style")),  # the model computes grey from RGB
+    ],
+)
+def test_input_nc_1_is_a_grey_input(mode: str, channels: int, data: dict[str, Path]) -> None:
+    argv = ["--dataset_mode", mode, "--dataroot", str(data[mode]), "--model", "pix2pix", "--input_nc", "1"]
+    options = parse(TrainOptions, argv, MODELS, DATASETS)
+    assert DATASETS.get(mode).from_options(options)[1, 0].A.shape[0] == channels
+
+
+@pytest.mark.parametrize("mode", DATASETS.names())
+def test_what_a_data_set_declares_agrees(mode: str, tmp_path: Path) -> None:
+    chosen = DATASETS.get(mode)
+    chosen.make_example(tmp_path)
+    assert bool(list(tmp_path.rglob("*.png"))) == bool(chosen.layout)
+    argv = ["--dataset_mode", mode, "--dataroot", str(tmp_path), "--model", "pix2pix", "--num_threads", "0"]
+    if not chosen.trains:
+        with pytest.raises(UserError, match=f"--dataset_mode {mode} is for test.py only"):
+            create_loader(parse(TrainOptions, argv, MODELS, DATASETS), torch.device("cpu"))
+    options = parse(TestOptions, argv, MODELS, DATASETS)
+    batch = next(create_loader(options, torch.device("cpu")).epoch(0))
+    assert (batch.B is not None) or not chosen.paired or mode == "colorization"

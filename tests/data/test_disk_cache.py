@@ -1,4 +1,4 @@
-"""Images kept in a file: for later runs and for several at once, and never those that are not whole."""
+"""Images cached in a file, for later runs and several at once; damaged entries are never used."""
 
 import errno
 import multiprocessing
@@ -19,18 +19,18 @@ from util.errors import UserError
 
 SIDE = 16
 SIZE = 3 * SIDE * SIDE + HEADER.size
-"""Bytes that an image takes."""
+"""Bytes of an image."""
 
 Make = Callable[[], tuple[Tensor, ...]]
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """The files that images are made of, which nobody reads here."""
-    found = [tmp_path / f"{i}.png" for i in range(4)]
-    for path in found:
+    """The files that images are made from; their content is not read here."""
+    paths = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in paths:
         path.write_bytes(b"image")
-    return found
+    return paths
 
 
 def level(value: int) -> Make:
@@ -38,7 +38,7 @@ def level(value: int) -> Make:
 
 
 def not_made() -> tuple[Tensor, ...]:
-    raise AssertionError("made anew")
+    raise AssertionError("made again")
 
 
 def fill(folder: Path, files: list[Path]) -> DiskCache:
@@ -49,9 +49,9 @@ def fill(folder: Path, files: list[Path]) -> DiskCache:
 
 
 def values(cache: DiskCache, files: list[Path], make: Make = not_made) -> list[int]:
-    found = [cache.get(str(path), "", make)[0] for path in files]
-    assert all((image == image[0, 0, 0]).all() for image in found)
-    return [int(image[0, 0, 0]) for image in found]
+    images = [cache.get(str(path), "", make)[0] for path in files]
+    assert all((image == image[0, 0, 0]).all() for image in images)
+    return [int(image[0, 0, 0]) for image in images]
 
 
 def test_another_process_makes_nothing(tmp_path: Path, files: list[Path]) -> None:
@@ -61,7 +61,7 @@ def test_another_process_makes_nothing(tmp_path: Path, files: list[Path]) -> Non
         "from pathlib import Path\n"
         "from data.disk_cache import DiskCache\n"
         f"cache = DiskCache(Path('cache'), {100 * SIZE})\n"
-        "print([int(cache.get(f'{i}.png', '', lambda: sys.exit('made anew'))[0].sum()) for i in range(4)])\n"
+        "print([int(cache.get(f'{i}.png', '', lambda: sys.exit('made again'))[0].sum()) for i in range(4)])\n"
     )
     argv = [sys.executable, "-c", program, str(ROOT)]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path)  # and by relative paths
@@ -69,7 +69,7 @@ def test_another_process_makes_nothing(tmp_path: Path, files: list[Path]) -> Non
     assert done.stdout.strip() == str([3 * SIDE * SIDE * value for value in range(4)])
 
 
-def test_a_source_that_has_changed_is_made_anew_by_later_runs(tmp_path: Path, files: list[Path]) -> None:
+def test_a_changed_file_is_read_again_by_later_runs(tmp_path: Path, files: list[Path]) -> None:
     folder = tmp_path / "cache"
     fill(folder, files)
     files[1].write_bytes(b"another image")
@@ -85,7 +85,7 @@ def add_many(folder: Path, source: str, first: int) -> None:
         cache.get(source, str(number), level(number))
 
 
-def test_processes_that_add_at_once_lose_nothing(tmp_path: Path, files: list[Path]) -> None:
+def test_processes_that_add_entries_at_once_lose_none(tmp_path: Path, files: list[Path]) -> None:
     folder, source = tmp_path / "cache", str(files[0])
     context = multiprocessing.get_context("fork")
     arguments = [(folder, source, first) for first in (0, 30, 60)]
@@ -103,7 +103,7 @@ def test_processes_that_add_at_once_lose_nothing(tmp_path: Path, files: list[Pat
 
 
 @pytest.mark.parametrize("place", [HEADER.size + 5, 0, 17], ids=["pixel", "key", "shape"])
-def test_an_entry_that_is_not_whole_is_not_used(tmp_path: Path, files: list[Path], place: int) -> None:
+def test_a_damaged_entry_is_not_used(tmp_path: Path, files: list[Path], place: int) -> None:
     folder = tmp_path / "cache"
     fill(folder, files)
     with (folder / FILE_NAME).open("r+b") as file:  # the second of four entries
@@ -116,7 +116,7 @@ def test_an_entry_that_is_not_whole_is_not_used(tmp_path: Path, files: list[Path
 
 
 @pytest.mark.parametrize("damage", ["zeros", "truncated", "version", "end"])
-def test_a_file_that_cannot_be_followed_is_replaced(
+def test_a_damaged_file_is_replaced(
     tmp_path: Path, files: list[Path], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "cache"
@@ -132,39 +132,39 @@ def test_a_file_that_cannot_be_followed_is_replaced(
     (folder / "damaged").write_bytes(content)
     (folder / "damaged").replace(folder / FILE_NAME)
     cache = DiskCache(folder, 100 * SIZE)
-    assert "it is made anew" in caplog.text
+    assert "replaced by a new file" in caplog.text
     assert values(cache, files, level(7)) == [7] * 4
     assert values(DiskCache(folder, 100 * SIZE), files) == [7] * 4
-    assert values(old, files) == [0, 1, 2, 3]  # a run that has the old file open keeps it
+    assert values(old, files) == [0, 1, 2, 3]  # a run with the old file open keeps it
 
 
-def test_what_is_no_cache_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_cache_stays_unchanged(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"a photo")
-    with pytest.raises(UserError, match=r"is no cache of images.*--cache_dir"):
+    with pytest.raises(UserError, match=r"is not a cache of images.*--cache_dir"):
         DiskCache(tmp_path, SIZE)
     assert (tmp_path / FILE_NAME).read_bytes() == b"a photo"
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"--cache_dir .*file: images cannot be kept there"):
+    with pytest.raises(UserError, match=r"--cache_dir .*file: cannot store images"):
         DiskCache(tmp_path / "file", SIZE)
     with pytest.raises(UserError, match=r"holds files of 1e\+10 GB \(--cache_limit\)"):
         DiskCache(tmp_path, 10**19)
 
 
-def test_a_full_disk_is_said_once_and_costs_no_image(
+def test_a_full_disk_is_reported_once_and_loses_no_image(
     tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "cache"
     cache, write = fill(folder, files[:2]), os.pwrite
 
-    def some_room(file: int, content: bytes, offset: int) -> int:
+    def limited_write(file: int, content: bytes, offset: int) -> int:
         if len(content) < 500:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(file, content[:500], offset)
 
-    monkeypatch.setattr(os, "pwrite", some_room)
+    monkeypatch.setattr(os, "pwrite", limited_write)
     for _ in range(2):
         assert values(cache, files[2:], level(6)) == [6, 6]
     assert len(caplog.messages) == 1 and "No space left on device" in caplog.text

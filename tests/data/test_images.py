@@ -1,4 +1,4 @@
-"""Images with and without classes: folders, IDX files, and what is wrong with them."""
+"""Images with and without classes: folders, IDX files, damaged files."""
 
 import gzip
 from pathlib import Path
@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data import DATASETS, collate, create_loader
+from data import DATASETS, create_loader
 from data.base_dataset import Sample
 from data.images_dataset import ImagesDataset, find_image_set
 from data.latent_dataset import LatentDataset
+from data.loader import collate
 from models import MODELS
 from options.parse import parse
 from options.test_options import TestOptions
@@ -69,7 +70,7 @@ def test_idx_files_are_read_as_they_are(packed: bool, tmp_path: Path) -> None:
 
 def test_the_idx_file_of_the_phase_is_preferred(tmp_path: Path) -> None:
     write_idx(tmp_path, "t10k", shift=100)
-    assert sample(dataset(tmp_path), 0).A[0, 0, 0] == 100  # the only one there is
+    assert sample(dataset(tmp_path), 0).A[0, 0, 0] == 100  # the only file
     write_idx(tmp_path, "train")
     assert sample(dataset(tmp_path), 0).A[0, 0, 0] == 0
     assert sample(dataset(tmp_path, "--phase", "test"), 0).A[0, 0, 0] == 100
@@ -96,13 +97,13 @@ def test_one_folder_has_no_classes(tmp_path: Path) -> None:
     assert sample(dataset(tmp_path), 0).label is None
     with pytest.raises(UserError, match=r"--num_classes 1: the images in .* have 0 classes"):
         dataset(tmp_path, "--num_classes", "1")
-    with pytest.raises(UserError, match="--direction BtoA"):
+    with pytest.raises(UserError, match="--direction BtoA: --dataset_mode images supports only"):
         dataset(tmp_path, "--direction", "BtoA")
     with pytest.raises(UserError, match="absent: there is no such folder"):
         dataset(tmp_path / "absent")
 
 
-def test_the_label_of_a_bad_image_goes_with_it(tmp_path: Path) -> None:
+def test_a_replaced_image_has_its_own_label(tmp_path: Path) -> None:
     for name, level in (("a/1.png", 10), ("b/1.png", 20)):
         image(tmp_path / name, level)
     (tmp_path / "a" / "1.png").write_bytes(b"nothing")
@@ -114,7 +115,7 @@ def test_the_label_of_a_bad_image_goes_with_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x00\x00\x08\x01" + bytes(12), "begins with the number 2051; this one begins with 2049"),
+        (b"\x00\x00\x08\x01" + bytes(12), "begins with the number 2051; this file begins with 2049"),
         (b"\x00\x00\x0d\x03" + bytes(12), "begins with 3331"),
         (b"", "begins with 0"),
         (idx(PIXELS)[:-1], "its header names 3 x 4 x 5 = 60 bytes, and 59 follow"),
@@ -154,7 +155,7 @@ def test_mnist() -> None:
     assert found.labels is not None and list(found.labels[:5]) == [7, 2, 1, 0, 4]
 
 
-def test_labels_travel_in_batches() -> None:
+def test_batches_have_labels() -> None:
     A = torch.zeros(1, 2, 2, dtype=torch.uint8)
     [batch] = collate([Sample(i, A, None, "p", "p", label=3 - i) for i in range(2)]).batches
     assert batch.label is not None and batch.to(torch.device("cpu")).label is not None
@@ -162,7 +163,7 @@ def test_labels_travel_in_batches() -> None:
     assert collate([Sample(0, A, None, "p", "p")]).batches[0].label is None
 
 
-def test_places_for_generated_images_need_no_files() -> None:
+def test_samples_of_generated_images_need_no_files() -> None:
     argv = ["--model", "dcgan", "--num_samples", "5", "--num_classes", "2", "--num_threads", "0"]
     options = parse(TestOptions, [*argv, "--batch_size", "3"], MODELS, DATASETS)
     assert options.run.dataroot == ""

@@ -1,4 +1,4 @@
-"""Folders with files of every kind, as users have them: checked, trained on, tested."""
+"""Folders with files of every kind: checked, trained on, tested."""
 
 import os
 import re
@@ -9,21 +9,23 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datasets import check_pictures
+from tests.support.commands import load_command
 from tests.support.environment import ODD, ONE_THREAD, ROOT, Command, needs_odd
+
+check_pictures = load_command("datasets/check_pictures.py")
 
 MODEL = "--model pix2pix --dataset_mode template --gpu_ids -1 --netG unet_64 --ngf 8 --ndf 8 --crop_size 64"
 TRAIN = f"{MODEL} --load_size 72 --n_epochs 1 --n_epochs_decay 1 --print_freq 1000"
 
 
 def mixed_folder(folder: Path) -> Path:
-    """Five good images, three bad ones, and what does not count."""
+    """Write five good images, three bad ones, and files that are ignored."""
     (folder / ".cache").mkdir(parents=True)
     for i in range(5):
         Image.new("RGB", (80, 70 + i), (40 * i, 0, 0)).save(folder / f"{i}.png")
     Image.new("RGB", (9, 9)).save(folder / ".cache" / "thumb.png")
     for name in ("0a.png", "1a.jpg", "9.tif", ".hidden.png", "notes.txt", "Thumbs.db"):
-        (folder / name).write_bytes(b"nothing to see")
+        (folder / name).write_bytes(b"not an image")
     return folder
 
 
@@ -36,9 +38,7 @@ def peak_of(argv: list[str]) -> int:
     return usage.ru_maxrss // 1024
 
 
-def test_bad_images_are_passed_over_in_training_and_left_out_in_testing(
-    command: Command, tmp_path: Path
-) -> None:
+def test_bad_images_are_replaced_in_training_and_skipped_in_testing(command: Command, tmp_path: Path) -> None:
     mixed_folder(tmp_path / "data" / "train")
     common = ["--dataroot", tmp_path / "data", "--name", "run", *TRAIN.split()]
     output = command("train.py", *common, "--num_threads", 2).stdout
@@ -52,7 +52,7 @@ def test_bad_images_are_passed_over_in_training_and_left_out_in_testing(
     arguments = ["--dataroot", tmp_path / "data", "--name", "run", *MODEL.split(), "--phase", "train"]
     for batch_size in (1, 3):
         output = command("test.py", *arguments, "--batch_size", batch_size).stdout
-        assert output.count("it is left out") == 3 and "5 images: " in output
+        assert output.count(": skipped") == 3 and "5 images: " in output
         results = tmp_path / "results" / "run" / "train_latest"
         page = (results / "index.html").read_text()
         assert re.findall(r"<h2>(\w+)</h2>", page) == ["0", "1", "2", "3", "4"]
@@ -60,11 +60,11 @@ def test_bad_images_are_passed_over_in_training_and_left_out_in_testing(
     assert "0a.png" in command("test.py", *arguments, "--bad_images", "error", status=2).stderr
 
 
-def test_a_folder_with_bad_images_alone_is_an_error(command: Command, tmp_path: Path) -> None:
+def test_a_folder_of_bad_images_is_an_error(command: Command, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
     for name in ("a.png", "b.png"):
-        (folder / name).write_bytes(b"nothing to see")
+        (folder / name).write_bytes(b"not an image")
     common = ["--dataroot", tmp_path / "data", "--name", "run", *TRAIN.split()]
     assert "None of these 2 images can be used" in command("train.py", *common, status=2).stderr
 
@@ -103,6 +103,6 @@ def test_all_odd_files_run_through_training_and_testing(command: Command, tmp_pa
     bad -= {"Thumbs.db", "pngtest_bad.png.bin"}  # not named like images
     arguments = ["--dataroot", tmp_path / "all", *MODEL.split(), "--phase", "train"]
     output = command("test.py", "--name", "all", *arguments, "--num_threads", 2).stdout
-    named = re.findall(r"/([^/\n]+): cannot be read as an image .*: it is left out", output)
+    named = re.findall(r"/([^/\n]+): cannot be read as an image .*: skipped", output)
     assert sorted(named) == sorted(bad)
     assert f"{len(list((ODD / 'valid').iterdir()))} images: " in output

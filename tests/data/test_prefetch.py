@@ -1,4 +1,4 @@
-"""Batches on their way to the device: all of them, in order, one ahead, with errors in their places."""
+"""Batches copied to the device one ahead: complete, in order, with errors in their places."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,7 +18,7 @@ from training.progress import Progress
 from util.errors import UserError
 
 
-def begin_noting(events: list[str]) -> Callable[[int], Callable[[], int]]:
+def recorded_begin(events: list[str]) -> Callable[[int], Callable[[], int]]:
     def begin(item: int) -> Callable[[], int]:
         events.append(f"begin {item}")
         return lambda: item
@@ -27,41 +27,41 @@ def begin_noting(events: list[str]) -> Callable[[int], Callable[[], int]]:
 
 
 @pytest.mark.parametrize("count", range(4))
-def test_all_come_in_order_and_the_next_has_begun(count: int) -> None:
+def test_items_come_in_order_and_the_next_has_begun(count: int) -> None:
     events: list[str] = []
-    for item in one_ahead(range(count), begin_noting(events)):
+    for item in one_ahead(range(count), recorded_begin(events)):
         events.append(f"use {item}")
     assert [event for event in events if "use" in event] == [f"use {i}" for i in range(count)]
     for i in range(count - 1):
         assert events.index(f"begin {i + 1}") < events.index(f"use {i}")
-        assert f"begin {i + 2}" not in events[: events.index(f"use {i}")]  # and no more than one ahead
+        assert f"begin {i + 2}" not in events[: events.index(f"use {i}")]  # no more than one ahead
 
 
-def test_an_error_comes_after_what_was_before_it() -> None:
+def test_an_error_comes_after_the_items_before_it() -> None:
     def three_good() -> Iterator[int]:
         yield from range(3)
         raise UserError("the fourth")
 
-    found: list[int] = []
+    items: list[int] = []
     with pytest.raises(UserError, match="the fourth"):
-        for item in one_ahead(three_good(), begin_noting([])):
-            found.append(item)
-    assert found == [0, 1, 2]
+        for item in one_ahead(three_good(), recorded_begin([])):
+            items.append(item)
+    assert items == [0, 1, 2]
 
     def fails_at_1(item: int) -> Callable[[], int]:
         if item == 1:
             raise RuntimeError("out of memory")
         return lambda: item
 
-    found.clear()
+    items.clear()
     with pytest.raises(RuntimeError, match="out of memory"):
         for item in one_ahead(range(3), fails_at_1):
-            found.append(item)
-    assert found == [0]
+            items.append(item)
+    assert items == [0]
 
 
-def test_a_gpu_copies_when_earlier_steps_are_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the copy might get memory that a step which has only been launched is still to read."""
+def test_a_copy_to_the_gpu_waits_for_launched_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the copy might get memory that a launched step has yet to read."""
     events: list[str] = []
 
     class Stream:
@@ -90,19 +90,19 @@ def test_a_gpu_copies_when_earlier_steps_are_through(monkeypatch: pytest.MonkeyP
     assert events == ["the copies wait for the steps", "copy", "the steps wait for the copy"]
 
 
-def test_on_a_cpu_it_is_the_batch_in_floats(pairs: Path) -> None:
+def test_on_a_cpu_batches_are_converted_only(pairs: Path) -> None:
     argv = ["--dataroot", str(pairs), "--model", "pix2pix", "--load_size", "36", "--crop_size", "32"]
     options = parse(TrainOptions, [*argv, "--num_threads", "0", "--gpu_ids", "-1"], MODELS, DATASETS)
     cpu, loader = torch.device("cpu"), create_loader(options, torch.device("cpu"))
-    found = list(on_device(loader.epoch(1), cpu, torch.float64))
-    for batch, plain in zip(found, loader.epoch(1), strict=True):
+    batches = list(on_device(loader.epoch(1), cpu, torch.float64))
+    for batch, plain in zip(batches, loader.epoch(1), strict=True):
         expected = plain.to(cpu, torch.float64)
         assert batch.paths_A == plain.paths_A and batch.A.dtype == torch.float64
         assert torch.equal(batch.A, expected.A) and torch.equal(batch.pair()[1], expected.pair()[1])
 
 
-def test_what_is_ahead_does_not_count_as_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading fails at the third batch before the second is trained on: it is, then all is saved."""
+def test_a_prefetched_batch_does_not_count_as_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the third batch fails before the second is trained on: it is trained on, then all is saved."""
 
     class Broken:
         def epoch(self, number: int, start: int) -> Iterator[int]:
@@ -114,7 +114,7 @@ def test_what_is_ahead_does_not_count_as_trained_on(monkeypatch: pytest.MonkeyPa
 
     saved: list[int] = []
     progress, model = Progress(epoch=1), Model()
-    monkeypatch.setattr(training, "on_device", lambda batches, *_: one_ahead(batches, begin_noting([])))
+    monkeypatch.setattr(training, "on_device", lambda batches, *_: one_ahead(batches, recorded_begin([])))
     monkeypatch.setattr(training.Run, "save", lambda run, *_: saved.append(run.progress.position))
     rest: list[Any] = [None] * 3
     run = training.Run(None, Broken(), [], model, None, progress, *rest[:2])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Folders packed into tar files: the same files, names, samples and weights as from the folder."""
+"""Shards: the same files, names, samples and weights as from the folder."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.support.shards import dataset, pack
 from util.errors import UserError
 from util.shards import Member, expand_braces
 
-MODES = [mode for mode in DATASETS.names() if mode != "latent"]
+MODES = [mode for mode in DATASETS.names() if DATASETS.get(mode).layout]
 
 
 def members_of(shard: Path) -> list[tarfile.TarInfo]:
@@ -32,14 +32,14 @@ def assert_equal(one: BaseDataset, other: BaseDataset, roots: tuple[object, obje
         a: Any = one[key]
         b: Any = other[key]
         assert torch.equal(a.A, b.A) and (a.B is None or torch.equal(a.B, b.B))
-        assert (a.label, len(a.passed_over)) == (b.label, len(b.passed_over))
+        assert (a.label, len(a.replaced)) == (b.label, len(b.replaced))
         for path, packed in ((a.path_A, b.path_A), (a.path_B, b.path_B)):
             assert isinstance(packed, Member) and not isinstance(path, Member)
             assert os.path.relpath(path, roots[0]) == os.path.relpath(packed, roots[1])
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_data_set_is_the_same_from_shards(mode: str, data: dict[str, Path], tmp_path: Path) -> None:
+def test_a_data_set_is_the_same_from_shards(mode: str, data: dict[str, Path], tmp_path: Path) -> None:
     shards = pack(data[mode], tmp_path / "shards", mode, "--per_shard", "2")
     assert_equal(dataset(data[mode], mode), dataset(shards, mode), (data[mode], shards))
     limited = ["--max_dataset_size", "3", "--serial_batches"]
@@ -60,7 +60,7 @@ def test_pairs_of_two_folders_and_bad_images(data: dict[str, Path], tmp_path: Pa
     shards = pack(tmp_path, tmp_path / "shards", "aligned", "--per_shard", "2")
     assert_equal(dataset(tmp_path, "aligned"), dataset(shards, "aligned"), (tmp_path, shards))
     one: Any = dataset(shards, "aligned")[1, 1]
-    assert "000000.tar): cannot be read as an image (unknown format)" in str(one.passed_over[0])
+    assert "000000.tar): cannot be read as an image (unknown format)" in str(one.replaced[0])
     alone = dataset(shards, "aligned", "--bad_images", "error")[1, 1]
     assert "trainA" in str(alone.error)  # type: ignore[union-attr]
 
@@ -71,7 +71,7 @@ ODD_NAMES = [
 ]
 
 
-def test_files_go_in_byte_for_byte_under_any_name(tmp_path: Path) -> None:
+def test_files_of_any_name_are_packed_byte_for_byte(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     names = [*ODD_NAMES, os.fsdecode(b"latin-\xe9.png")]
     for number, name in enumerate(names):
@@ -88,7 +88,7 @@ def test_files_go_in_byte_for_byte_under_any_name(tmp_path: Path) -> None:
     assert [member.name.split(".")[0] for member in members] == [f"{i:09d}" for i in range(len(names))]
     index = json.loads((shards / "index.json").read_text())
     files = [file for shard in index["shards"] for file in shard["files"]]
-    assert [(each.name, each.offset_data, each.size) for each in members] == [
+    assert [(member.name, member.offset_data, member.size) for member in members] == [
         (file["member"], file["offset"], file["size"]) for file in files
     ]
 
@@ -124,7 +124,7 @@ def test_braces() -> None:
             expand_braces(wrong)
 
 
-def test_shards_that_do_not_belong_to_their_index(data: dict[str, Path], tmp_path: Path) -> None:
+def test_shards_that_differ_from_their_index_are_refused(data: dict[str, Path], tmp_path: Path) -> None:
     shards = pack(data["aligned"], tmp_path / "shards", "aligned", "--per_shard", "2")
     first, second = shards / "train-000000.tar", shards / "train-000001.tar"
     with pytest.raises(UserError, match=r"bytes, but .* by its index"):
@@ -134,7 +134,7 @@ def test_shards_that_do_not_belong_to_their_index(data: dict[str, Path], tmp_pat
     with pytest.raises(UserError, match=r"train-000001\.tar: there is no such shard"):
         dataset(shards, "aligned")
     assert len(dataset(first, "aligned")) == 2
-    with pytest.raises(UserError, match="does not know this shard"):
+    with pytest.raises(UserError, match="this shard is not in the index"):
         dataset(first.rename(shards / "other.tar"), "aligned")
     (shards / "index.json").write_text("{}")
     with pytest.raises(UserError, match="not an index of shards"):
@@ -144,7 +144,7 @@ def test_shards_that_do_not_belong_to_their_index(data: dict[str, Path], tmp_pat
         dataset(shards / "other.tar", "aligned")
 
 
-def test_what_cannot_be_packed(data: dict[str, Path], tmp_path: Path) -> None:
+def test_folders_that_cannot_be_packed_are_refused(data: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         pack(tmp_path / "absent", tmp_path / "out", "single")
     with pytest.raises(UserError, match="neither a folder nowhere"):
@@ -156,10 +156,14 @@ def test_what_cannot_be_packed(data: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not empty"):
         pack(data["aligned"], tmp_path / "full", "aligned")
     for wrong in (["--per_shard", "0"], ["--shard_size", "-1"], ["--per_shard", "1", "--shard_size", "1"]):
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserError, match="--per_shard"):
             pack(data["aligned"], tmp_path / "out", "aligned", *wrong)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="--phase: --dataset_mode single packs the whole folder"):
         pack(data["single"], tmp_path / "out", "single", "--phase", "train")
+    with pytest.raises(UserError, match="--dataset_mode latent: cannot be packed; choices: aligned, "):
+        pack(data["single"], tmp_path / "out", "latent")
+    with pytest.raises(UserError, match="did you mean aligned"):
+        pack(data["aligned"], tmp_path / "out", "alined")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""Shards read as streams: every sample once an epoch, in an order that a resumed run finds again."""
+"""Streams: every sample once per epoch, in an order that a resumed run continues."""
 
 import sys
 import threading
@@ -74,7 +74,7 @@ def loader(
     argv += ["--load_size", "12", "--crop_size", "8", "--num_threads", str(workers), "--batch_size", "4"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(distributed, "rank", lambda: rank)
-        patch.setattr(distributed, "size", lambda: world_size)
+        patch.setattr(distributed, "world_size", lambda: world_size)
         options = parse(TrainOptions, [*argv, *flags], MODELS, DATASETS)
         return create_loader(options, torch.device("cpu"))
 
@@ -154,21 +154,23 @@ def test_ranks_make_the_same_number_of_steps(shards: dict[str, Path]) -> None:
             streamed = loader(by_pipe(shards["aligned"]), "aligned", *flags, rank=rank, world_size=2)
             assert [len(batch) for batch in streamed.epoch(1)] == expected
             assert [len(batch) for batch in streamed.epoch(1, 4)] == expected[1:]
-    with pytest.raises(UserError, match="1 samples are too few for 2 processes"):
+    with pytest.raises(UserError, match="1 samples are too few for 2 ranks"):
         loader(by_pipe(shards["aligned"]), "aligned", "--max_dataset_size", "1", world_size=2)
 
 
 @pytest.mark.parametrize("mode", ["aligned", "single", "colorization"])
-def test_a_sample_is_that_of_the_folder(mode: str, folders: dict[str, Path], shards: dict[str, Path]) -> None:
+def test_a_sample_is_the_same_as_from_the_folder(
+    mode: str, folders: dict[str, Path], shards: dict[str, Path]
+) -> None:
     plain = loader(str(folders[mode]), mode)
     for streamed in (loader(by_pipe(shards[mode]), mode), loader(by_pipe(shards[mode]), mode, workers=3)):
-        expected, found = (sorted(content(list(each.epoch(2)))) for each in (plain, streamed))
-        assert [sample[:3] for sample in found] == [sample[:3] for sample in expected]
-        assert [Path(sample[3]).name for sample in found] == [Path(sample[3]).name for sample in expected]
+        expected, samples = (sorted(content(list(source.epoch(2)))) for source in (plain, streamed))
+        assert [sample[:3] for sample in samples] == [sample[:3] for sample in expected]
+        assert [Path(sample[3]).name for sample in samples] == [Path(sample[3]).name for sample in expected]
 
 
-def test_images_that_do_not_belong_together(shards: dict[str, Path]) -> None:
-    """The smaller side goes round beside the larger one, whichever that is."""
+def test_unpaired_images(shards: dict[str, Path]) -> None:
+    """The smaller side is repeated beside the larger one, whichever that is."""
     for flags in ([], ["--direction", "BtoA"]):
         samples = content(list(loader(by_pipe(shards["unaligned"]), "unaligned", *flags).epoch(1)))
         larger, smaller = (4, 3) if flags else (3, 4)
@@ -181,7 +183,7 @@ def test_images_that_do_not_belong_together(shards: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("mode", ["aligned", "unaligned"])
 @pytest.mark.parametrize("flags", [[], ["--serial_batches"]])
-def test_a_stream_goes_on_in_mid_epoch(
+def test_a_stream_continues_in_mid_epoch(
     mode: str, flags: list[str], shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_order, "LANES", 2)
@@ -209,26 +211,26 @@ def test_skipped_shards_are_not_opened(shards: dict[str, Path], monkeypatch: pyt
 
 
 @pytest.mark.parametrize("bad", [[0, 5, 6], [22], [20, 21, 22]])
-def test_the_next_good_sample_takes_the_place_of_a_bad_one(
+def test_the_next_good_sample_replaces_a_bad_one(
     bad: list[int], folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
     for path in (folders["single"]).iterdir():
         broken = int(path.stem) in bad
-        (folder / path.name).write_bytes(b"nothing to see" if broken else path.read_bytes())
+        (folder / path.name).write_bytes(b"not an image" if broken else path.read_bytes())
     dataroot = by_pipe(pack(tmp_path / "data", tmp_path / "shards", "aligned", "--per_shard", "4"))
     serial = loader(dataroot, "aligned", "--serial_batches")
     samples = content(list(serial.epoch(1)))
     good = [i for i in range(23) if i not in bad]
-    expected = [next((each for each in good if each >= i), good[-1]) for i in range(23)]
+    expected = [next((number for number in good if number >= i), good[-1]) for i in range(23)]
     assert [(i, int(Path(name).stem)) for i, *_, name in samples] == list(enumerate(expected))
     assert content(list(serial.epoch(1, 20))) == samples[20:]
     with pytest.raises(UserError, match="cannot be read as an image"):
         list(loader(dataroot, "aligned", "--bad_images", "error").epoch(1))
 
 
-def test_streams_that_break_off(shards: dict[str, Path], tmp_path: Path, server: str) -> None:
+def test_damaged_streams_are_named(shards: dict[str, Path], tmp_path: Path, server: str) -> None:
     copied = tmp_path / "copied"
     copied.mkdir()
     for path in shards["aligned"].iterdir():
@@ -236,7 +238,7 @@ def test_streams_that_break_off(shards: dict[str, Path], tmp_path: Path, server:
     dataroot, first = by_pipe(copied), copied / "train-000000.tar"
     for damage, message in (
         (first.read_bytes()[:3000], "000000.tar"),
-        (first.read_bytes()[:1024] + bytes(1024), "is not in it as its index says"),
+        (first.read_bytes()[:1024] + bytes(1024), "differs from the index"),
         (None, "000000.tar: cannot be read"),
     ):
         first.unlink() if damage is None else first.write_bytes(damage)
@@ -253,11 +255,13 @@ def test_streams_that_break_off(shards: dict[str, Path], tmp_path: Path, server:
             loader(wrong, "aligned")
 
 
-def test_what_cannot_be_had_with_a_stream(shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_that_a_stream_does_not_support(
+    shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     aligned = by_pipe(shards["aligned"])
     with pytest.raises(UserError, match="--cache ram"):
         loader(aligned, "aligned", "--cache", "ram")
-    with pytest.raises(UserError, match="--batch_size 4: 3 processes"):
+    with pytest.raises(UserError, match="--batch_size 4: 3 ranks"):
         loader(aligned, "aligned", world_size=3)
     with pytest.raises(UserError, match="cannot be read from a stream"):
         loader(by_pipe(shards["unaligned"]), "style")

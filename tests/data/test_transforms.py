@@ -1,4 +1,4 @@
-"""How images are scaled, cropped and flipped."""
+"""Scaling, cropping and flipping."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ SIZES = [(512, 256), (321, 481), (481, 321), (100, 700), (37, 50), (286, 100), (
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("grey", [False, True])
-def test_torch_scales_as_pillow_does_in_the_same_order(size: tuple[int, int], grey: bool) -> None:
+def test_torch_scales_like_pillow_in_the_same_order(size: tuple[int, int], grey: bool) -> None:
     pixels = numpy_rng("scaled", *size).integers(
         0, 256, (size[1] // 3 + 1, size[0] // 3 + 1, 3), dtype=np.uint8
     )
@@ -66,7 +66,7 @@ def test_torch_scales_as_pillow_does_in_the_same_order(size: tuple[int, int], gr
     assert difference.abs().max() <= 2
 
 
-def test_exact_scaling_is_pillows(tmp_path: Path) -> None:
+def test_exact_scaling_equals_pillow(tmp_path: Path) -> None:
     source = Image.open(image(tmp_path / "1.png", 50, 70))
     exact = Transform("scale_width", 64, 48, flip=False, exact=True).scale(source, grey=False)
     expected = np.array(source.resize((64, 89), Image.Resampling.BICUBIC))
@@ -86,7 +86,7 @@ def test_a_crop_larger_than_the_image_is_refused() -> None:
 @pytest.mark.parametrize("preprocess", ["none", "crop"])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("grey", [False, True])
-def test_an_applied_image_is_contiguous_and_its_own_however_the_scaled_one_lies(
+def test_apply_returns_a_contiguous_copy_whatever_the_memory_format(
     preprocess: str, flip: bool, grey: bool, tmp_path: Path
 ) -> None:
     transform, decision = Transform(preprocess, 0, 5, flip=True), Decision(2, 1, flip)

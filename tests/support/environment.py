@@ -1,4 +1,4 @@
-"""Paths, environment and flags that tests share."""
+"""Paths and environment variables of tests."""
 
 import os
 import subprocess
@@ -11,15 +11,15 @@ ROOT = Path(__file__).parents[2]
 
 
 GOLDEN = ROOT.parent / "shared" / "golden"
-"""Numbers that junyanz/pytorch-CycleGAN-and-pix2pix computes; tests that compare with them skip without."""
+"""Reference numbers from junyanz/pytorch-CycleGAN-and-pix2pix; tests that need them are skipped without."""
 
 
 ODD = ROOT.parent / "shared" / "data" / "odd"
-"""Image files of every kind, good and broken; tests that use them skip without."""
+"""Image files of every kind, good and broken; tests that need them are skipped without."""
 
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-"""The tests' nets are tiny: more threads would only wait for each other."""
+"""The networks of tests are tiny: more threads would only wait for each other."""
 
 
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no reference numbers at hand")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from data import DATASETS, collate
+from data import DATASETS
 from data.base_dataset import BaseDataset
+from data.loader import collate
 from models import MODELS
 from models.base_model import BaseModel
 from options.parse import parse, save
