@@ -26,6 +26,7 @@ from training.progress import FirstSteps, Stopwatch
 from training.run import Run, start
 from training.run_lock import RunLock
 from training.schedules import LearningRate
+from training.trainer import Trainer
 from training.validation import Validation
 from util import distributed
 from util.device import prepare_device, processes_to_launch
@@ -52,6 +53,7 @@ def main(argv: list[str]) -> int:
         device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
         loader = create_loader(options, device)
         model = create_model(options, device)
+        trainer = Trainer(model, options)
         log.info("%d training images; %s on %s", len(loader), options.run.model, device)
         log.info("Random numbers: --seed %d", options.run.seed)
         if distributed.world_size() > 1:
@@ -66,12 +68,12 @@ def main(argv: list[str]) -> int:
 
         with RunLock(options.run_folder) as lock:
             learning_rate = LearningRate.from_options(options.optimization)
-            progress = start(options, model, learning_rate, len(loader), validation)
+            progress = start(options, trainer, learning_rate, len(loader), validation)
             if distributed.rank() == 0:
                 save(options)
             writes = distributed.rank() == 0
             logger = create_logger(options, progress) if writes else Logger(options.run_folder, [])
-            run = Run(options, loader, samples, model, learning_rate, progress, logger, lock, validation)
+            run = Run(options, loader, samples, trainer, learning_rate, progress, logger, lock, validation)
             if train(run, stop):
                 logger.close()
                 log.info("Done: %s", options.run_folder)
@@ -98,7 +100,7 @@ def train(run: Run, stop: StopSignals) -> bool:
     with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=quiet) as bar:
         while progress.epoch <= last and not run.is_over():
             epoch, began = progress.epoch, time.monotonic()
-            run.model.set_learning_rate(rate.factor(epoch))
+            run.trainer.set_learning_rate(rate.factor(epoch))
             bar.set_description(f"epoch {epoch} / {last}")
 
             for batch in watch.waiting(run.batches()):

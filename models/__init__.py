@@ -11,7 +11,6 @@ from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.errors import UserError
 from util.registry import Registry
-from util.seeding import seed_for
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +18,7 @@ MODELS: Registry[BaseModel] = Registry("models", "model", "--model", BaseModel) 
 
 
 def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
-    """Return the chosen model with initial weights, on `device`.
+    """Return the model that ``--model`` names, with initial weights on `device`.
 
     Raises:
         UserError: it cannot train, or its networks cannot take images of the size that the options ask for.
@@ -27,12 +26,7 @@ def create_model(options: CommandOptions, device: torch.device) -> BaseModel:
     chosen = MODELS.get(options.run.model)
     if isinstance(options, TrainOptions) and not chosen.trains:
         raise UserError(f"--model {options.run.model} is for test.py alone; train with another model")
-    torch.manual_seed(seed_for("initial weights", options.run.seed))
-    model = chosen.from_options(options, device)
-    model.set_precision(options.run.precision)
-    model.set_speed(options)
-    if isinstance(options, TrainOptions):
-        model.prepare_training(options)
+    model = chosen(options, device)
     if "crop" in options.data.preprocess:
         check_crop_size(model.nets.values(), options.data.crop_size)
     if isinstance(options, TestOptions) and options.results.tile:

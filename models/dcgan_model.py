@@ -2,28 +2,26 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from models.base_model import BaseModel
+from models.base_model import BaseModel, Update
 from models.dcgan_networks import DcganDiscriminator, DcganGenerator, check_side
-from models.networks import allow_only, init_network
-from models.objectives.gan import Objective
+from models.networks import init_network
 from models.objectives.losses import total
 from options.base_options import CommandOptions
-from options.option import SameAs, option
+from options.option import Fixed, SameAs, option
 from options.train_options import TrainOptions
-from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import torch_rng
 
+OWN_NETWORKS = "it has its own networks, for --crop_size"
+
 GRID = 8
 """Images in a row, and rows, of an overview."""
-
-VANILLA = Objective("vanilla")
 
 
 @dataclass(frozen=True)
@@ -34,14 +32,10 @@ class DcganOptions:
 
 
 class DcganModel(BaseModel):
-    """G makes images of noise; D tells them from real ones.
-
-    Args:
-        G: maps noise, and classes if it has them, to images.
-        D: discriminator of images, and of their classes if it has them; None for testing.
-    """
+    """G makes images from noise, and of a class if there are classes; D tells them from real ones."""
 
     Options = DcganOptions
+    options: DcganOptions
     defaults: ClassVar[Mapping[str, object]] = {
         "dataset_mode": "images",
         "load_size": SameAs("crop_size"),
@@ -50,69 +44,48 @@ class DcganModel(BaseModel):
         "no_flip": True,
         "norm": "batch",
         "gan_mode": "vanilla",
+    }
+    fixed: ClassVar[Mapping[str, object]] = {
         "pool_size": 0,
+        "netG": Fixed("resnet_9blocks", OWN_NETWORKS),
+        "netD": Fixed("basic", OWN_NETWORKS),
+        "padding": Fixed("reflect", OWN_NETWORKS),
+        "no_dropout": Fixed(False, OWN_NETWORKS),
+        "attention": "none",
+        "output_nc": Fixed(3, "the images have the channels of --input_nc"),
     }
     example_flags = ("--netG", "resnet_9blocks")
     test_defaults: ClassVar[Mapping[str, object]] = {"dataset_mode": "latent"}
     architecture = ("crop_size",)
     watched_losses = ("G_GAN",)
 
-    def __init__(
-        self,
-        G: DcganGenerator,
-        D: DcganDiscriminator | None = None,
-        *,
-        make_optimizer: MakeOptimizer | None = None,
-        objective: Objective = VANILLA,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ):
-        super().__init__(
-            {"G": G} if D is None else {"G": G, "D": D}, torch.device(device), dtype, seed, objective
-        )
-        self.G = G
-        if make_optimizer:
-            self.optimizers = {
-                name: make_optimizer(name, net.parameters()) for name, net in self.nets.items()
-            }
-
-    @classmethod
-    def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
-        network, run, size = options.network, options.run, options.data.crop_size
+    def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         check_flags(options)
+        network, size, nc = options.network, options.data.crop_size, options.network.input_nc
         classes = getattr(options.dataset, "num_classes", 0)
         shape = (network.ngf, network.norm, classes, network.upsample)
-        G = init_network(DcganGenerator(size, options.model.nz, network.input_nc, *shape), network, "G")
+        self.G = init_network(DcganGenerator(size, self.options.nz, nc, *shape), network, "G")
         if not isinstance(options, TrainOptions):
-            return cls(G, device=device, dtype=run.dtype, seed=run.seed)
-        D = DcganDiscriminator(size, network.input_nc, network.ndf, network.norm, classes)
-        return cls(
-            G,
-            init_network(D, network, "D"),
-            make_optimizer=adam(options.optimization),
-            objective=Objective.from_options(options.adversarial, network),
-            device=device,
-            dtype=run.dtype,
-            seed=run.seed,
-        )
+            return {"G": self.G}
+        D = DcganDiscriminator(size, nc, network.ndf, network.norm, classes)
+        return {"G": self.G, "D": init_network(D, network, "D")}
 
-    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def draws(self, count: int, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         z = torch.randn(count, self.G.nz, generator=generator)
-        return {"z": z, **self.objective.draws(("D",), count, generator, self.iteration)}
+        return {"z": z, **super().draws(count, iteration, generator)}
 
-    def train_step(self, batch: Batch) -> Step:
+    def train_step(self, batch: Batch, update: Update) -> Step:
         real, D, classes = batch.A, self.nets["D"], self.classes(batch)
         # Fakes are of the classes of the real images.
         fake = self.G(batch.draws["z"].to(self.dtype), *classes)
 
         # D: tell real images from made ones
         d = self.objective.discriminator(D, real, fake, batch.draws, *classes)
-        self.minimize("D", total(d))
+        update("D", total(d))
 
         # G: fool D
         g = {"G_GAN": self.objective.generator(D, fake, batch.draws, *classes)}
-        self.minimize("G", total(g))
+        update("G", total(g))
         losses = g | {f"D_{name}": loss for name, loss in d.items()}
         return Step(losses, visuals={"real": real, "fake": fake})
 
@@ -176,17 +149,10 @@ def grid(images: Tensor) -> Tensor:
 
 
 def check_flags(options: CommandOptions) -> None:
-    """Raise a `UserError` for what this model's networks do not have."""
-    own = "dcgan has networks of its own, for --crop_size"
-    allow_only(own, options.network, netG="resnet_9blocks", netD="basic", padding="reflect", no_dropout=False)
-    allow_only("dcgan's networks have no self-attention", options.network, attention="none")
-    allow_only("dcgan's images have the channels of --input_nc", options.network, output_nc=3)
+    """Raise a `UserError` for sizes that this model's networks do not have."""
     check_side(options.data.crop_size)
-    if isinstance(options, TrainOptions):
-        if "crop" not in options.data.preprocess:
-            raise UserError(
-                f"--preprocess {options.data.preprocess}: dcgan learns from images of one size;"
-                " take resize_and_crop, crop or scale_width_and_crop"
-            )
-        if pool_size := options.adversarial.pool_size:
-            raise UserError(f"--pool_size {pool_size}: dcgan keeps no earlier fakes; use --pool_size 0")
+    if isinstance(options, TrainOptions) and "crop" not in options.data.preprocess:
+        raise UserError(
+            f"--preprocess {options.data.preprocess}: dcgan trains on images of one size;"
+            " use resize_and_crop, crop or scale_width_and_crop"
+        )

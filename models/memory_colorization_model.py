@@ -4,14 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base_model import BaseModel
+from models.base_model import BaseModel, Update
 from models.colorization.memory import (
     AGE_NOISE,
     PALETTE,
@@ -21,14 +21,12 @@ from models.colorization.memory import (
     encode_names,
 )
 from models.colorization.networks import ColorDiscriminator, ColorUnet
-from models.networks import allow_only, init_network
+from models.networks import init_network
 from models.objectives.backbones import Fingerprint, load_resnet18, normalise_for_imagenet
-from models.objectives.gan import Objective
 from models.objectives.losses import total
-from options.base_options import COLOR_METRICS, CommandOptions, NetworkOptions
+from options.base_options import COLOR_METRICS, CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
-from training.optimizers import MakeOptimizer, adam
 from util import distributed
 from util.batch import Batch, Step, normalise
 from util.color import AB_BINS, AB_SCALE, from_L_ab, rgb_to_lab, soft_encode, to_L_ab
@@ -39,7 +37,6 @@ from util.seeding import torch_rng
 BACKBONE_SIZE = 224
 THRESHOLDS = {"dist": 0.7, "palette": 10.0}
 VALUE_SIZES = {"dist": len(AB_BINS), "palette": 3 * PALETTE}
-VANILLA = Objective("vanilla")
 
 
 @dataclass(frozen=True)
@@ -92,120 +89,71 @@ class MemoryColorizationModel(BaseModel):
     """M finds the colours of the training image most like a grey one; G colours it so; D judges the result.
 
     G learns with each photo's own colours and is tested with those that M finds.
-
-    Args:
-        G: maps (L, colour feature) to ab.
-        M: the memory.
-        backbone: maps normalised images to (N, 512) features, frozen.
-        D: judges (L and ab, colour feature); None for testing or without an adversarial loss.
-        color_feature: ``dist`` or ``palette``.
-        given: the colour feature to use in testing, (1, K), instead of `color_from`.
     """
 
     Options = MemoryColorizationOptions
+    options: MemoryColorizationOptions
     defaults: ClassVar[Mapping[str, object]] = {
         "dataset_mode": "colorization",
         "metrics": COLOR_METRICS,
         "netG": "unet_256",
         "gan_mode": "vanilla",
+    }
+    fixed: ClassVar[Mapping[str, object]] = {
         "pool_size": 0,
+        "norm": "instance",
+        "attention": "none",
+        "upsample": "deconv",
+        "netD": "basic",
     }
     example_flags = ("--resnet_weights", "random")
     watched_losses = ("G_L1",)
+    given: Tensor | None = None
+    """The colour feature that ``--reference`` or ``--palette`` names, (1, K)."""
 
-    def __init__(
-        self,
-        G: nn.Module,
-        M: ColorMemory,
-        backbone: nn.Module,
-        D: nn.Module | None = None,
-        *,
-        make_optimizer: MakeOptimizer | None = None,
-        objective: Objective = VANILLA,
-        color_feature: str = "dist",
-        margin: float = 0.1,
-        lambda_GAN: float = 1.0,
-        lambda_L1: float = 100.0,
-        top_memory: int = 1,
-        color_from: str = "memory",
-        given: Tensor | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ):
-        nets = {"G": G, "M": M} if D is None else {"G": G, "D": D, "M": M}
-        super().__init__(nets, torch.device(device), dtype, seed, objective)
-        self.memory, self.backbone = M, backbone.to(self.device, dtype)
-        self.margin = margin
-        self.color_feature = {"dist": color_distribution, "palette": color_palette}[color_feature]
-        self.lambda_GAN, self.lambda_L1 = lambda_GAN, lambda_L1
-        self.top_memory, self.color_from, self.given = top_memory, color_from, given
-        if make_optimizer:
-            self.optimizers = {
-                name: make_optimizer(name, net.parameters()) for name, net in self.nets.items()
-            }
-
-    @classmethod
-    def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
-        network, run, own = options.network, options.run, options.model
-        check_network_flags(options)
-        backbone = load_resnet18(own.resnet_weights)
-        value_size, threshold = VALUE_SIZES[own.color_feature], THRESHOLDS[own.color_feature]
-        if isinstance(options, TrainOptions):
-            threshold = own.memory_threshold or threshold
-        fingerprint = Fingerprint(backbone, "resnet_weights")
-        memory = ColorMemory(own.memory_size, value_size, threshold, fingerprint=fingerprint)
+    def build(self, options: CommandOptions) -> dict[str, nn.Module]:
+        network, own, training = options.network, self.options, isinstance(options, TrainOptions)
+        if not network.netG.startswith("unet_"):
+            raise UserError(f"--netG {network.netG}: memory_colorization needs a U-Net, such as unet_128")
+        self.color_feature = {"dist": color_distribution, "palette": color_palette}[own.color_feature]
+        self.backbone = load_resnet18(own.resnet_weights).to(self.device, self.dtype)
+        value_size = VALUE_SIZES[own.color_feature]
+        threshold = own.memory_threshold or THRESHOLDS[own.color_feature]
+        fingerprint = Fingerprint(self.backbone, "resnet_weights")
+        self.memory = ColorMemory(own.memory_size, value_size, threshold, fingerprint=fingerprint)
         num_downs = int(network.netG.removeprefix("unet_")).bit_length() - 1
         G = ColorUnet(1, 2, num_downs, network.ngf, value_size, dropout=not network.no_dropout)
-        common = {
-            "color_feature": own.color_feature,
-            "device": device,
-            "dtype": run.dtype,
-            "seed": run.seed,
-        }
-        init_network(memory, network, "M")
-        if not isinstance(options, TrainOptions):
-            given = given_colors(own.reference, own.palette, own.color_feature)
-            shown = {"top_memory": own.top_memory, "color_from": own.color_from, "given": given}
-            return cls(init_network(G, network, "G"), memory, backbone, **shown, **common)
-        D = ColorDiscriminator(3, network.ndf, value_size) if own.lambda_GAN else None
-        return cls(
-            init_network(G, network, "G"),
-            memory,
-            backbone,
-            init_network(D, network, "D") if D else None,
-            make_optimizer=adam(options.optimization),
-            objective=Objective.from_options(options.adversarial, network),
-            margin=own.memory_margin,
-            lambda_GAN=own.lambda_GAN,
-            lambda_L1=own.lambda_L1,
-            **common,
-        )
+        D = ColorDiscriminator(3, network.ndf, value_size) if training and own.lambda_GAN else None
+        nets: dict[str, nn.Module | None] = {"G": G, "D": D, "M": self.memory}
+        for name in ("M", "G", "D"):  # the order of released runs, on which initial weights depend
+            if net := nets[name]:
+                init_network(net, network, name)
+        if not training:
+            self.given = given_colors(own.reference, own.palette, own.color_feature)
+        return {name: net for name, net in nets.items() if net is not None}
 
-    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def draws(self, count: int, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         noise = torch.rand(count, len(self.memory.ages), generator=generator, dtype=torch.float64)
-        return {
-            "age_noise": (2 * noise - 1) * AGE_NOISE,
-            **self.objective.draws(("D",), count, generator, self.iteration),
-        }
+        age_noise = (2 * noise - 1) * AGE_NOISE
+        return {"age_noise": age_noise, **super().draws(count, iteration, generator)}
 
     def facts(self, batch: Batch) -> dict[str, Tensor]:
         names = encode_names([Path(path).name for path in batch.paths_A])
         return {"index": batch.index, "names": names}
 
-    def train_step(self, batch: Batch) -> Step:
+    def train_step(self, batch: Batch, update: Update) -> Step:
         L, ab = to_L_ab(batch.A)
         G, D, M, draws = self.nets["G"], self.nets.get("D"), self.memory, batch.draws
         colors = self.color_feature(torch.cat([(L + 1) * 50, ab * AB_SCALE], 1))
 
         # M: queries shall find images of the same colours; then remember these
         features = self.spatial_features(L)
-        m = {"M_triplet": M.triplet_loss(M(features), colors, self.margin)}
-        self.minimize("M", m["M_triplet"])
+        m = {"M_triplet": M.triplet_loss(M(features), colors, self.options.memory_margin)}
+        update("M", m["M_triplet"])
         with torch.no_grad():
             queries = M(features)
         seen = queries, colors, draws["index"], draws["names"], draws["age_noise"].to(L.dtype)
-        M.update(*(distributed.all_gather_rows(each, batch.global_size) for each in seen))
+        M.update(*(distributed.all_gather_rows(rows, batch.global_size) for rows in seen))
 
         fake = G(L, colors)
         d, g = {}, {}
@@ -213,12 +161,12 @@ class MemoryColorizationModel(BaseModel):
         if D is not None:
             real_pair, fake_pair = torch.cat([L, ab], 1), torch.cat([L, fake], 1)
             d = self.objective.discriminator(D, real_pair, fake_pair, draws, colors)
-            self.minimize("D", total(d) / 2)
-            g["G_GAN"] = self.lambda_GAN * self.objective.generator(D, fake_pair, draws, colors)
+            update("D", total(d) / 2)
+            g["G_GAN"] = self.options.lambda_GAN * self.objective.generator(D, fake_pair, draws, colors)
 
         # G: fool D, stay near the photo's ab
-        g["G_L1"] = self.lambda_L1 * F.smooth_l1_loss(fake, ab)
-        self.minimize("G", total(g))
+        g["G_L1"] = self.options.lambda_L1 * F.smooth_l1_loss(fake, ab)
+        update("G", total(g))
         losses = g | {f"D_{name}": loss for name, loss in d.items()} | m
         return Step(losses, visuals={"real_A": L, "real_B_rgb": batch.A})
 
@@ -235,14 +183,14 @@ class MemoryColorizationModel(BaseModel):
         """Return the colour features to use for each image, the best first: (N, count, K)."""
         if self.given is not None:
             return self.given.to(L).expand(len(batch), 1, -1)
-        if self.color_from == "own":
+        if self.options.color_from == "own":
             return self.color_feature(rgb_to_lab((batch.A.expand(-1, 3, -1, -1) + 1) / 2))[:, None]
         return self.memory.values[self.slots(batch, L)]
 
     def slots(self, batch: Batch, L: Tensor) -> Tensor:
         """Return the slots whose colours are used for each image, (N, count)."""
-        if self.color_from == "memory":
-            return self.memory.fetch(self.memory(self.spatial_features(L)), self.top_memory)
+        if self.options.color_from == "memory":
+            return self.memory.fetch(self.memory(self.spatial_features(L)), self.options.top_memory)
         filled = (self.memory.sources >= 0).nonzero().flatten()
         chosen = [
             int(torch.randint(len(filled), (), generator=torch_rng("slot", self.seed, index)))
@@ -252,10 +200,10 @@ class MemoryColorizationModel(BaseModel):
 
     @torch.no_grad()
     def captions(self, batch: Batch) -> list[dict[str, str]]:
-        if self.given is not None or self.color_from == "own":
+        if self.given is not None or self.options.color_from == "own":
             return super().captions(batch)
         found = self.slots(batch, to_L_ab(batch.A)[0]).tolist()
-        labels = ["fake_B_rgb", *(f"fake_B_rgb_{rank}" for rank in range(2, self.top_memory + 1))]
+        labels = ["fake_B_rgb", *(f"fake_B_rgb_{rank}" for rank in range(2, self.options.top_memory + 1))]
         return [
             {
                 label: f"{label}: colours of {self.memory.name_of(slot)}"
@@ -271,17 +219,6 @@ class MemoryColorizationModel(BaseModel):
         size = (BACKBONE_SIZE, BACKBONE_SIZE)
         scaled = F.interpolate(grey, size, mode="bilinear", antialias=True, align_corners=False)
         return self.backbone(normalise_for_imagenet(scaled))
-
-
-def check_network_flags(options: CommandOptions) -> None:
-    """Raise a `UserError` for architectures that this model's networks do not have."""
-    network: NetworkOptions = options.network
-    if not network.netG.startswith("unet_"):
-        raise UserError(f"--netG {network.netG}: memory_colorization has U-Nets alone, such as unet_128")
-    if isinstance(options, TrainOptions) and options.adversarial.pool_size:
-        raise UserError("--pool_size: memory_colorization keeps no earlier fakes; use --pool_size 0")
-    reason = "memory_colorization has networks of its own"
-    allow_only(reason, network, norm="instance", attention="none", upsample="deconv", netD="basic")
 
 
 def given_colors(reference: str, palette: str, color_feature: str) -> Tensor | None:

@@ -6,19 +6,18 @@ One style or a set of styles: Johnson et al. 2016 with a PatchGAN; arbitrary sty
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from models.base_model import BaseModel
+from models.base_model import BaseModel, Update
 from models.layers.generator import Generator
+from models.layers.running_mean import RunningMean
 from models.networks import allow_only, build_discriminator, build_generator, init_network
 from models.objectives.backbones import Fingerprint, empty_vgg, load_vgg
-from models.objectives.gan import Objective
 from models.objectives.losses import feature_loss, grams, moments, moments_loss, total, total_variation
 from models.objectives.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
-from models.style.gram import MeanGrams
 from models.style.networks import (
     DEEPEST,
     ENCODER_LAYERS,
@@ -30,13 +29,11 @@ from models.style.reference import ReferenceStyle
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
-from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import torch_rng
 
-SCALES = {"fixed": STYLE_SCALE, "set": STYLE_SCALE, "adain": 10.0}
-VANILLA = Objective("vanilla")
+STYLE_SCALES = {"fixed": STYLE_SCALE, "set": STYLE_SCALE, "adain": 10.0}
 
 
 @dataclass(frozen=True)
@@ -94,110 +91,51 @@ class StyleTransferOptions:
     )
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """The weights of the generator's losses."""
-
-    content: float = 1.0
-    style: float = 1.0
-    adv: float = 1.0
-    tv: float = 0.0
-
-
 class StyleTransferModel(BaseModel):
-    """G gives photos another style: content near the photo's, style near the style's, D taking it for one.
-
-    Args:
-        G: maps photos, with `nz` channels of noise beside them, to images; for ``adain`` an
-            `AdainGenerator`.
-        D: tells images of the style from G's; None for testing or without an adversarial loss.
-        features: VGG at the layers that the losses compare; None for testing.
-        mode: ``fixed``, ``set`` or ``adain``.
-        alpha: how far ``adain`` goes from the photo's moments to the style's.
-        given: a style to use in testing instead of the data set's.
-    """
+    """G gives photos another style: content near the photo's, style near the style's, D judges the style."""
 
     Options = StyleTransferOptions
+    options: StyleTransferOptions
     defaults: ClassVar[Mapping[str, object]] = {
         "dataset_mode": "style",
         "no_dropout": True,
         "init_type": "kaiming",  # adain's decoder has no norms that would enlarge small signals
         "gan_mode": "vanilla",
-        "pool_size": 0,
     }
+    fixed: ClassVar[Mapping[str, object]] = {"pool_size": 0, "input_nc": 3, "output_nc": 3}
     example_flags = ("--vgg_weights", "random", "--style_mode", "set")
     watched_losses = ("G_content", "G_style")
+    given: ReferenceStyle | None = None
+    """The style that ``--style`` names."""
 
-    def __init__(
-        self,
-        G: nn.Module,
-        D: nn.Module | None = None,
-        *,
-        features: Features | None = None,
-        make_optimizer: MakeOptimizer | None = None,
-        objective: Objective = VANILLA,
-        weights: LossWeights = LossWeights(),
-        mode: str = "fixed",
-        nz: int = 0,
-        alpha: float = 1.0,
-        given: ReferenceStyle | None = None,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ):
-        nets = {"G": G} if D is None else {"G": G, "D": D}
-        super().__init__(nets, torch.device(device), dtype, seed, objective)
-        self.weights, self.mode, self.nz = weights, mode, nz
-        self.alpha, self.given = torch.tensor(alpha, dtype=dtype, device=self.device), given
-        self.features = features.to(self.device, dtype) if features else None
-        if self.features:
-            self.state["vgg"] = Fingerprint(self.features, "vgg_weights")
-        self.mean_grams = MeanGrams(self.device)
-        if mode == "set":
-            self.state["mean_grams"] = self.mean_grams
+    def build(self, options: CommandOptions) -> dict[str, nn.Module]:
+        network, own = options.network, self.options
         self._only_style = ""
-        if make_optimizer:
-            for name, net in self.nets.items():
-                trained = (parameter for parameter in net.parameters() if parameter.requires_grad)
-                self.optimizers[name] = make_optimizer(name, trained)
-
-    @classmethod
-    def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
-        network, run, own = options.network, options.run, options.model
-        allow_only("style_transfer goes from RGB to RGB", network, input_nc=3, output_nc=3)
-        common = {
-            "mode": own.style_mode,
-            "nz": own.nz,
-            "device": device,
-            "dtype": run.dtype,
-            "seed": run.seed,
-        }
-        G, features = build(options)
+        # The squared distance to the mean Gram matrices has on average the gradient of the distances to each
+        # style's, without its noise.
+        self.mean_grams = RunningMean(self.device)
+        G, features = build_networks(options)
+        nets: dict[str, nn.Module] = {"G": G}
+        if own.style_mode == "set":
+            self.state["mean_grams"] = self.mean_grams
         if not isinstance(options, TrainOptions):
-            given = ReferenceStyle.from_files(own.style, own.style_weights, options.data.crop_size)
-            return cls(G, alpha=own.alpha, given=given, **common)
-        if pool_size := options.adversarial.pool_size:
-            raise UserError(f"--pool_size {pool_size}: style_transfer keeps no earlier fakes; say 0")
-        scale = SCALES[own.style_mode]
-        return cls(
-            G,
-            build_discriminator(network, 3) if own.lambda_adv else None,
-            features=features,
-            make_optimizer=adam(options.optimization),
-            objective=Objective.from_options(options.adversarial, network),
-            weights=LossWeights(own.lambda_content, scale * own.lambda_style, own.lambda_adv, own.lambda_tv),
-            **common,
-        )
+            self.given = ReferenceStyle.from_files(own.style, own.style_weights, options.data.crop_size)
+            return nets
+        if own.lambda_adv:
+            nets["D"] = build_discriminator(network, 3)
+        assert features is not None
+        self.features = features.to(self.device, self.dtype)
+        self.state["vgg"] = Fingerprint(self.features, "vgg_weights")
+        return nets
 
-    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        alpha = self.objective.draws(("D",), count, generator, self.iteration)
-        return {"z": torch.randn(count, self.nz, 1, 1, generator=generator), **alpha}
+    def draws(self, count: int, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
+        draws = super().draws(count, iteration, generator)
+        return {"z": torch.randn(count, self.options.nz, 1, 1, generator=generator), **draws}
 
-    def train_step(self, batch: Batch) -> Step:
+    def train_step(self, batch: Batch, update: Update) -> Step:
         content, style = batch.pair()
-        G, D, weights = self.nets["G"], self.nets.get("D"), self.weights
-        assert self.features is not None
-        adain = self.mode == "adain"
+        G, D, weights = self.nets["G"], self.nets.get("D"), self.options
+        adain = weights.style_mode == "adain"
         with torch.no_grad():
             styles = self.features(style, ENCODER_LAYERS if adain else STYLE_LAYERS)
             wanted = self.features(content, (DEEPEST,) if adain else CONTENT_LAYERS)
@@ -212,39 +150,46 @@ class StyleTransferModel(BaseModel):
         # D: tell images of the style from stylised ones
         if D is not None:
             d = self.objective.discriminator(D, style, fake, batch.draws)
-            self.minimize("D", total(d) / 2)
-            g["G_GAN"] = weights.adv * self.objective.generator(D, fake, batch.draws)
+            update("D", total(d) / 2)
+            g["G_GAN"] = weights.lambda_adv * self.objective.generator(D, fake, batch.draws)
 
         # G: keep the content, take on the style, fool D
-        found = self.features(fake)
-        g["G_content"] = weights.content * feature_loss(found, wanted)
-        g["G_style"] = weights.style * self.style_distance(found, styles)
-        if weights.tv:
-            g["G_tv"] = weights.tv * total_variation(fake)
-        self.minimize("G", total(g))
+        features = self.features(fake)
+        g["G_content"] = weights.lambda_content * feature_loss(features, wanted)
+        scale = STYLE_SCALES[weights.style_mode] * weights.lambda_style
+        g["G_style"] = scale * self.style_distance(features, styles, batch)
+        if weights.lambda_tv:
+            g["G_tv"] = weights.lambda_tv * total_variation(fake)
+        update("G", total(g))
         losses = g | {f"D_{name}": loss for name, loss in d.items()}
         return Step(losses, visuals={"real_A": content, "fake_B": fake, "style": style})
 
-    def style_distance(self, found: Mapping[str, Tensor], styles: Mapping[str, Tensor]) -> Tensor:
-        """Return how far the features of results are from the styles'."""
-        if self.mode == "adain":
-            return moments_loss(found, styles)
-        ours, theirs = grams({layer: found[layer] for layer in styles}), grams(styles)
-        return feature_loss(ours, self.mean_grams.add(theirs) if self.mode == "set" else theirs)
+    def style_distance(
+        self, features: Mapping[str, Tensor], styles: Mapping[str, Tensor], batch: Batch
+    ) -> Tensor:
+        """Return the distance of the results' features from the styles', 0-d."""
+        if self.options.style_mode == "adain":
+            return moments_loss(features, styles)
+        ours, theirs = grams({layer: features[layer] for layer in styles}), grams(styles)
+        if self.options.style_mode == "set":
+            means = {layer: gram.mean(0, keepdim=True) for layer, gram in theirs.items()}
+            theirs = self.mean_grams.update(means, batch)
+        return feature_loss(ours, theirs)
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         G = self.nets["G"]
-        if self.mode != "adain":
+        if self.options.style_mode != "adain":
             noise = [torch_rng("z", self.seed, index) for index in batch.index.tolist()]
-            z = torch.stack([torch.randn(self.nz, 1, 1, generator=generator) for generator in noise])
+            z = torch.stack([torch.randn(self.options.nz, 1, 1, generator=generator) for generator in noise])
             return {"real_A": batch.A, "fake_B": G(with_noise(batch.A, z))}
         assert isinstance(G, AdainGenerator)
+        alpha = torch.tensor(self.options.alpha, dtype=self.dtype, device=self.device)
         if self.given:
             moments = (part.expand(len(batch), -1, -1, -1) for part in self.given.moments(G, batch.A))
-            return {"real_A": batch.A, "fake_B": G(batch.A, *moments, self.alpha)}
+            return {"real_A": batch.A, "fake_B": G(batch.A, *moments, alpha)}
         if batch.B is None:
             raise UserError("--style: name images of styles, or put some into the folder B of the phase")
-        fake = G(batch.A, *G.moments_of(batch.B), self.alpha)
+        fake = G(batch.A, *G.moments_of(batch.B), alpha)
         return {"real_A": batch.A, "fake_B": fake, "style": batch.B}
 
     def captions(self, batch: Batch) -> list[dict[str, str]]:
@@ -254,7 +199,7 @@ class StyleTransferModel(BaseModel):
 
     def check_batch(self, batch: Batch) -> None:
         super().check_batch(batch)
-        if self.mode != "fixed":
+        if self.options.style_mode != "fixed":
             return
         for path in batch.paths_B:
             self._only_style = self._only_style or path
@@ -265,8 +210,8 @@ class StyleTransferModel(BaseModel):
                 )
 
 
-def build(options: CommandOptions) -> tuple[Generator, Features | None]:
-    """Return the generator, and VGG for the losses where they are needed."""
+def build_networks(options: CommandOptions) -> tuple[Generator, Features | None]:
+    """Return the generator, and VGG for the losses if it is needed."""
     network, own = options.network, options.model
     testing = not isinstance(options, TrainOptions)
     if own.style_mode != "adain":

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from models.base_model import BaseModel
+from models.base_model import BaseModel, Update
 from models.networks import build_generator
 from options.base_options import CommandOptions
 from options.option import option
@@ -26,27 +25,18 @@ class OneGeneratorOptions:
 
 
 class OneGeneratorModel(BaseModel):
-    """Shows what one trained generator makes of images; test.py's default model.
-
-    Args:
-        G: generator.
-        suffix: ends the name of its weights, ``net_G<suffix>``.
-    """
+    """Shows what one trained generator makes of images; test.py's default model."""
 
     Options = OneGeneratorOptions
+    options: OneGeneratorOptions
     defaults: ClassVar[Mapping[str, object]] = {"dataset_mode": "single"}
     trains = False
 
-    def __init__(self, G: nn.Module, suffix: str, device: torch.device, dtype: torch.dtype, seed: int):
-        super().__init__({f"G{suffix}": G}, device, dtype, seed)
+    def build(self, options: CommandOptions) -> dict[str, nn.Module]:
+        network, suffix = options.network, self.options.model_suffix
+        return {f"G{suffix}": build_generator(network, network.input_nc, network.output_nc)}
 
-    @classmethod
-    def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
-        network, run = options.network, options.run
-        G = build_generator(network, network.input_nc, network.output_nc)
-        return cls(G, options.model.model_suffix, device, run.dtype, run.seed)
-
-    def train_step(self, batch: Batch) -> Step:
+    def train_step(self, batch: Batch, update: Update) -> Step:
         raise NotImplementedError("the test model does not train")
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:

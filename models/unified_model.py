@@ -2,32 +2,28 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base_model import BaseModel
-from models.networks import allow_only, build_discriminator, init_network
+from models.base_model import BaseModel, Update
+from models.networks import build_discriminator, init_network
 from models.objectives.backbones import Fingerprint
-from models.objectives.gan import Objective
 from models.objectives.losses import feature_loss, grams, total
-from models.objectives.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, Features, load_features
+from models.objectives.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, load_features
 from models.style.networks import UnifiedGenerator, style_code
 from options.base_options import COLOR_METRICS, CommandOptions
 from options.option import option
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
-from training.optimizers import MakeOptimizer, adam
 from util.batch import Batch, Step
 from util.color import to_L_ab
 from util.errors import UserError
 
 TASKS = {"color": ("color",), "style": ("style",), "both": ("color", "style")}
-VANILLA = Objective("vanilla")
 
 
 @dataclass(frozen=True)
@@ -65,99 +61,48 @@ class UnifiedOptions:
     )
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """The weights of the generator's losses."""
-
-    pixel: float = 100.0
-    perceptual: float = 1.0
-    content: float = 1.0
-    style: float = 1.0
-    adv: float = 1.0
-
-
 class UnifiedModel(BaseModel):
     """G colours grey photos, and colours them in the style of an image; each task has a D of its own.
 
-    Args:
-        G: takes a grey photo and a style's code.
-        D: discriminators by task; none for testing or without adversarial losses.
-        tasks: ``color``, ``style`` or both; both are learned in the same step.
-        features: VGG at the layers that the losses compare; None for testing.
+    Both tasks are learned in the same step.
     """
 
     Options = UnifiedOptions
+    options: UnifiedOptions
     defaults: ClassVar[Mapping[str, object]] = {
         "dataset_mode": "style",
         "metrics": COLOR_METRICS,
-        "input_nc": 1,
         "norm": "batch",
         "batch_size": 4,
         "eval": True,
         "no_dropout": True,
         "gan_mode": "vanilla",
+    }
+    fixed: ClassVar[Mapping[str, object]] = {
+        "input_nc": 1,
+        "output_nc": 3,
+        "netG": "resnet_9blocks",
+        "upsample": "deconv",
+        "padding": "reflect",
         "pool_size": 0,
     }
     example_flags = ("--vgg_weights", "random", "--netG", "resnet_9blocks")
 
-    def __init__(
-        self,
-        G: UnifiedGenerator,
-        D: Mapping[str, torch.nn.Module],
-        *,
-        tasks: tuple[str, ...] = TASKS["both"],
-        features: Features | None = None,
-        make_optimizer: MakeOptimizer | None = None,
-        objective: Objective = VANILLA,
-        weights: LossWeights = LossWeights(),
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-    ):
-        nets = {"G": G, **{f"D_{task}": net for task, net in D.items()}}
-        super().__init__(nets, torch.device(device), dtype, seed, objective)
-        self.G, self.D, self.tasks = G, D, tasks
-        self.watched_losses = tuple({"color": "G_pixel", "style": "G_style"}[task] for task in tasks)
-        self.weights = weights
-        self.features = features.to(self.device, dtype) if features else None
-        if self.features:
-            self.state["vgg"] = Fingerprint(self.features, "vgg_weights")
-        if make_optimizer:
-            self.optimizers = {"G": make_optimizer("G", G.parameters())}
-            if D:
-                self.optimizers["D"] = make_optimizer("D", chain(*(net.parameters() for net in D.values())))
-
-    @classmethod
-    def from_options(cls, options: CommandOptions, device: torch.device) -> Self:
-        network, run, own = options.network, options.run, options.model
+    def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         check_flags(options)
-        G = init_network(UnifiedGenerator(network.ngf, network.norm), network, "G")
-        tasks = TASKS[own.task]
-        common: dict[str, Any] = {"tasks": tasks, "device": device, "dtype": run.dtype, "seed": run.seed}
-        if not isinstance(options, TrainOptions):
-            return cls(G, {}, **common)
-        D = {task: build_discriminator(network, 3) for task in tasks} if own.lambda_adv else {}
-        return cls(
-            G,
-            D,
-            features=load_features(own.vgg_weights),
-            make_optimizer=adam(options.optimization),
-            objective=Objective.from_options(options.adversarial, network),
-            weights=LossWeights(
-                own.lambda_pixel,
-                own.lambda_perceptual,
-                own.lambda_content,
-                own.lambda_style * STYLE_SCALE,
-                own.lambda_adv,
-            ),
-            **common,
-        )
+        network, own = options.network, self.options
+        self.tasks = TASKS[own.task]
+        self.watched_losses = tuple({"color": "G_pixel", "style": "G_style"}[task] for task in self.tasks)
+        self.G = init_network(UnifiedGenerator(network.ngf, network.norm), network, "G")
+        self.D: dict[str, nn.Module] = {}
+        if isinstance(options, TrainOptions):
+            if own.lambda_adv:
+                self.D = {task: build_discriminator(network, 3) for task in self.tasks}
+            self.features = load_features(own.vgg_weights).to(self.device, self.dtype)
+            self.state["vgg"] = Fingerprint(self.features, "vgg_weights")
+        return {"G": self.G, **{f"D_{task}": D for task, D in self.D.items()}}
 
-    def draws(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
-        names = [f"D_{task}" for task in self.tasks]
-        return self.objective.draws(names, count, generator, self.iteration)
-
-    def train_step(self, batch: Batch) -> Step:
+    def train_step(self, batch: Batch, update: Update) -> Step:
         photo, style = batch.pair()
         grey, _ = to_L_ab(photo)
         fakes = dict(zip(self.tasks, self.generate(grey, style), strict=True))
@@ -168,17 +113,17 @@ class UnifiedModel(BaseModel):
         # D of each task: tell photos from coloured ones, images of the style from stylised ones
         if self.D:
             for task, D in self.D.items():
-                found = self.objective.discriminator(
+                judged = self.objective.discriminator(
                     D, real[task], fakes[task], batch.draws, name=f"D_{task}"
                 )
-                d |= {f"D_{task}_{name}": loss for name, loss in found.items()}
-            self.minimize("D", total(d) / 2)
+                d |= {f"D_{task}_{name}": loss for name, loss in judged.items()}
+            update("D", total(d) / 2)
             for task, D in self.D.items():
                 loss = self.objective.generator(D, fakes[task], batch.draws, name=f"D_{task}")
-                g[f"G_GAN_{task}"] = self.weights.adv * loss
+                g[f"G_GAN_{task}"] = self.options.lambda_adv * loss
 
         # G: colours near the photo's, contents near the photo's in the style's manner, fool both
-        self.minimize("G", total(g := g | self.similarity_losses(photo, style, fakes)))
+        update("G", total(g := g | self.similarity_losses(photo, style, fakes)))
         named = {"fake_B_rgb": fakes.get("color"), "fake_style": fakes.get("style")}
         visuals = {name: fake for name, fake in named.items() if fake is not None}
         return Step(g | d, visuals={"real_A": grey, "real_B_rgb": photo, "style": style, **visuals})
@@ -200,20 +145,19 @@ class UnifiedModel(BaseModel):
         self, photo: Tensor, style: Tensor, fakes: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return how far the fakes are from what they should look like; VGG sees every image once."""
-        weights, features, losses = self.weights, self.features, {}
-        assert features is not None
+        weights, features, losses = self.options, self.features, {}
         with torch.no_grad():
             contents = features(photo, CONTENT_LAYERS)
             styles = grams(features(style, STYLE_LAYERS)) if "style" in fakes else {}
         if "color" in fakes:
-            losses["G_pixel"] = weights.pixel * F.l1_loss(fakes["color"], photo)
+            losses["G_pixel"] = weights.lambda_pixel * F.l1_loss(fakes["color"], photo)
             found = features(fakes["color"], CONTENT_LAYERS)
-            losses["G_perceptual"] = weights.perceptual * feature_loss(found, contents)
+            losses["G_perceptual"] = weights.lambda_perceptual * feature_loss(found, contents)
         if "style" in fakes:
             found = features(fakes["style"])
-            losses["G_content"] = weights.content * feature_loss(found, contents)
+            losses["G_content"] = weights.lambda_content * feature_loss(found, contents)
             ours = grams({layer: found[layer] for layer in STYLE_LAYERS})
-            losses["G_style"] = weights.style * feature_loss(ours, styles)
+            losses["G_style"] = weights.lambda_style * STYLE_SCALE * feature_loss(ours, styles)
         return losses
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
@@ -235,9 +179,6 @@ class UnifiedModel(BaseModel):
 def check_flags(options: CommandOptions) -> None:
     """Raise a `UserError` for flags that this model does not follow, or that make no sense for it."""
     network = options.network
-    allow_only("unified goes from grey to RGB", network, input_nc=1, output_nc=3)
-    own = {"netG": "resnet_9blocks", "upsample": "deconv", "padding": "reflect"}
-    allow_only("unified has a generator of its own", network, **own)
     if network.attention_depths("G"):
         raise UserError(
             f"--attention {network.attention}: unified's generator has none; add --attention_nets D"
@@ -255,7 +196,7 @@ def check_flags(options: CommandOptions) -> None:
 
 def check_training_flags(options: TrainOptions, reason: str) -> None:
     """Raise a `UserError` for flags with which this model cannot train."""
-    data, pool_size = options.data, options.adversarial.pool_size
+    data = options.data
     accumulate = options.optimization.accumulate
     if options.network.norm == "batch" and data.batch_size == accumulate:
         parts = f" --accumulate {accumulate}" if accumulate > 1 else ""
@@ -265,5 +206,3 @@ def check_training_flags(options: TrainOptions, reason: str) -> None:
         )
     if "crop" not in data.preprocess:
         raise UserError(f"--preprocess {data.preprocess}: unified trains on crops of one size")
-    if pool_size:
-        raise UserError(f"--pool_size {pool_size}: unified keeps no earlier fakes; say 0")

@@ -49,6 +49,12 @@ class Ours:
     def model(self) -> Any:
         return self._create_model(self.options, self.device)
 
+    @cached_property
+    def trainer(self) -> Any:
+        from training.trainer import Trainer
+
+        return Trainer(self.model, self.options)
+
     def epoch(self, number: int) -> Iterable[Any]:
         return self.loader.epoch(number)
 
@@ -84,7 +90,7 @@ class Ours:
         )
 
     def step(self, batch: Any) -> None:
-        self.latest, _ = self.model.step(batch.to(self.device, self.model.dtype))
+        self.latest, _ = self.trainer.step(batch.to(self.device, self.model.dtype))
 
     def losses(self) -> dict[str, float]:
         return {name: loss.item() for name, loss in self.latest.items()}

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from util import distributed
 
 
-class GradientSum:
+class GradientSync:
     """Sends the gradients of some parameters in a few messages, each as soon as it is complete.
 
     The backward pass reaches the last layers first, so messages hold the parameters from the last to the

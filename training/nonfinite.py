@@ -16,7 +16,7 @@ UPDATE = "update of "
 
 
 @dataclass(frozen=True)
-class Sickness:
+class NonFiniteReport:
     """What was not finite since the last look.
 
     Attributes:
@@ -34,7 +34,7 @@ class Sickness:
     fatal: bool
 
 
-class LossGuard:
+class NonFiniteGuard:
     """Decides on the device, for every update, whether it is made.
 
     Args:
@@ -82,7 +82,7 @@ class LossGuard:
         first.copy_(torch.where(bad & (first[0] == 0), record, first))
         return bad
 
-    def look(self) -> Sickness | None:
+    def pop_report(self) -> NonFiniteReport | None:
         """Return what was not finite since the last look, if anything was; this waits for the device."""
         steps, in_a_row = int(self._steps), int(self._in_a_row)
         if not steps:
@@ -92,7 +92,7 @@ class LossGuard:
         found = {name: value for name, value in zip(names, values, strict=True) if not isfinite(value)}
         for record in (*self._first.values(), self._steps):
             record.zero_()
-        return Sickness(
+        return NonFiniteReport(
             iteration=int(iteration),
             losses={name: value for name, value in found.items() if not name.startswith(UPDATE)},
             networks=[name.removeprefix(UPDATE) for name in found if name.startswith(UPDATE)],

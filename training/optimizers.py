@@ -1,6 +1,6 @@
-"""Optimizers: how they are made, their learning rates, and their state."""
+"""Optimizers: how they are made, their learning rates and their state."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,19 +9,28 @@ from torch.optim import Adam, Optimizer
 
 from options.train_options import OptimizationOptions
 
-MakeOptimizer = Callable[[str, Iterable[nn.Parameter]], Optimizer]
-"""Makes the optimizer of a name; its step honours ``found_inf``, as those of torch's fused ones do."""
+
+def make_optimizers(nets: Mapping[str, nn.Module], options: OptimizationOptions) -> dict[str, Optimizer]:
+    """Return an Adam optimizer for each kind of network: "G" for the networks G, G_A, G_B, ..., and so on.
+
+    Its step honours ``found_inf``, as those of torch's fused optimizers do.
+    """
+    kinds: dict[str, list[nn.Parameter]] = {}
+    for name, net in nets.items():
+        trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+        kinds.setdefault(name.split("_")[0], []).extend(trained)
+    rates = {"G": options.lr_G, "D": options.lr_D}
+    optimizers: dict[str, Optimizer] = {}
+    for kind, parameters in kinds.items():
+        lr = rates.get(kind) or options.lr
+        group = {"params": parameters, "initial_lr": lr}
+        optimizers[kind] = Adam([group], lr=lr, betas=(options.beta1, 0.999), fused=True)
+    return optimizers
 
 
-def adam(options: OptimizationOptions) -> MakeOptimizer:
-    """Return how to make the Adam optimizer that the options describe."""
-
-    def make_optimizer(name: str, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        lr = {"G": options.lr_G, "D": options.lr_D}.get(name) or options.lr
-        group = {"params": list(parameters), "initial_lr": lr}
-        return Adam([group], lr=lr, betas=(options.beta1, 0.999), fused=True)
-
-    return make_optimizer
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """Return the parameters that an optimizer updates."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def set_rates(optimizer: Optimizer, factor: float) -> None:
@@ -31,7 +40,7 @@ def set_rates(optimizer: Optimizer, factor: float) -> None:
 
 
 def rates(optimizers: Mapping[str, Optimizer], factor: float) -> dict[str, float]:
-    """Return every optimizer's learning rate by its name, given the factor; nothing is read from a device."""
+    """Return every optimizer's learning rate by name, given the factor, without reading from a device."""
     return {name: optimizer.param_groups[0]["initial_lr"] * factor for name, optimizer in optimizers.items()}
 
 
@@ -43,14 +52,14 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
 
 
 def make_capturable(optimizer: Optimizer, device: torch.device) -> None:
-    """Let an optimizer's steps be captured: learning rates become tensors, which can change afterwards."""
+    """Let the optimizer's steps be captured: learning rates become tensors, changed in place."""
     for group in optimizer.param_groups:
         group["capturable"] = device.type == "cuda"
         group["lr"] = torch.tensor(group["lr"], device=device)
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Take over a state_dict; initial learning rates and momentum stay this optimizer's."""
+    """Load a state_dict; initial learning rates and momentum stay this optimizer's."""
     own = optimizer.param_groups
     optimizer.load_state_dict(dict(state))
     for group, saved in zip(own, optimizer.param_groups, strict=True):

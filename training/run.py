@@ -1,4 +1,4 @@
-"""A training run: what it learns with, what it saves and shows, where it starts."""
+"""A training run: steps, logs, samples, validation and checkpoints; where it starts."""
 
 import logging
 import time
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from data import Loader
 from data.prefetch import on_device
-from models.base_model import BaseModel
 from options.train_options import TrainOptions
 from training.checkpoint import load_state, remove_old, save_checkpoint, set_aside
 from training.loggers.base import Logger, LossRecord, MetricRecord, cut_back
@@ -20,6 +19,7 @@ from training.optimizers import rates
 from training.progress import FirstSteps, Progress, Stopwatch
 from training.run_lock import RunLock
 from training.schedules import LearningRate
+from training.trainer import Trainer
 from training.validation import Validation
 from util import distributed
 from util.batch import Batch
@@ -33,18 +33,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """A training run: what it learns with, how far it is, and where it tells so.
+    """A training run: the trainer, the data, the progress, and where results go.
 
     Attributes:
         samples: the fixed images that the training page shows.
-        recent: the images of every step since `check`, by the model's iteration.
+        recent: the files of every step since `check`, by iteration.
         saved_at: when the latest state was saved, in seconds of `time.monotonic`.
     """
 
     options: TrainOptions
     loader: Loader
     samples: list[Batch]
-    model: BaseModel
+    trainer: Trainer
     learning_rate: LearningRate
     progress: Progress
     logger: Logger
@@ -54,31 +54,32 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
 
     def batches(self) -> Iterator[Batch]:
-        """Yield what is left of the epoch, on the device; if reading ends with an error, save first."""
+        """Yield the rest of the epoch's batches, on the device; if reading fails, save first."""
+        model = self.trainer.model
         try:
-            left = self.loader.epoch(self.progress.epoch, self.progress.position)
-            yield from on_device(left, self.model.device, self.model.dtype)
+            rest = self.loader.epoch(self.progress.epoch, self.progress.position)
+            yield from on_device(rest, model.device, model.dtype)
         except UserError:
-            if self.model.iteration and distributed.world_size() == 1:  # others may be in another step
+            if self.trainer.iteration and distributed.world_size() == 1:  # other ranks may be in another step
                 self.save("latest")
             raise
 
     def step(self, batch: Batch) -> Mapping[str, Tensor]:
         """Make one training step on a batch that is on the device; its losses stay there."""
-        model, progress = self.model, self.progress
+        trainer, progress = self.trainer, self.progress
         monitor = progress.will_cross(self.options.logging.print_freq, batch.global_size)
-        losses, _ = model.step(batch, monitor)
-        self.recent[model.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
+        losses, _ = trainer.step(batch, monitor)
+        self.recent[trainer.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
         progress.advance(batch.global_size)
         if self.learning_rate.watches:
             progress.watched += batch.global_size * sum(
-                losses[name].double() for name in model.watched_losses
+                losses[name].double() for name in trainer.model.watched_losses
             )
         return losses
 
     def tell_speed(self, first_steps: FirstSteps, left: int) -> None:
         """Tell how fast the first steps were, with what it means for so many images that are `left`."""
-        device = self.model.device
+        device = self.trainer.device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         whose = "GiB of the GPU's" if device.type == "cuda" else "GiB"
@@ -93,8 +94,9 @@ class Run:
             return {}
         progress = self.progress
         values = {name: value.item() for name, value in losses.items()}
-        diagnostics = {name: value.item() for name, value in self.model.diagnostics.values().items()}
-        for warning in self.model.diagnostics.warnings(diagnostics):
+        monitor = self.trainer.model.diagnostics
+        diagnostics = {name: value.item() for name, value in monitor.values().items()}
+        for warning in monitor.warnings(diagnostics):
             log.warning("%s", warning)
         computed, waited = watch.per_image(progress.images)
         factor = self.learning_rate.factor(progress.epoch)
@@ -107,28 +109,26 @@ class Run:
             data=waited,
             learning_rate=self.options.optimization.lr * factor,
             losses=values,
-            learning_rates=rates(self.model.optimizers, factor),
-            images_per_second=1 / (computed + waited),
-            peak_memory=peak_memory(self.model.device),
             diagnostics=diagnostics,
+            learning_rates=rates(self.trainer.optimizers, factor),
+            images_per_second=1 / (computed + waited),
+            peak_memory=peak_memory(self.trainer.device),
         )
         self.logger.log_losses(record)
         return values
 
     def show(self, epoch: int, pages: bool = True, live: bool = True) -> None:
-        """Hand the fixed samples, translated as they would be now, to the sinks whose turn it is.
-
-        Without such sinks nothing is translated, and the device does not have to be waited for.
-        """
-        if not self.logger.takes_visuals(pages, live):
+        """Translate the fixed samples for the sinks whose turn it is; without such sinks do nothing."""
+        if not self.samples or not self.logger.takes_visuals(pages, live):
             return
-        device, dtype = self.model.device, self.model.dtype
-        found = [self.model.translate(sample.to(device, dtype)) for sample in self.samples]
-        if found:
-            images = [{name: to_uint8(image[0]) for name, image in visuals.items()} for visuals in found]
-            if overview := self.model.overview():
-                images.append({name: to_uint8(image) for name, image in overview.items()})
-            self.logger.log_visuals(epoch, images, pages, live)
+        model = self.trainer.model
+        images = []
+        for sample in self.samples:
+            visuals = model.translate(sample.to(model.device, model.dtype))
+            images.append({name: to_uint8(image[0]) for name, image in visuals.items()})
+        if overview := model.overview():
+            images.append({name: to_uint8(image) for name, image in overview.items()})
+        self.logger.log_visuals(epoch, images, pages, live)
 
     def validate(self, epoch: int) -> bool:
         """Measure the model if that is due, and log it; return whether it is the best one so far."""
@@ -136,7 +136,7 @@ class Run:
         if validation is None or not validation.is_due(epoch):
             return False
         try:
-            means, left_out = validation.measure(self.model)
+            means, left_out = validation.measure(self.trainer.model)
         except UserError:
             if distributed.world_size() == 1:  # others may have read on
                 self.save("latest")
@@ -173,10 +173,9 @@ class Run:
             UserError: training has met what is not finite; the state is saved under ``nan`` instead.
         """
         self.check()
-        broken = self.model.broken_nets()
-        if broken:
-            self.end_sick(
-                f"weights of {', '.join(broken)} are not finite after iteration {self.model.iteration}"
+        if names := self.trainer.non_finite_nets():
+            self.abort_non_finite(
+                f"weights of {', '.join(names)} are not finite after iteration {self.trainer.iteration}"
             )
         self.write(*tags)
         self.saved_at = time.monotonic()
@@ -186,7 +185,7 @@ class Run:
     def write(self, *tags: str) -> None:
         """Write a checkpoint under every tag, as it is."""
         self.lock.check()
-        model = self.model.state_dict()
+        model = self.trainer.state_dict()
         if distributed.rank():
             return
         state = {
@@ -199,7 +198,7 @@ class Run:
         }
         if self.validation:
             state["validation"] = self.validation.state_dict()
-        save_checkpoint(self.options.run_folder, list(tags), state, self.model.exports())
+        save_checkpoint(self.options.run_folder, list(tags), state, self.trainer.exports())
 
     def is_due(self) -> bool:
         """Return whether the clock asks for a save."""
@@ -213,22 +212,22 @@ class Run:
             UserError: training cannot go on.
         """
         recent, self.recent = self.recent, {}
-        sickness = self.model.guard.look()
-        if sickness is None:
+        report = self.trainer.nonfinite.pop_report()
+        if report is None:
             return
-        losses = ", ".join(f"{name} = {value}" for name, value in sickness.losses.items())
+        losses = ", ".join(f"{name} = {value}" for name, value in report.losses.items())
         found = (
-            f"iteration {sickness.iteration}: not finite: {losses or 'a gradient'}, in updating"
-            f" {' and '.join(sickness.networks) or 'nothing'}, on"
-            f" {', '.join(recent.get(sickness.iteration, ['images seen earlier']))}"
+            f"iteration {report.iteration}: not finite: {losses or 'a gradient'}, in updating"
+            f" {' and '.join(report.networks) or 'nothing'}, on"
+            f" {', '.join(recent.get(report.iteration, ['images seen earlier']))}"
         )
-        if sickness.fatal:
-            self.end_sick(found)
+        if report.fatal:
+            self.abort_non_finite(found)
         log.warning(
-            "--on_nan skip: %d steps left out since the last look; the first: %s", sickness.steps, found
+            "--on_nan skip: %d steps left out since the last look; the first: %s", report.steps, found
         )
 
-    def end_sick(self, found: str) -> NoReturn:
+    def abort_non_finite(self, found: str) -> NoReturn:
         """Save a copy for inspection, which no other run takes for a good state, and end."""
         self.write("nan")
         raise UserError(
@@ -240,7 +239,7 @@ class Run:
 
 def start(
     options: TrainOptions,
-    model: BaseModel,
+    trainer: Trainer,
     learning_rate: LearningRate,
     images: int,
     validation: Validation | None,
@@ -258,10 +257,10 @@ def start(
     if saving.continue_train:
         state = load_state(folder, tag)
         if state is not None:
-            return resume(options, model, learning_rate, images, validation, state)
+            return resume(options, trainer, learning_rate, images, validation, state)
         begun = tag == "latest" and (folder / "train_opt.json").exists()
-        if not begun or any(weights_path(folder, tag, name).exists() for name in model.nets):
-            for name, net in model.nets.items():
+        if not begun or any(weights_path(folder, tag, name).exists() for name in trainer.model.nets):
+            for name, net in trainer.model.nets.items():
                 load_weights(net, weights_path(folder, tag, name))
             log.info(
                 "%s: weights without a training state; optimizers start fresh, at epoch %d",
@@ -272,7 +271,7 @@ def start(
         log.info("%s: nothing had been saved yet; it starts from the beginning", folder)
 
     if saving.init_from:
-        initialise_from(model.nets, Path(saving.init_from), tag)
+        initialise_from(trainer.model.nets, Path(saving.init_from), tag)
     if not saving.continue_train and distributed.rank() == 0 and set_aside(folder, "latest", "replaced"):
         log.warning(
             "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
@@ -284,7 +283,7 @@ def start(
 
 def resume(
     options: TrainOptions,
-    model: BaseModel,
+    trainer: Trainer,
     learning_rate: LearningRate,
     images: int,
     validation: Validation | None,
@@ -294,7 +293,7 @@ def resume(
     folder, then, now = options.run_folder, state["options"], options.values()
     if then["model"] != options.run.model:
         raise UserError(f"--continue_train: {folder} was trained with --model {then['model']}")
-    model.load_state_dict(state["model"])
+    trainer.load_state_dict(state["model"])
     learning_rate.load_state_dict(state["learning_rate"])
     if validation and "validation" in state:
         validation.load_state_dict(state["validation"])

@@ -22,6 +22,7 @@ class Batch:
         label: (N,) int64 class numbers from 0; None without classes.
         draws: random decisions of the training step by name, (N, ...) per sample or 0-d.
         total: size of the batch over all ranks if these are one rank's rows of it; 0 if this is all of it.
+        share: fraction of the batch over all ranks that these samples are, in a training step.
     """
 
     A: Tensor
@@ -32,6 +33,7 @@ class Batch:
     label: Tensor | None = None
     draws: dict[str, Tensor] = field(default_factory=dict)
     total: int = 0
+    share: float = 1.0
 
     @property
     def global_size(self) -> int:

@@ -42,7 +42,9 @@ class Objective:
     diagnostics: Diagnostics = field(default_factory=Diagnostics)
 
     @classmethod
-    def from_options(cls, options: AdversarialOptions, network: NetworkOptions) -> Self:
+    def from_options(
+        cls, options: AdversarialOptions, network: NetworkOptions, diagnostics: Diagnostics
+    ) -> Self:
         lambda_gp = options.lambda_gp if options.gan_mode == "wgangp" else 0.0
         for flag, weight in (("lambda_gp", lambda_gp), ("lambda_r1", options.lambda_r1)):
             if weight and network.norm == "batch":
@@ -64,6 +66,7 @@ class Objective:
             options.label_smoothing,
             parse_policy(options.diffaug),
             options.instance_noise,
+            diagnostics,
         )
 
     def draws(

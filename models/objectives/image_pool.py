@@ -1,6 +1,7 @@
 """A history of generated images for the discriminator (Shrivastava et al. 2017, section 2.3)."""
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -86,6 +87,10 @@ class ImagePool:
         own = self.images[mine].clone()
         self.images.zero_()[mine] = own
         distributed.all_reduce_sum([self.images])
+
+    def buffers(self) -> Iterable[Tensor]:
+        """Return nothing: fakes that are not finite are not stored, and the host has counted the others."""
+        return ()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images and how many there are."""

@@ -1,6 +1,7 @@
 """Colorization with and without a memory: losses, what is shown, whose colours are used."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
@@ -22,6 +23,8 @@ from models.objectives.perceptual import Features, layer_index
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from tests.support.models import create_trainer
+from training.trainer import Trainer
 from util.batch import Batch
 from util.color import AB_BINS, AB_SCALE, rgb_to_lab, to_L_ab
 from util.errors import UserError
@@ -38,6 +41,13 @@ def made(kind: type, name: str, folder: Path, *flags: str) -> tuple[BaseModel, l
     options = parse(kind, argv, MODELS, DATASETS)
     model = create_model(options, CPU)
     return model, [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(1)]
+
+
+def trained(name: str, folder: Path, *flags: str) -> tuple[Trainer, list[Batch]]:
+    argv = ["--dataroot", str(folder), "--model", name, *SMALL, *(MEMORY if "memory" in name else []), *flags]
+    options = parse(TrainOptions, argv, MODELS, DATASETS)
+    trainer = create_trainer(options)
+    return trainer, [batch.to(CPU, trainer.model.dtype) for batch in create_loader(options, CPU).epoch(1)]
 
 
 def flat_images(folder: Path, colors: list[tuple[int, int, int]], phase: str = "train") -> Path:
@@ -60,9 +70,9 @@ def test_the_networks_see_the_peers_scaling(pairs: Path) -> None:
 
 def test_losses_and_networks_follow_the_flags(pairs: Path) -> None:
     def losses(*flags: str) -> set[str]:
-        model, batches = made(TrainOptions, "colorization", pairs, *flags)
-        found = model.step(batches[0]).losses
-        assert ("D" in model.nets) == ("D_real" in found)
+        trainer, batches = trained("colorization", pairs, *flags)
+        found = trainer.step(batches[0]).losses
+        assert ("D" in trainer.model.nets) == ("D_real" in found)
         return set(found)
 
     adversarial = {"G_GAN", "D_real", "D_fake"}
@@ -78,9 +88,9 @@ def test_losses_and_networks_follow_the_flags(pairs: Path) -> None:
 
 def test_the_adversarial_weight_and_the_perceptual_loss_reach_the_generator(pairs: Path) -> None:
     def generator(*flags: str) -> Tensor:
-        model, batches = made(TrainOptions, "colorization", pairs, "--lambda_L1", "0", *flags)
-        model.step(batches[0])
-        return torch.cat([parameter.flatten() for parameter in model.nets["G"].parameters()])
+        trainer, batches = trained("colorization", pairs, "--lambda_L1", "0", *flags)
+        trainer.step(batches[0])
+        return torch.cat([parameter.flatten() for parameter in trainer.model.nets["G"].parameters()])
 
     start = torch.cat(
         [p.flatten() for p in made(TrainOptions, "colorization", pairs)[0].nets["G"].parameters()]
@@ -121,9 +131,10 @@ def test_measures_of_a_perfect_and_of_a_grey_result() -> None:
 def test_rare_colours_weigh_more() -> None:
     frequencies = ColourFrequencies(CPU, torch.float32)
     ab = torch.zeros(1, 2, 10, 10)
+    batch = Batch(ab, None, [""], [], torch.arange(1))
     ab[0, 0, 0, 0] = 60 / AB_SCALE  # one pixel in a hundred
     for _ in range(2000):
-        weights = frequencies.weights(ab)
+        weights = frequencies.weights(ab, batch)
     common, rare = AB_BINS.index((0, 0)), AB_BINS.index((60, 0))
     expected = torch.full((313,), 0.0)
     expected[common], expected[rare] = 0.99, 0.01
@@ -134,16 +145,17 @@ def test_rare_colours_weigh_more() -> None:
     assert weights.mean().item() == pytest.approx(1, rel=0.05)
     resumed = ColourFrequencies(CPU, torch.float32)
     resumed.load_state_dict(frequencies.state_dict())
-    assert torch.equal(resumed.weights(ab), frequencies.weights(ab))
+    assert torch.equal(resumed.weights(ab, batch), frequencies.weights(ab, batch))
 
 
 def test_the_memory_names_the_image_whose_colours_it_gives(tmp_path: Path) -> None:
     colors = [(220, 40, 40), (40, 200, 40), (60, 60, 220), (200, 200, 40)]
     folder = flat_images(tmp_path, colors)
-    model, batches = made(TrainOptions, "memory_colorization", folder, "--batch_size", "1")
+    trainer, batches = trained("memory_colorization", folder, "--batch_size", "1")
+    model = trainer.model
     assert isinstance(model, MemoryColorizationModel)
     for batch in batches:
-        model.step(batch)
+        trainer.step(batch)
     assert sorted(model.memory.sources.tolist()) == [-1, -1, -1, -1, 0, 1, 2, 3]
     for slot in (model.memory.sources >= 0).nonzero().flatten().tolist():
         name = model.memory.name_of(slot)
@@ -152,7 +164,7 @@ def test_the_memory_names_the_image_whose_colours_it_gives(tmp_path: Path) -> No
         stored = color_distribution(rgb_to_lab(pixels / 255))[0]
         torch.testing.assert_close(model.memory.values[slot], stored, rtol=0, atol=1e-4)
 
-    model.top_memory = 3
+    model.options = replace(model.options, top_memory=3)
     visuals, captions = model.translate(batches[0]), model.captions(batches[0])
     assert list(visuals) == ["real_A", "real_B_rgb", "fake_B_rgb", "fake_B_rgb_2", "fake_B_rgb_3"]
     slots = model.slots(batches[0], to_L_ab(batches[0].A)[0])[0].tolist()
@@ -171,11 +183,12 @@ def test_with_few_images_the_reference_decides_the_colours(
     colors = [tuple(torch.randint(40, 255, (3,), generator=generator).tolist()) for _ in range(20)]
     folder = flat_images(tmp_path, colors)
     flags = ["--color_feature", feature, "--lambda_GAN", "0", "--lr", "0.002", "--batch_size", "4"]
-    model, batches = made(TrainOptions, "memory_colorization", folder, *flags, "--no_dropout")
+    trainer, batches = trained("memory_colorization", folder, *flags, "--no_dropout")
+    model = trainer.model
     assert isinstance(model, MemoryColorizationModel)
     for _ in range(30):
         for batch in batches:
-            model.step(batch)
+            trainer.step(batch)
     means = []
     for reference in ((230, 60, 60), (60, 80, 230)):
         image = flat_images(tmp_path / str(reference[0]), [reference]) / "train" / "0.png"
@@ -205,15 +218,15 @@ def test_colours_that_are_given(tmp_path: Path) -> None:
 
 
 def test_whose_colours_are_used(pairs: Path) -> None:
-    trained, batches = made(TrainOptions, "memory_colorization", pairs, "--batch_size", "1")
+    trainer, batches = trained("memory_colorization", pairs, "--batch_size", "1")
     for batch in batches:
-        trained.step(batch)
+        trainer.step(batch)
     results = {}
     for flags in ("--color_from memory", "--color_from own", "--color_from random", "--palette #ff0000"):
         model, tested = made(TestOptions, "memory_colorization", pairs, "--phase", "train", *flags.split())
         assert isinstance(model, MemoryColorizationModel)
         for name in ("G", "M"):
-            model.nets[name].load_state_dict(trained.nets[name].state_dict())
+            model.nets[name].load_state_dict(trainer.model.nets[name].state_dict())
         model.nets["G"].mlp[4].weight.data *= 100  # so that a few steps suffice to see it
         results[flags] = model.translate(tested[0])["fake_B_rgb"]
         assert torch.equal(results[flags], model.translate(tested[0])["fake_B_rgb"])
@@ -302,11 +315,11 @@ def test_a_checkpoint_knows_its_backbone(pairs: Path, tmp_path: Path) -> None:
     ):
         model.nets["M"].load_state_dict(weights)
     perceptual = ["--lambda_perceptual", "1", "--vgg_weights", "random"]
-    model, _ = made(TrainOptions, "colorization", pairs, *perceptual)
-    state = model.state_dict()
+    trainer, _ = trained("colorization", pairs, *perceptual)
+    state = trainer.state_dict()
     state["state"]["vgg"]["sha256"] = torch.zeros(32, dtype=torch.uint8)
     with pytest.raises(UserError, match="--vgg_weights: the checkpoint"):
-        model.load_state_dict(state)
+        trainer.load_state_dict(state)
 
 
 def test_without_a_network_the_error_says_where_the_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from data import DATASETS, create_loader
-from models import MODELS, create_model
+from models import MODELS
 from options.base_options import DISCRIMINATORS, GENERATORS
 from options.parse import parse
 from options.train_options import TrainOptions
+from tests.support.models import create_trainer
 from util.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -77,22 +78,22 @@ def train_once(name: str, data: dict[str, Path], case: dict[str, str], size: int
     argv += MODELS.get(name).example_flags
     argv += ["--load_size", str(size), "--crop_size", str(size)]
     argv += [part for flag, value in case.items() for part in (f"--{flag}", value)]
-    options = parse(TrainOptions, argv, MODELS, DATASETS)
     try:
-        model = create_model(options, CPU)
+        options = parse(TrainOptions, argv, MODELS, DATASETS)
+        trainer = create_trainer(options)
     except UserError as error:
         flag, value = str(error).split(":")[0].removeprefix("--").split()
         assert case[flag] == value.lower(), error
         return False
     batch = next(create_loader(options, CPU).epoch(1)).to(CPU)
-    losses, visuals = model.step(batch)
+    losses, visuals = trainer.step(batch)
     assert all(math.isfinite(loss.item()) for loss in losses.values()), case
     assert all(image.shape[-2:] == (size, size) for image in visuals.values()), case
 
-    torch.save(model.state_dict(), tmp_path / "state.pth")
-    loaded = create_model(options, CPU)
+    torch.save(trainer.state_dict(), tmp_path / "state.pth")
+    loaded = create_trainer(options)
     loaded.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
-    one, other = model.translate(batch), loaded.translate(batch)
+    one, other = trainer.model.translate(batch), loaded.model.translate(batch)
     assert all(torch.equal(one[key], other[key]) for key in one), case
     return True
 

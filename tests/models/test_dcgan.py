@@ -18,6 +18,8 @@ from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from tests.support.environment import Command
+from tests.support.models import create_trainer
+from training.trainer import Trainer
 from util.architecture import infer_flags
 from util.batch import Batch
 from util.errors import UserError
@@ -38,12 +40,13 @@ def images(folder: Path, classes: int = 2, count: int = 4, side: int = 28) -> Pa
     return folder
 
 
-def for_training(root: Path, *flags: str) -> tuple[DcganModel, list[Batch]]:
+def for_training(root: Path, *flags: str) -> tuple[Trainer, DcganModel, list[Batch]]:
     argv = ["--dataroot", str(root), *SMALL, "--num_threads", "0", *flags]
     options = parse(TrainOptions, argv, MODELS, DATASETS)
-    model = create_model(options, CPU)
+    trainer = create_trainer(options)
+    model = trainer.model
     assert isinstance(model, DcganModel)
-    return model, [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(1)]
+    return trainer, model, [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(1)]
 
 
 def for_testing(*flags: str) -> tuple[DcganModel, list[Batch]]:
@@ -137,8 +140,8 @@ def test_a_sample_depends_on_the_seed_and_its_number_alone() -> None:
 
 
 def test_overviews_are_the_same_every_time_and_leave_training_alone(tmp_path: Path) -> None:
-    model, batches = for_training(images(tmp_path / "images"))
-    model.step(batches[0])
+    trainer, model, batches = for_training(images(tmp_path / "images"))
+    trainer.step(batches[0])
     before = {name: value.clone() for name, value in model.G.state_dict().items()}
     one, other = model.overview(), model.overview()
     assert {name: tuple(image.shape) for name, image in one.items()} == {
@@ -154,8 +157,8 @@ def test_overviews_are_the_same_every_time_and_leave_training_alone(tmp_path: Pa
 
 
 def test_by_class_there_is_a_row_for_each(tmp_path: Path) -> None:
-    model, batches = for_training(images(tmp_path / "images", classes=3), "--num_classes", "3")
-    losses, _ = model.step(batches[0])
+    trainer, model, batches = for_training(images(tmp_path / "images", classes=3), "--num_classes", "3")
+    losses, _ = trainer.step(batches[0])
     assert all(math.isfinite(loss.item()) for loss in losses.values())
     assert model.overview()["classes"].shape == (3, 3 * 28, 8 * 28)
     assert not torch.allclose(*(model.generate(torch.ones(1, 100), torch.tensor([c])) for c in (0, 1)))
@@ -165,9 +168,9 @@ def test_by_class_there_is_a_row_for_each(tmp_path: Path) -> None:
 def test_classes_are_learnt(norm: str, tmp_path: Path) -> None:
     root = images(tmp_path / "images", classes=2, count=16)
     flags = ["--num_classes", "2", "--norm", norm, "--lr", "0.002", "--nz", "4", "--ngf", "8", "--ndf", "8"]
-    model, batches = for_training(root, *flags)
+    trainer, model, batches = for_training(root, *flags)
     for _ in range(120):
-        model.step(batches[0])
+        trainer.step(batches[0])
     z = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
     dark, light = (model.generate(z, torch.full((8,), label)).mean() for label in (0, 1))
     assert light - dark > 0.4
@@ -175,20 +178,26 @@ def test_classes_are_learnt(norm: str, tmp_path: Path) -> None:
 
 def test_gradients_are_penalised_by_class_too(tmp_path: Path) -> None:
     flags = ["--gan_mode", "wgangp", "--norm", "instance", "--num_classes", "2", "--lambda_r1", "1"]
-    model, batches = for_training(images(tmp_path / "images"), *flags, "--r1_every", "1")
-    assert {"D_gp", "D_r1"} <= model.step(batches[0]).losses.keys()
+    trainer, _, batches = for_training(images(tmp_path / "images"), *flags, "--r1_every", "1")
+    assert {"D_gp", "D_r1"} <= trainer.step(batches[0]).losses.keys()
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ("--crop_size 60", "--crop_size 60: dcgan makes images with sides of 28"),
-        ("--preprocess none", "--preprocess none: dcgan learns from images of one size"),
-        ("--pool_size 50", "--pool_size 50: dcgan keeps no earlier fakes"),
-        ("--netG unet_32", "--netG unet_32: dcgan has networks of its own"),
-        ("--attention 14", "--attention 1/2: dcgan's networks have no self-attention"),
-        ("--output_nc 1", "--output_nc 1: dcgan's images have the channels of --input_nc"),
-        ("--no_dropout", "--no_dropout True: dcgan has networks of its own"),
+        ("--preprocess none", "--preprocess none: dcgan trains on images of one size"),
+        ("--pool_size 50", "--pool_size 50: dcgan supports only --pool_size 0"),
+        (
+            "--netG unet_32",
+            "--netG unet_32: dcgan supports only --netG resnet_9blocks (it has its own networks",
+        ),
+        ("--attention 14", "--attention 1/2: dcgan supports only --attention none"),
+        (
+            "--output_nc 1",
+            "--output_nc 1: dcgan supports only --output_nc 3 (the images have the channels of --input_nc)",
+        ),
+        ("--no_dropout", "--no_dropout true: dcgan supports only --no_dropout false"),
         ("--gan_mode wgangp", "use --norm instance"),
         ("--num_classes 5", "--num_classes 5: the images in"),
         ("--dataset_mode latent", "--dataset_mode latent: there are no images to learn from"),

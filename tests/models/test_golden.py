@@ -10,14 +10,16 @@ import torch
 from PIL import Image
 from torch import nn
 
+from data import DATASETS
 from data.transforms import Decision, Transform
-from models.base_model import BaseModel
-from models.cycle_gan_model import CycleGANModel
+from models import MODELS
 from models.networks import build_discriminator, build_generator
-from models.objectives.gan import Objective
-from models.pix2pix_model import Pix2PixModel
 from options.base_options import NetworkOptions
+from options.parse import parse
+from options.train_options import TrainOptions
 from tests.support.environment import GOLDEN, needs_golden
+from tests.support.models import create_trainer
+from training.trainer import Trainer
 from util.batch import Batch, normalise
 from util.weights import load_weights
 
@@ -27,30 +29,19 @@ pytestmark = needs_golden
 TRACES = ("pix2pix_unet_batch", "colorization_l_to_ab", "cycle_gan_resnet_instance")
 
 
-def load_trace(name: str, dtype: torch.dtype) -> tuple[BaseModel, list[Batch], dict[str, Any], Any]:
+def load_trace(name: str, precision: str) -> tuple[Trainer, list[Batch], dict[str, Any], Any]:
     folder = GOLDEN / name
     record = json.loads((folder / "trace.json").read_text())
-    options = record["options"]
-    network = NetworkOptions(
-        netG=options["netG"], norm=options["norm"], ngf=options["ngf"], ndf=options["ndf"], no_dropout=True
-    )
-    adam = {"lr": options["lr"], "betas": (options["beta1"], 0.999), "fused": True}
-    objective, input_nc, output_nc = Objective(options["gan_mode"]), options["input_nc"], options["output_nc"]
-    settings = {
-        "make_optimizer": lambda _, parameters: torch.optim.Adam(parameters, **adam),
-        "objective": objective,
-        "dtype": dtype,
-    }
-    if name.startswith("cycle_gan"):
-        nets = [build_generator(network, input_nc, output_nc) for _ in "AB"]
-        nets += [build_discriminator(network, output_nc) for _ in "AB"]
-        model: BaseModel = CycleGANModel(*nets, **settings)
-    else:
-        D = build_discriminator(network, input_nc + output_nc)
-        model = Pix2PixModel(build_generator(network, input_nc, output_nc), D, **settings)
-    for net_name, net in model.nets.items():
+    model = "cycle_gan" if name.startswith("cycle_gan") else "pix2pix"
+    flags = ["netG", "norm", "ngf", "ndf", "lr", "beta1", "gan_mode", "input_nc", "output_nc"]
+    argv = ["--dataroot", ".", "--model", model, "--no_dropout", "--precision", precision]
+    argv += [f"--{flag}={record['options'][flag]}" for flag in flags]
+    options = parse(TrainOptions, argv, MODELS, DATASETS)
+    trainer = create_trainer(options)
+    for net_name, net in trainer.model.nets.items():
         load_weights(net, folder / f"init_net_{net_name}.pth")
-    return model, load_batches(folder, record["batch"], dtype), record, np.load(folder / "trace.npz")
+    batches = load_batches(folder, record["batch"], trainer.model.dtype)
+    return trainer, batches, record, np.load(folder / "trace.npz")
 
 
 def load_batches(folder: Path, size: int, dtype: torch.dtype) -> list[Batch]:
@@ -71,10 +62,10 @@ def test_every_step_agrees_in_float64(name: str, batched: bool, monkeypatch: pyt
     if not batched:
         monkeypatch.setattr("models.objectives.gan.apply_to_both", each_alone)
         monkeypatch.setattr("models.cycle_gan_model.apply_to_both", each_alone)
-    model, batches, record, arrays = load_trace(name, torch.float64)
+    trainer, batches, record, arrays = load_trace(name, "fp64")
     assert len(batches) == record["steps"]
     for batch, expected in zip(batches, record["losses"], strict=True):
-        losses, visuals = model.step(batch)
+        losses, visuals = trainer.step(batch)
         assert losses.keys() == expected.keys()
         for loss, value in expected.items():
             assert losses[loss].item() == pytest.approx(value, rel=1e-8), loss
@@ -83,7 +74,7 @@ def test_every_step_agrees_in_float64(name: str, batched: bool, monkeypatch: pyt
             ours = visuals[key.removeprefix("out_")].numpy()
             np.testing.assert_allclose(ours, arrays[key], rtol=0, atol=1e-6)
     for net, expected_sum in record["weight_sums"].items():
-        state = model.nets[net].state_dict()
+        state = trainer.model.nets[net].state_dict()
         assert sum(v.double().abs().sum().item() for v in state.values()) == pytest.approx(
             expected_sum, rel=1e-8
         )
@@ -91,8 +82,8 @@ def test_every_step_agrees_in_float64(name: str, batched: bool, monkeypatch: pyt
 
 @pytest.mark.parametrize("name", TRACES)
 def test_first_step_agrees_in_float32(name: str) -> None:
-    model, batches, record, _ = load_trace(name, torch.float32)
-    losses, _ = model.step(batches[0])
+    trainer, batches, record, _ = load_trace(name, "fp32")
+    losses, _ = trainer.step(batches[0])
     for loss, value in record["losses"][0].items():
         assert losses[loss].item() == pytest.approx(value, rel=1e-6), loss
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from models.base_model import BaseModel
 from models.colorization.rebalancing import ColourFrequencies
 from models.layers import convolutions
 from models.layers.recomputation import recompute_generators
-from tests.support.models import TRAINED, assert_equal_states, model_and_batches
+from tests.support.models import CPU, TRAINED, assert_equal_states, trainer_and_batches
+from training.loss_scale import LossScale
+from training.trainer import Trainer
 from util.batch import Batch
 from util.errors import UserError
 
@@ -30,7 +31,7 @@ def peak_bytes(act: Callable[[], object]) -> int:
     return peak
 
 
-def kept_bytes(model: BaseModel, batch: Batch) -> int:
+def kept_bytes(trainer: Trainer, batch: Batch) -> int:
     """Return how much a training step keeps for its backward passes, weights aside."""
     kept = []
 
@@ -40,7 +41,7 @@ def kept_bytes(model: BaseModel, batch: Batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.step(batch)
+        trainer.step(batch)
     return sum(kept)
 
 
@@ -57,9 +58,9 @@ def four(batch: Batch) -> Batch:
     return replace(batch, A=A, B=B, paths_A=paths_A, paths_B=paths_B, index=torch.arange(4))
 
 
-def in_parts(name: str, data: dict[str, Path], parts: int, *flags: str) -> tuple[BaseModel, list[Batch]]:
+def in_parts(name: str, data: dict[str, Path], parts: int, *flags: str) -> tuple[Trainer, list[Batch]]:
     flags = ("--batch_size", "4", "--accumulate", str(parts), *flags)
-    return model_and_batches(name, data, *flags)
+    return trainer_and_batches(name, data, *flags)
 
 
 def test_parts_have_their_samples_and_their_share_of_the_draws() -> None:
@@ -84,19 +85,21 @@ def test_cycle_gan_in_parts_is_cycle_gan(parts: int, data: dict[str, Path]) -> N
     sizes = [len(batch) for batch in 2 * batches]
     assert sizes == [4, 2, 4, 2]
     for batch in 2 * batches:
-        expected, found = (model.step(batch, monitor=True) for model in (whole, other))
+        expected, found = (trainer.step(batch, monitor=True) for trainer in (whole, other))
         for name, loss in expected.losses.items():
             torch.testing.assert_close(found.losses[name], loss, rtol=1e-10, atol=1e-10)
         for name, visual in expected.visuals.items():
             torch.testing.assert_close(found.visuals[name], visual, rtol=0, atol=1e-10)
-        for name, value in whole.diagnostics.values().items():
+        for name, value in whole.model.diagnostics.values().items():
             if not name.endswith("_light"):  # a correlation within each part
-                torch.testing.assert_close(other.diagnostics.values()[name], value, rtol=1e-9, atol=1e-9)
-    for name, net in whole.nets.items():
+                torch.testing.assert_close(
+                    other.model.diagnostics.values()[name], value, rtol=1e-9, atol=1e-9
+                )
+    for name, net in whole.model.nets.items():
         for key, weight in net.state_dict().items():
             # A bias before an instance norm has no gradient but rounding errors, which Adam enlarges.
             limit = 1e-8 if key.endswith("bias") else 1e-10
-            torch.testing.assert_close(other.nets[name].state_dict()[key], weight, rtol=0, atol=limit)
+            torch.testing.assert_close(other.model.nets[name].state_dict()[key], weight, rtol=0, atol=limit)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -104,36 +107,38 @@ def test_every_model_trains_in_parts_and_resumes_to_the_bit(
     name: str, data: dict[str, Path], tmp_path: Path
 ) -> None:
     flags = ["--clip_grad", "1", "--ema_decay", "0.9"]
-    model, (batch, *_) = in_parts(name, data, 2, *flags)
+    trainer, (batch, *_) = in_parts(name, data, 2, *flags)
     batches = [four(batch), batch.select(slice(0, 3)), four(batch)]
-    before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in model.nets.items()}
-    losses, visuals = model.step(batches[0], monitor=True)
+    before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in trainer.model.nets.items()}
+    losses, visuals = trainer.step(batches[0], monitor=True)
     assert all(math.isfinite(value.item()) and value.dim() == 0 for value in losses.values())
     assert all(len(image) == 4 for image in visuals.values())
-    for n, net in model.nets.items():
+    for n, net in trainer.model.nets.items():
         assert any(not torch.equal(value, before[n][k]) for k, value in net.state_dict().items()), n
-    torch.save(model.state_dict(), tmp_path / "state.pth")
+    torch.save(trainer.state_dict(), tmp_path / "state.pth")
     resumed, _ = in_parts(name, data, 2, *flags)
     resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
     for later in batches[1:]:
-        model.step(later)
+        trainer.step(later)
         resumed.step(later)
-    assert_equal_states(model, resumed)
+    assert_equal_states(trainer, resumed)
 
 
 def test_n_critic_r1_and_averages_count_steps_rather_than_parts(data: dict[str, Path]) -> None:
     flags = "--n_critic 2 --lambda_r1 1 --r1_every 2 --norm none --ema_decay 0.9"
-    model, (batch, *_) = in_parts("pix2pix", data, 4, *flags.split())
+    trainer, (batch, *_) = in_parts("pix2pix", data, 4, *flags.split())
     for iteration in range(1, 5):
-        before = [parameter.clone() for parameter in model.nets["G"].parameters()]
-        losses, _ = model.step(batch)
+        before = [parameter.clone() for parameter in trainer.model.nets["G"].parameters()]
+        losses, _ = trainer.step(batch)
         changed = any(
             not torch.equal(one, other)
-            for one, other in zip(before, model.nets["G"].parameters(), strict=True)
+            for one, other in zip(before, trainer.model.nets["G"].parameters(), strict=True)
         )
         assert changed == ("D_r1" in losses) == (iteration % 2 == 0)
-    assert model.ema is not None and model.ema.updates == 2
-    steps = {name: optimizer.state_dict()["state"][0]["step"] for name, optimizer in model.optimizers.items()}
+    assert trainer.ema is not None and trainer.ema.updates == 2
+    steps = {
+        name: optimizer.state_dict()["state"][0]["step"] for name, optimizer in trainer.optimizers.items()
+    }
     assert steps == {"G": 2, "D": 4}
 
 
@@ -142,46 +147,53 @@ def test_n_critic_r1_and_averages_count_steps_rather_than_parts(data: dict[str, 
 def test_what_is_not_finite_in_one_part_blocks_the_whole_update(
     policy: str, bad: int, data: dict[str, Path]
 ) -> None:
-    model, (batch, *_) = in_parts("pix2pix", data, 2, "--on_nan", policy)
-    before = {name: net.state_dict() for name, net in model.nets.items()}
+    trainer, (batch, *_) = in_parts("pix2pix", data, 2, "--on_nan", policy)
+    before = {name: net.state_dict() for name, net in trainer.model.nets.items()}
     before = {name: {key: value.clone() for key, value in state.items()} for name, state in before.items()}
     A = batch.A.clone()
     A[bad] = torch.nan
-    model.step(replace(batch, A=A))
-    sickness = model.guard.look()
-    assert sickness is not None and sorted(sickness.networks) == ["D", "G"]
-    for name, net in model.nets.items():
+    trainer.step(replace(batch, A=A))
+    report = trainer.nonfinite.pop_report()
+    assert report is not None and sorted(report.networks) == ["D", "G"]
+    for name, net in trainer.model.nets.items():
         for key, value in net.state_dict().items():
             statistics = "running" in key or "tracked" in key
             assert torch.equal(value, before[name][key]) or (policy == "stop" and statistics), key
-    model.step(batch)
+    trainer.step(batch)
     changed = any(
-        not torch.equal(v, before["G"][k]) for k, v in model.nets["G"].state_dict().items() if "weight" in k
+        not torch.equal(v, before["G"][k])
+        for k, v in trainer.model.nets["G"].state_dict().items()
+        if "weight" in k
     )
     assert changed == (policy == "skip")
 
 
 def test_the_frequencies_of_colours_forget_by_steps_rather_than_parts() -> None:
     ab = torch.rand(4, 2, 8, 8, dtype=torch.float64)
+    batch = Batch(ab, None, [""] * 4, [], torch.arange(4))
     whole, parts, careless = (ColourFrequencies(torch.device("cpu"), torch.float64) for _ in range(3))
     for _ in range(20):
-        whole.weights(ab)
-        for part in ab.split(1):
-            parts.weights(part, 0.25)
-            careless.weights(part)
+        whole.weights(ab, batch)
+        for row, part in enumerate(ab.split(1)):
+            samples = batch.select(slice(row, row + 1))
+            parts.weights(part, replace(samples, share=0.25))
+            careless.weights(part, samples)
     near, far = ((each.frequencies - whole.frequencies).abs().sum() for each in (parts, careless))
     assert near < 0.01 < 0.1 < far
 
 
 def test_float16_scales_the_parts_of_an_update_alike(data: dict[str, Path]) -> None:
-    model, (batch, *_) = in_parts("pix2pix", data, 2)
+    trainer, (batch, *_) = in_parts("pix2pix", data, 2)
     scaled, _ = in_parts("pix2pix", data, 2)
-    scaled.precision.scales, scaled.precision.scale = True, torch.tensor(2.0**10)
-    scaled.precision._good = torch.tensor(1998.0)  # D's update doubles the scale before G's is made
-    for each in (model, scaled):
+    scaled.loss_scale = LossScale(CPU)
+    scaled.loss_scale.load_state_dict({"scale": torch.tensor(2.0**10), "good": torch.tensor(1998.0)})
+    # D's update doubles the scale before G's is made
+    for each in (trainer, scaled):
         each.step(batch)
-    assert scaled.precision.scale == 2.0**11
-    for one, other in zip(model.nets["G"].parameters(), scaled.nets["G"].parameters(), strict=True):
+    assert scaled.loss_scale.scale == 2.0**11
+    for one, other in zip(
+        trainer.model.nets["G"].parameters(), scaled.model.nets["G"].parameters(), strict=True
+    ):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-6)
 
 
@@ -193,9 +205,9 @@ def test_parts_take_a_part_of_the_memory(
     monkeypatch.setattr(convolutions, "MOST_PIXELS", 0)
     peaks = []
     for parts in (1, 2, 4):
-        model, (batch, *_) = in_parts(name, data, parts, "--netG", "resnet_6blocks")
-        model.step(batch)  # the optimizers' state and the pools are there from now on
-        peaks.append(peak_bytes(lambda model=model, batch=batch: model.step(batch)))
+        trainer, (batch, *_) = in_parts(name, data, parts, "--netG", "resnet_6blocks")
+        trainer.step(batch)  # the optimizers' state and the pools are there from now on
+        peaks.append(peak_bytes(lambda trainer=trainer, batch=batch: trainer.step(batch)))
     assert peaks[1] < 0.6 * peaks[0] and peaks[2] < 0.36 * peaks[0], peaks
 
 
@@ -220,13 +232,13 @@ CHECKPOINTED = [
 
 @pytest.mark.parametrize(("name", "flags"), CHECKPOINTED)
 def test_recomputed_activations_change_no_bit(name: str, flags: str, data: dict[str, Path]) -> None:
-    plain, batches = model_and_batches(name, data, *flags.split())
-    other, _ = model_and_batches(name, data, *flags.split(), "--checkpointing")
+    plain, batches = trainer_and_batches(name, data, *flags.split())
+    other, _ = trainer_and_batches(name, data, *flags.split(), "--checkpointing")
     for batch in batches[:2]:
-        kept = [kept_bytes(model, batch) for model in (plain, other)]
+        kept = [kept_bytes(trainer, batch) for trainer in (plain, other)]
         assert kept[1] < kept[0]
     assert_equal_states(plain, other)
-    visuals = [model.translate(batches[0]) for model in (plain, other)]
+    visuals = [trainer.model.translate(batches[0]) for trainer in (plain, other)]
     assert all(torch.equal(visuals[1][label], image) for label, image in visuals[0].items())
 
 
@@ -234,9 +246,9 @@ def test_recomputed_activations_change_no_bit(name: str, flags: str, data: dict[
 def test_what_cannot_be_recomputed_is_refused(name: str, data: dict[str, Path]) -> None:
     flags = ["--checkpointing", "--spectral_norm"]
     with pytest.raises(UserError, match=r"--checkpointing: spectral norm .* --spectral_norm D"):
-        model_and_batches(name, data, *flags, "GD")
-    model, batches = model_and_batches(name, data, *flags, "D")
-    model.step(batches[0])
+        trainer_and_batches(name, data, *flags, "GD")
+    trainer, batches = trainer_and_batches(name, data, *flags, "D")
+    trainer.step(batches[0])
     with pytest.raises(UserError, match="--checkpointing: this model has no generator"):
         recompute_generators({"D": torch.nn.Identity(), "G": torch.nn.Identity()})
 
@@ -250,8 +262,8 @@ def test_generators_keep_little_of_what_they_recompute(
     kept = []
     for flags in ([], ["--checkpointing"]):
         # A discriminator of single pixels keeps next to nothing beside these generators.
-        model, (batch, *_) = model_and_batches(
+        trainer, (batch, *_) = trainer_and_batches(
             name, data, "--netG", netG, "--ngf", "32", "--netD", "pixel", "--ndf", "1", *flags
         )
-        kept.append(kept_bytes(model, batch))
+        kept.append(kept_bytes(trainer, batch))
     assert kept[1] < most * kept[0], kept

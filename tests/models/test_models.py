@@ -12,41 +12,41 @@ from models.layers.blocks import initialise
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import GAN_MODES
-from tests.support.models import CPU, TRAINED, arguments, assert_equal_states, model_and_batches
+from tests.support.models import CPU, TRAINED, arguments, assert_equal_states, trainer_and_batches
 from util.batch import Batch
 from util.errors import UserError
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_step_updates_every_network_and_repeats(name: str, data: dict[str, Path]) -> None:
-    model, batches = model_and_batches(name, data)
-    before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in model.nets.items()}
-    losses, visuals = model.step(batches[0])
+    trainer, batches = trainer_and_batches(name, data)
+    before = {n: {k: v.clone() for k, v in net.state_dict().items()} for n, net in trainer.model.nets.items()}
+    losses, visuals = trainer.step(batches[0])
     assert losses and all(math.isfinite(value.item()) and value.dim() == 0 for value in losses.values())
     assert not any(t.requires_grad for t in (*losses.values(), *visuals.values()))
-    assert model.watched_losses and set(model.watched_losses) <= losses.keys()
-    for n, net in model.nets.items():
+    assert trainer.model.watched_losses and set(trainer.model.watched_losses) <= losses.keys()
+    for n, net in trainer.model.nets.items():
         assert any(not torch.equal(value, before[n][k]) for k, value in net.state_dict().items()), n
     for image in visuals.values():
         assert image.shape[0] == 2 and image.shape[2:] == (32, 32) and image.abs().max() <= 1
 
-    again, _ = model_and_batches(name, data)
+    again, _ = trainer_and_batches(name, data)
     torch.rand(5)  # the state of torch's own generator must not matter
     again.step(batches[0])
-    assert_equal_states(model, again)
+    assert_equal_states(trainer, again)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_loaded_model_goes_on_exactly(name: str, data: dict[str, Path], tmp_path: Path) -> None:
-    model, batches = model_and_batches(name, data)
-    model.step(batches[0])
-    torch.save(model.state_dict(), tmp_path / "state.pth")
-    resumed, _ = model_and_batches(name, data, "--seed", "0", "--init_gain", "0.5")
+    trainer, batches = trainer_and_batches(name, data)
+    trainer.step(batches[0])
+    torch.save(trainer.state_dict(), tmp_path / "state.pth")
+    resumed, _ = trainer_and_batches(name, data, "--seed", "0", "--init_gain", "0.5")
     resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
     for batch in batches[1:]:
-        model.step(batch)
+        trainer.step(batch)
         resumed.step(batch)
-    assert_equal_states(model, resumed)
+    assert_equal_states(trainer, resumed)
 
 
 @pytest.mark.parametrize("name", MODELS.names())
@@ -104,8 +104,8 @@ def test_any_size_is_padded_and_cropped_back(name: str, netG: str, data: dict[st
 def test_what_cannot_work_is_refused(flags: str, message: str, data: dict[str, Path]) -> None:
     mode = next((mode for mode in data if f"--dataset_mode {mode}" in flags), "aligned")
     with pytest.raises(UserError) as caught:
-        model, batches = model_and_batches("pix2pix", data, "--dataroot", str(data[mode]), *flags.split())
-        model.step(batches[0])
+        trainer, batches = trainer_and_batches("pix2pix", data, "--dataroot", str(data[mode]), *flags.split())
+        trainer.step(batches[0])
     assert message in str(caught.value)
 
 
@@ -113,50 +113,54 @@ def test_what_cannot_work_is_refused(flags: str, message: str, data: dict[str, P
 @pytest.mark.parametrize("gan_mode", GAN_MODES)
 def test_every_objective_trains(name: str, gan_mode: str, data: dict[str, Path]) -> None:
     norm = "none" if name == "unified" else "instance"
-    model, batches = model_and_batches(name, data, "--gan_mode", gan_mode, "--norm", norm)
+    trainer, batches = trainer_and_batches(name, data, "--gan_mode", gan_mode, "--norm", norm)
     for batch in batches:
-        losses, _ = model.step(batch)
+        losses, _ = trainer.step(batch)
     assert all(math.isfinite(value.item()) for value in losses.values())
 
 
 @pytest.mark.parametrize("gan_mode", GAN_MODES)
 @pytest.mark.parametrize("norm", ["instance", "none"])
 def test_the_penalty_is_applied_where_it_belongs(gan_mode: str, norm: str, data: dict[str, Path]) -> None:
-    model, batches = model_and_batches("pix2pix", data, "--gan_mode", gan_mode, "--norm", norm)
-    losses = model.step(batches[0]).losses
+    trainer, batches = trainer_and_batches("pix2pix", data, "--gan_mode", gan_mode, "--norm", norm)
+    losses = trainer.step(batches[0]).losses
     assert ("D_gp" in losses) == (gan_mode == "wgangp")
     if gan_mode == "wgangp":
-        model, _ = model_and_batches(
+        trainer, _ = trainer_and_batches(
             "pix2pix", data, "--gan_mode", "wgangp", "--lambda_gp", "0", "--norm", norm
         )
-        assert "D_gp" not in model.step(batches[0]).losses
+        assert "D_gp" not in trainer.step(batches[0]).losses
 
 
 def test_pix2pix_learns_its_pairs(data: dict[str, Path]) -> None:
-    model, batches = model_and_batches("pix2pix", data, "--lr", "0.002", "--direction", "BtoA", "--no_flip")
-    start = model.step(batches[0]).losses["G_L1"].item()
+    trainer, batches = trainer_and_batches(
+        "pix2pix", data, "--lr", "0.002", "--direction", "BtoA", "--no_flip"
+    )
+    start = trainer.step(batches[0]).losses["G_L1"].item()
     for _ in range(40):
-        end = model.step(batches[0]).losses["G_L1"].item()
+        end = trainer.step(batches[0]).losses["G_L1"].item()
     assert end < start / 2
 
 
 def test_grey_to_colour(data: dict[str, Path]) -> None:
-    model, batches = model_and_batches("pix2pix", data, "--input_nc", "1")
-    visuals = model.step(batches[0]).visuals
+    trainer, batches = trainer_and_batches("pix2pix", data, "--input_nc", "1")
+    visuals = trainer.step(batches[0]).visuals
     assert [visuals[key].shape[1] for key in ("real_A", "fake_B", "real_B")] == [1, 3, 3]
 
 
 def test_learning_rates_are_set_from_their_initial_value(data: dict[str, Path]) -> None:
-    model, _ = model_and_batches("pix2pix", data)
+    trainer, _ = trainer_and_batches("pix2pix", data)
     for factor in (0.5, 0.1):
-        model.set_learning_rate(factor)
-        assert {group["lr"] for o in model.optimizers.values() for group in o.param_groups} == {2e-4 * factor}
+        trainer.set_learning_rate(factor)
+        assert {group["lr"] for o in trainer.optimizers.values() for group in o.param_groups} == {
+            2e-4 * factor
+        }
 
 
 def test_cycle_gan_counts_the_penalty_and_the_identity_where_asked(data: dict[str, Path]) -> None:
     def losses(*flags: str) -> dict[str, torch.Tensor]:
-        model, batches = model_and_batches("cycle_gan", data, *flags)
-        return model.step(batches[0]).losses
+        trainer, batches = trainer_and_batches("cycle_gan", data, *flags)
+        return trainer.step(batches[0]).losses
 
     plain, penalised = losses("--gan_mode", "wgangp", "--lambda_gp", "0"), losses("--gan_mode", "wgangp")
     assert penalised["D_A"] > plain["D_A"] + 0.1
@@ -184,13 +188,13 @@ def test_cycle_gan_shows_both_directions_of_images_of_unequal_size(data: dict[st
 
 
 def test_a_resumed_model_keeps_the_flags_of_its_command_line(data: dict[str, Path]) -> None:
-    model, batches = model_and_batches("pix2pix", data)
-    model.set_learning_rate(0.5)
-    model.step(batches[0])
-    resumed, _ = model_and_batches("pix2pix", data, "--lr", "0.01", "--beta1", "0.9")
-    resumed.load_state_dict(model.state_dict())
+    trainer, batches = trainer_and_batches("pix2pix", data)
+    trainer.set_learning_rate(0.5)
+    trainer.step(batches[0])
+    resumed, _ = trainer_and_batches("pix2pix", data, "--lr", "0.01", "--beta1", "0.9")
+    resumed.load_state_dict(trainer.state_dict())
     resumed.set_learning_rate(0.5)
     for optimizer in resumed.optimizers.values():
         assert [(group["lr"], group["betas"]) for group in optimizer.param_groups] == [(0.005, (0.9, 0.999))]
     with pytest.raises(UserError, match="network G: these weights are of another architecture"):
-        model_and_batches("pix2pix", data, "--ngf", "8")[0].load_state_dict(model.state_dict())
+        trainer_and_batches("pix2pix", data, "--ngf", "8")[0].load_state_dict(trainer.state_dict())

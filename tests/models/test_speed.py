@@ -14,7 +14,7 @@ from models.networks import PatchDiscriminator, ResnetGenerator, UnetGenerator
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
-from tests.support.models import CPU, TRAINED, arguments, model_and_batches
+from tests.support.models import CPU, TRAINED, arguments, trainer_and_batches
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 
@@ -65,8 +65,8 @@ def test_gradients_are_those_of_float64(
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_first_losses_are_those_of_the_plain_path(name: str, data: dict[str, Path]) -> None:
-    fast, batches = model_and_batches(name, data)
-    plain, _ = model_and_batches(name, data, "--speed", "off")
+    fast, batches = trainer_and_batches(name, data)
+    plain, _ = trainer_and_batches(name, data, "--speed", "off")
     found, expected = fast.step(batches[0]).losses, plain.step(batches[0]).losses
     for loss, value in expected.items():
         torch.testing.assert_close(found[loss], value, rtol=1e-6, atol=1e-6)
@@ -74,11 +74,11 @@ def test_first_losses_are_those_of_the_plain_path(name: str, data: dict[str, Pat
 
 @pytest.mark.parametrize("before,after", [("auto", "off"), ("off", "auto")])
 def test_a_state_may_change_its_memory_format(before: str, after: str, data: dict[str, Path]) -> None:
-    one, batches = model_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", before)
-    other, _ = model_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", after)
+    one, batches = trainer_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", before)
+    other, _ = trainer_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", after)
     one.step(batches[0])
     other.load_state_dict(one.state_dict())
-    ours, theirs = (dict(model.optimizers["G"].state) for model in (one, other))
+    ours, theirs = (dict(trainer.optimizers["G"].state) for trainer in (one, other))
     layouts = [{p.stride() == s["exp_avg"].stride() for p, s in state.items()} for state in (ours, theirs)]
     assert layouts == [{True}, {True}]
     assert any(p.stride() != q.stride() for p, q in zip(ours, theirs, strict=True))
@@ -104,8 +104,8 @@ def test_compiled_networks_translate_the_same(name: str, data: dict[str, Path]) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_compiled_networks_train_the_same(name: str, data: dict[str, Path]) -> None:
-    plain, batches = model_and_batches(name, data)
-    compiled, _ = model_and_batches(name, data, "--compile")
+    plain, batches = trainer_and_batches(name, data)
+    compiled, _ = trainer_and_batches(name, data, "--compile")
     found, expected = compiled.step(batches[0]).losses, plain.step(batches[0]).losses
     for loss, value in expected.items():
         torch.testing.assert_close(found[loss], value, rtol=1e-3, atol=1e-4)

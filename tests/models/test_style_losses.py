@@ -8,7 +8,6 @@ import torch
 from torch.autograd import gradcheck
 
 from models.objectives.losses import feature_loss, gram, grams, moments, moments_loss, total_variation
-from models.style.gram import MeanGrams
 from models.style.networks import Restyle
 
 restyle = Restyle()
@@ -80,13 +79,3 @@ def test_gram_and_moments_are_computed_in_float32() -> None:
         found = gram(x)
     assert found.dtype == torch.float32 and torch.equal(found, gram(x))
     assert {part.dtype for part in moments(x.bfloat16())} == {torch.float32}
-
-
-def test_the_mean_of_grams_is_that_of_all_images_seen() -> None:
-    mean, batches = MeanGrams(torch.device("cpu")), torch.rand(6, 3, 3, dtype=torch.float64).split([3, 2, 1])
-    for batch in batches:
-        found = mean.add({"a": batch})
-    torch.testing.assert_close(found["a"], torch.cat(batches).mean(0, keepdim=True), rtol=1e-6, atol=0)
-    resumed = MeanGrams(torch.device("cpu"))
-    resumed.load_state_dict(mean.state_dict())
-    assert torch.equal(resumed.add({"a": batches[0]})["a"], mean.add({"a": batches[0]})["a"])

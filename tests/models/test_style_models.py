@@ -11,14 +11,16 @@ from PIL import Image
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
-from models.style.networks import AdainGenerator, build_decoder, style_code
-from models.style.reference import ReferenceStyle, parse_shares
+from models.style.networks import AdainGenerator, style_code
+from models.style.reference import parse_shares
 from models.style_transfer_model import StyleTransferModel
 from models.unified_model import UnifiedModel
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from tests.support.environment import Command
+from tests.support.models import create_trainer
+from training.trainer import Trainer
 from util.batch import Batch
 from util.errors import UserError
 
@@ -49,11 +51,11 @@ def save(image: Image.Image, path: Path) -> None:
     image.save(path)
 
 
-def train(root: Path, flags: str) -> tuple[BaseModel, Iterator[Batch]]:
+def train(root: Path, flags: str) -> tuple[Trainer, Iterator[Batch]]:
     argv = f"--dataroot {root} {SMALL} {flags}".split()
     options = parse(TrainOptions, argv, MODELS, DATASETS)
-    model, loader = create_model(options, CPU), create_loader(options, CPU)
-    return model, (batch.to(CPU) for epoch in range(100) for batch in loader.epoch(epoch))
+    trainer, loader = create_trainer(options), create_loader(options, CPU)
+    return trainer, (batch.to(CPU) for epoch in range(100) for batch in loader.epoch(epoch))
 
 
 def for_test(root: Path, flags: str) -> tuple[BaseModel, list[Batch]]:
@@ -85,25 +87,25 @@ def test_results_take_on_the_style(styles: Path, mode: str) -> None:
     if mode == "adain":
         # How far it gets in so few steps varies with the seed, and even with the rounding of the images.
         flags = flags.replace("resnet_6blocks", "resnet_9blocks") + " --exact_resize"
-    model, batches = train(styles, f"{flags} --batch_size 3 --lambda_style 1000 --lambda_adv 0")
+    trainer, batches = train(styles, f"{flags} --batch_size 3 --lambda_style 1000 --lambda_adv 0")
     steps = 100 if mode == "adain" else 40
-    losses = [model.step(next(batches)).losses["G_style"].item() for _ in range(steps)]
+    losses = [trainer.step(next(batches)).losses["G_style"].item() for _ in range(steps)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
 
 
 def test_fixed_learns_one_style_alone(styles: Path) -> None:
-    model, batches = train(styles, "--model style_transfer --netG resnet_6blocks")
+    trainer, batches = train(styles, "--model style_transfer --netG resnet_6blocks")
     with pytest.raises(UserError, match=r"--style_mode fixed learns one style, but .*\.png and .*\.png"):
         for batch in batches:
-            model.step(batch)
+            trainer.step(batch)
 
 
 def test_the_losses_follow_the_flags(styles: Path) -> None:
     common = "--model style_transfer --style_mode set --netG resnet_6blocks"
-    model, batches = train(styles, f"{common} --lambda_adv 0 --lambda_tv 2")
+    trainer, batches = train(styles, f"{common} --lambda_adv 0 --lambda_tv 2")
     batch = next(batches)
-    losses = model.step(batch).losses
-    assert set(losses) == {"G_content", "G_style", "G_tv"} and set(model.nets) == {"G"}
+    losses = trainer.step(batch).losses
+    assert set(losses) == {"G_content", "G_style", "G_tv"} and set(trainer.model.nets) == {"G"}
     for flag, name in (("content", "G_content"), ("style", "G_style")):
         doubled, _ = train(styles, f"{common} --lambda_{flag} 2")
         found = doubled.step(batch).losses
@@ -121,33 +123,29 @@ def test_noise_varies_the_results_and_repeats(styles: Path) -> None:
     assert not torch.allclose(other.translate(batch)["fake_B"], fakes[0])
 
 
-@pytest.fixture
-def adain() -> AdainGenerator:
-    from models.objectives.backbones import load_vgg
-    from models.objectives.perceptual import Features
-    from models.style.networks import ENCODER_LAYERS, ENCODER_NETWORK
+def test_styles_given_by_images_are_mixed_by_their_shares(styles: Path) -> None:
+    def model(style: str, shares: str = "", *flags: str) -> StyleTransferModel:
+        argv = ["--dataroot", str(styles), *SMALL.split(), "--model", "style_transfer", "--style", style]
+        argv += ["--style_mode", "adain", "--style_weights", shares, *flags]
+        model = create_model(parse(TestOptions, argv, MODELS, DATASETS), CPU)
+        assert isinstance(model, StyleTransferModel)
+        return model
 
-    torch.manual_seed(0)
-    encoder = Features(load_vgg(ENCODER_NETWORK, "random"), ENCODER_NETWORK, ENCODER_LAYERS)
-    return AdainGenerator(encoder, build_decoder(4))
-
-
-def test_styles_given_by_images_are_mixed_by_their_shares(adain: AdainGenerator, styles: Path) -> None:
     red, blue = (str(styles / "trainB" / f"{name}.png") for name in ("red", "blue"))
-    ends = [ReferenceStyle.from_files(path, "", 32) for path in (red, blue)]
-    mixed = ReferenceStyle.from_files(f"{red}, {blue}", "3,1", 32)
-    assert mixed and all(ends)
+    models = [model(f"{red}, {blue}", "3,1"), model(red), model(blue)]
+    mixed, *ends = (model.given for model in models)
+    adain = models[0].nets["G"]
+    assert isinstance(adain, AdainGenerator) and mixed and all(ends)
     like = torch.zeros(1)
     moments = zip(*(style.moments(adain, like) for style in (mixed, *ends)), strict=True)
     for between, one, other in moments:
         torch.testing.assert_close(between, 0.75 * one + 0.25 * other)
     assert mixed.name == "red.png (0.75), blue.png (0.25)"
-    model = StyleTransferModel(adain, mode="adain", given=mixed)
     batch = Batch(torch.rand(1, 3, 32, 40), None, ["p"], ["p"], torch.tensor([0]))
-    assert model.captions(batch) == [{"fake_B": "fake_B: red.png (0.75), blue.png (0.25)"}]
-    fakes = [StyleTransferModel(adain, mode="adain", given=end).translate(batch)["fake_B"] for end in ends]
+    assert models[0].captions(batch) == [{"fake_B": "fake_B: red.png (0.75), blue.png (0.25)"}]
+    fakes = [model.translate(batch)["fake_B"] for model in models[1:]]
     assert not torch.allclose(*fakes)
-    own = StyleTransferModel(adain, mode="adain", given=mixed, alpha=0.0).translate(batch)["fake_B"]
+    own = model(red, "", "--alpha", "0").translate(batch)["fake_B"]
     features = adain.encoder(batch.A)["relu4_1"]
     torch.testing.assert_close(own, adain.decoder(features), rtol=0, atol=1e-5)
 
@@ -199,18 +197,18 @@ def test_unified_tests_with_the_statistics_of_training(styles: Path) -> None:
 def test_unified_learns_the_tasks_that_are_asked_for(
     styles: Path, task: str, visuals: set[str], networks: set[str]
 ) -> None:
-    model, batches = train(styles, f"--model unified --task {task} --batch_size 2")
-    step = model.step(next(batches))
-    assert set(model.nets) == networks
+    trainer, batches = train(styles, f"--model unified --task {task} --batch_size 2")
+    step = trainer.step(next(batches))
+    assert set(trainer.model.nets) == networks
     assert {name for name in step.visuals if name.startswith("fake")} == visuals
     assert ("G_pixel" in step.losses) == (task != "style") and ("G_style" in step.losses) == (task != "color")
-    assert set(model.watched_losses) <= step.losses.keys()
+    assert set(trainer.model.watched_losses) <= step.losses.keys()
 
 
 def test_unified_learns_both_tasks_together(styles: Path) -> None:
     flags = "--model unified --batch_size 3 --ngf 8 --lr 0.005 --lambda_style 100 --lambda_adv 0"
-    model, batches = train(styles, flags)
-    losses = [model.step(next(batches)).losses for _ in range(90)]
+    trainer, batches = train(styles, flags)
+    losses = [trainer.step(next(batches)).losses for _ in range(90)]
     for name in ("G_pixel", "G_style"):
         first, last = (np.mean([found[name].item() for found in part]) for part in (losses[:9], losses[-9:]))
         assert last < 0.7 * first, name

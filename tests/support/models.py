@@ -6,9 +6,9 @@ import torch
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
-from models.base_model import BaseModel
 from options.parse import parse
 from options.train_options import TrainOptions
+from training.trainer import Trainer
 from util.batch import Batch
 
 SMALL = [
@@ -34,13 +34,18 @@ def arguments(name: str, data: dict[str, Path], *flags: str) -> list[str]:
     return ["--dataroot", str(data[mode]), "--model", name, *SMALL, *model.example_flags, *flags]
 
 
-def model_and_batches(name: str, data: dict[str, Path], *flags: str) -> tuple[BaseModel, list[Batch]]:
+def trainer_and_batches(name: str, data: dict[str, Path], *flags: str) -> tuple[Trainer, list[Batch]]:
     options = parse(TrainOptions, arguments(name, data, *flags), MODELS, DATASETS)
-    model = create_model(options, CPU)
-    return model, [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(1)]
+    trainer = create_trainer(options)
+    dtype = trainer.model.dtype
+    return trainer, [batch.to(CPU, dtype) for batch in create_loader(options, CPU).epoch(1)]
 
 
-def assert_equal_states(one: BaseModel, other: BaseModel) -> None:
+def create_trainer(options: TrainOptions, device: torch.device = CPU) -> Trainer:
+    return Trainer(create_model(options, device), options)
+
+
+def assert_equal_states(one: Trainer, other: Trainer) -> None:
     def flat(value: object, path: str = "") -> dict[str, object]:
         if isinstance(value, dict):
             return {k: v for key, item in value.items() for k, v in flat(item, f"{path}.{key}").items()}

@@ -16,6 +16,7 @@ from data import DATASETS, create_loader  # noqa: E402
 from models import MODELS, create_model  # noqa: E402
 from options.parse import parse  # noqa: E402
 from options.train_options import TrainOptions  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
 from util import distributed  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -25,13 +26,14 @@ def train(argv: list[str], steps: int) -> dict[str, object]:
     """Return the losses of the last step and the model's state."""
     options = parse(TrainOptions, argv, MODELS, DATASETS)
     loader, model = create_loader(options, CPU), create_model(options, CPU)
+    trainer = Trainer(model, options)
     epoch, losses = 1, {}
-    while model.iteration < steps:
+    while trainer.iteration < steps:
         for batch in loader.epoch(epoch):
-            if model.iteration < steps:
-                losses, _ = model.step(batch.to(CPU, model.dtype))
+            if trainer.iteration < steps:
+                losses, _ = trainer.step(batch.to(CPU, model.dtype))
         epoch += 1
-    return {"losses": dict(losses), "state": model.state_dict()}
+    return {"losses": dict(losses), "state": trainer.state_dict()}
 
 
 def main() -> None:

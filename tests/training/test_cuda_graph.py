@@ -18,16 +18,23 @@ from torch.optim import SGD, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data import DATASETS, create_loader
-from models import MODELS, create_model
-from models.base_model import BaseModel
+from models import MODELS
 from models.objectives.backbones import Fingerprint
 from models.pix2pix_model import Pix2PixModel
 from options.parse import parse
 from options.train_options import TrainOptions
-from tests.support.models import CPU, TRAINED, arguments, assert_equal_states, model_and_batches
+from tests.support.models import (
+    CPU,
+    TRAINED,
+    arguments,
+    assert_equal_states,
+    create_trainer,
+    trainer_and_batches,
+)
 from tests.support.recorder import Call, CpuRecorder, NoTraffic, SyncDetector
 from training.cuda_graph import LOSS_TOLERANCE, WARM_UP, CudaRecorder, StepGraphs, wants_capture
 from training.live_state import RANDOM_STATE, Snapshot, step_differences, tensors
+from training.trainer import Trainer
 from util import distributed
 from util.batch import Batch, Step
 from util.errors import UserError
@@ -52,13 +59,13 @@ def test_replayed_steps_equal_eager_ones(
     name: str, data: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     flags = [EXACT, *FLAGS.get(name, [])]
-    eager, batches = model_and_batches(name, data, *flags)
-    captured, _ = model_and_batches(name, data, *flags)
+    eager, batches = trainer_and_batches(name, data, *flags)
+    captured, _ = trainer_and_batches(name, data, *flags)
     recorder = CpuRecorder()
     captured.capture_steps(recorder)
     for turn in range((WARM_UP + 4) * (2 if name in TWO_KINDS else 1)):
-        for model in (eager, captured):
-            model.set_learning_rate(2.0**-turn)
+        for trainer in (eager, captured):
+            trainer.set_learning_rate(2.0**-turn)
         expected = eager.step(batches[turn % len(batches)])
         found = captured.step(batches[turn % len(batches)])
         for ours, theirs in zip(expected, found, strict=True):
@@ -75,10 +82,10 @@ def test_nothing_in_a_step_waits_for_the_device(name: str, data: dict[str, Path]
             assert not syncs
             return step
 
-    model, batches = model_and_batches(name, data, *FLAGS.get(name, []))
-    model.capture_steps(Watch())
+    trainer, batches = trainer_and_batches(name, data, *FLAGS.get(name, []))
+    trainer.capture_steps(Watch())
     for batch in batches[:WARM_UP]:
-        model.step(batch)
+        trainer.step(batch)
 
 
 @pytest.fixture
@@ -95,16 +102,16 @@ def meta(monkeypatch: pytest.MonkeyPatch) -> torch.device:
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_step_needs_nothing_of_the_host(name: str, data: dict[str, Path], meta: torch.device) -> None:
     options = parse(TrainOptions, arguments(name, data, *FLAGS.get(name, [])), MODELS, DATASETS)
-    model = create_model(options, meta)
-    batches = [batch.to(meta, model.dtype) for batch in create_loader(options, CPU).epoch(1)]
-    model.step(batches[0])  # what never changes may be sent once
+    trainer = create_trainer(options, meta)
+    batches = [batch.to(meta, trainer.model.dtype) for batch in create_loader(options, CPU).epoch(1)]
+    trainer.step(batches[0])  # what never changes may be sent once
 
     def watched(batch: Batch) -> Step:
         with NoTraffic():
             return compute(batch)
 
-    compute, model._compute = model._compute, watched  # type: ignore[method-assign]
-    model.step(batches[1])
+    compute, trainer._compute = trainer._compute, watched  # type: ignore[method-assign]
+    trainer.step(batches[1])
 
 
 @pytest.mark.parametrize(
@@ -174,11 +181,11 @@ def _raise() -> Step:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-def both_after(steps: int, recorder: CpuRecorder, data: dict[str, Path]) -> tuple[BaseModel, BaseModel]:
-    """Return a model after so many steps, of two kinds in turn, and one whose steps `recorder` captures."""
+def both_after(steps: int, recorder: CpuRecorder, data: dict[str, Path]) -> tuple[Trainer, Trainer]:
+    """Return a trainer after some steps, of two kinds in turn, and one whose steps `recorder` captures."""
     flags = [EXACT, "--norm=instance", "--n_critic=2"]
-    eager, batches = model_and_batches("pix2pix", data, *flags)
-    captured, _ = model_and_batches("pix2pix", data, *flags)
+    eager, batches = trainer_and_batches("pix2pix", data, *flags)
+    captured, _ = trainer_and_batches("pix2pix", data, *flags)
     captured.capture_steps(recorder)
     for turn in range(steps):
         eager.step(batches[turn % len(batches)])
@@ -308,10 +315,10 @@ def omissions(calls: list[Call], live: dict[str, list[Tensor]]) -> dict[frozense
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_what_a_replay_forgets_is_named(name: str, data: dict[str, Path]) -> None:
-    model, batches = model_and_batches(name, data, EXACT, *STEADY.get(name, []))
+    trainer, batches = trainer_and_batches(name, data, EXACT, *STEADY.get(name, []))
     recorder, seen = ForgetfulRecorder(), list[Batch]()
-    model.capture_steps(recorder)
-    graphs = model._graphs
+    trainer.capture_steps(recorder)
+    graphs = trainer._graphs
     assert graphs is not None
     compute = graphs.compute
 
@@ -321,7 +328,7 @@ def test_what_a_replay_forgets_is_named(name: str, data: dict[str, Path]) -> Non
 
     graphs.compute = watched
     for turn in range(WARM_UP + 2):
-        model.step(batches[turn % 2])
+        trainer.step(batches[turn % 2])
     (graph,) = graphs.captured.values()
     earlier, batch = seen[-2:]
 

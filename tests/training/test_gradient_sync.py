@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.gradient_sync import GradientSum
+from training.gradient_sync import GradientSync
 from util import distributed
 
 
@@ -32,7 +32,7 @@ def layers(monkeypatch: pytest.MonkeyPatch) -> nn.Sequential:
 
 
 def test_messages_leave_while_earlier_layers_are_computed(layers: nn.Sequential) -> None:
-    gradients, loss = GradientSum(list(layers.parameters())), layers(torch.ones(1, 3)).sum()
+    gradients, loss = GradientSync(list(layers.parameters())), layers(torch.ones(1, 3)).sum()
     sent_before: list[int] = []
     layers[0].weight.register_hook(lambda _: sent_before.append(len(Doubled.sent)))
     value = loss.detach().clone()
@@ -50,7 +50,7 @@ def test_messages_leave_while_earlier_layers_are_computed(layers: nn.Sequential)
 
 def test_what_the_loss_does_not_reach_keeps_the_order(layers: nn.Sequential) -> None:
     """The third layer has no gradient: what comes after its message goes out at the end."""
-    gradients = GradientSum(list(layers.parameters()))
+    gradients = GradientSync(list(layers.parameters()))
     loss = layers[3](layers[1](layers[0](torch.ones(1, 3)))).sum()
     gradients.begin(loss.detach())
     loss.backward()
@@ -61,7 +61,7 @@ def test_what_the_loss_does_not_reach_keeps_the_order(layers: nn.Sequential) -> 
 
 
 def test_only_the_last_part_of_a_batch_is_sent(layers: nn.Sequential) -> None:
-    gradients = GradientSum(list(layers.parameters()))
+    gradients = GradientSync(list(layers.parameters()))
     layers(torch.ones(1, 3)).sum().backward()
     assert not Doubled.sent
     first = layers[0].weight.grad.clone()

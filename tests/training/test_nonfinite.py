@@ -6,40 +6,40 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from models.base_model import BaseModel
+from data import DATASETS
+from models import MODELS
+from models.base_model import BaseModel, Update
+from options.base_options import CommandOptions
+from options.parse import parse
+from options.train_options import TrainOptions
 from tests.support.environment import Command
-from training.nonfinite import PATIENCE, LossGuard
+from tests.support.models import CPU
+from training.nonfinite import PATIENCE, NonFiniteGuard
+from training.trainer import Trainer
 from util.batch import Batch, Step
 
 
 class Toy(BaseModel):
-    """Two layers with an optimizer each; the input decides what its losses come to."""
+    """Two layers with an optimizer each; the input decides the losses."""
 
-    def __init__(self, policy: str):
-        super().__init__(
-            {"G": nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), "D": nn.Conv2d(1, 1, 1)},
-            torch.device("cpu"),
-            torch.float32,
-            0,
-        )
-        self.guard = LossGuard(policy)
-        self.optimizers = {
-            name: torch.optim.Adam(net.parameters(), lr=0.1, fused=True) for name, net in self.nets.items()
-        }
+    def build(self, options: CommandOptions) -> dict[str, nn.Module]:
+        return {"G": nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)), "D": nn.Conv2d(1, 1, 1)}
 
-    @classmethod
-    def from_options(cls, options: object, device: torch.device) -> "Toy":
-        raise NotImplementedError
-
-    def train_step(self, batch: Batch) -> Step:
+    def train_step(self, batch: Batch, update: Update) -> Step:
         d = self.nets["D"](batch.A).mean()
-        self.minimize("D", d)
+        update("D", d)
         g = self.nets["G"](batch.B).pow(2).mean() if batch.B is not None else d
-        self.minimize("G", g)
+        update("G", g)
         return Step({"D_real": d, "G_GAN": g}, {})
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         return {}
+
+
+def toy(policy: str) -> Trainer:
+    argv = ["--dataroot", ".", "--model", "template", "--on_nan", policy, "--lr", "0.1", "--beta1", "0.9"]
+    options = parse(TrainOptions, argv, MODELS, DATASETS)
+    return Trainer(Toy(options, CPU), options)
 
 
 def batch(for_D: float, for_G: float) -> Batch:
@@ -54,9 +54,13 @@ def number(iteration: int) -> Tensor:
     return torch.tensor(float(iteration), dtype=torch.float64)
 
 
-def snapshot(model: Toy) -> list[Tensor]:
-    steps = [entry["step"] for optimizer in model.optimizers.values() for entry in optimizer.state.values()]
-    return [tensor.clone() for net in model.nets.values() for tensor in (*net.state_dict().values(), *steps)]
+def snapshot(trainer: Trainer) -> list[Tensor]:
+    steps = [entry["step"] for optimizer in trainer.optimizers.values() for entry in optimizer.state.values()]
+    return [
+        tensor.clone()
+        for net in trainer.model.nets.values()
+        for tensor in (*net.state_dict().values(), *steps)
+    ]
 
 
 def same(one: list[Tensor], other: list[Tensor]) -> bool:
@@ -64,72 +68,72 @@ def same(one: list[Tensor], other: list[Tensor]) -> bool:
 
 
 def test_stop_keeps_the_weights_of_before_the_first_bad_loss() -> None:
-    model = Toy("stop")
+    trainer = toy("stop")
     for _ in range(3):
-        model.step(batch(1, 1))
-    assert model.guard.look() is None
-    before = [parameter.clone() for net in model.nets.values() for parameter in net.parameters()]
-    model.step(batch(nan, 1))
-    model.step(batch(1, inf))
-    assert same([parameter for net in model.nets.values() for parameter in net.parameters()], before)
-    sickness = model.guard.look()
-    assert sickness is not None and sickness.fatal
-    assert (sickness.iteration, sickness.networks, sickness.steps) == (4, ["D"], 2)
-    assert sickness.losses.keys() == {"D_real"} and isnan(sickness.losses["D_real"])
+        trainer.step(batch(1, 1))
+    assert trainer.nonfinite.pop_report() is None
+    before = [parameter.clone() for net in trainer.model.nets.values() for parameter in net.parameters()]
+    trainer.step(batch(nan, 1))
+    trainer.step(batch(1, inf))
+    assert same([parameter for net in trainer.model.nets.values() for parameter in net.parameters()], before)
+    report = trainer.nonfinite.pop_report()
+    assert report is not None and report.fatal
+    assert (report.iteration, report.networks, report.steps) == (4, ["D"], 2)
+    assert report.losses.keys() == {"D_real"} and isnan(report.losses["D_real"])
 
 
 def test_skip_leaves_a_bad_step_out_as_if_it_had_never_been() -> None:
-    model, plain = Toy("skip"), Toy("skip")
-    plain.load_state_dict(model.state_dict())
+    trainer, plain = toy("skip"), toy("skip")
+    plain.load_state_dict(trainer.state_dict())
     for for_D, for_G in ((1, 1), (nan, nan), (2, inf), (3, 2)):
-        model.step(batch(for_D, for_G))
+        trainer.step(batch(for_D, for_G))
     plain.step(batch(1, 1))
     # D's own loss is finite in the third step: it learns.
-    plain.minimize("D", plain.nets["D"](batch(2, 1).A).mean())
+    plain.update("D", plain.model.nets["D"](batch(2, 1).A).mean())
     plain.step(batch(3, 2))
-    assert same(snapshot(model), snapshot(plain))
-    sickness = model.guard.look()
-    assert sickness is not None and not sickness.fatal
-    assert (sickness.iteration, sickness.networks, sickness.steps) == (2, ["D", "G"], 2)
-    assert model.guard.look() is None
+    assert same(snapshot(trainer), snapshot(plain))
+    report = trainer.nonfinite.pop_report()
+    assert report is not None and not report.fatal
+    assert (report.iteration, report.networks, report.steps) == (2, ["D", "G"], 2)
+    assert trainer.nonfinite.pop_report() is None
 
 
 def test_skip_sees_a_gradient_that_is_not_finite() -> None:
-    guard, weight = LossGuard("skip"), nn.Parameter(torch.tensor([0.0]))
+    guard, weight = NonFiniteGuard("skip"), nn.Parameter(torch.tensor([0.0]))
     loss = weight.sqrt().sum()  # 0, with an infinite slope
     loss.backward()
     assert guard.blocks("G", loss, [weight]).item() == 1
     guard.end_step(number(1), {"G_L1": loss})
-    sickness = guard.look()
-    assert sickness is not None and (sickness.losses, sickness.networks) == ({}, ["G"])
+    report = guard.pop_report()
+    assert report is not None and (report.losses, report.networks) == ({}, ["G"])
 
 
 def test_skip_gives_up_when_nothing_else_comes() -> None:
-    model = Toy("skip")
+    trainer = toy("skip")
     for count in range(PATIENCE):
-        model.step(batch(nan, 1))
+        trainer.step(batch(nan, 1))
         if count == PATIENCE // 2:
-            found = model.guard.look()
+            found = trainer.nonfinite.pop_report()
             assert found is not None and not found.fatal
-    found = model.guard.look()
+    found = trainer.nonfinite.pop_report()
     assert found is not None and found.fatal
 
 
 def test_a_step_with_other_losses_keeps_its_own_record() -> None:
-    guard = LossGuard("skip")
+    guard = NonFiniteGuard("skip")
     guard.end_step(number(1), {"a": torch.tensor(1.0)})
     guard.end_step(number(2), {"a": torch.tensor(1.0), "b": torch.tensor(nan)})
     guard.end_step(number(3), {"a": torch.tensor(inf)})
-    found = guard.look()
+    found = guard.pop_report()
     assert found is not None and (found.iteration, list(found.losses), found.steps) == (2, ["b"], 2)
 
 
 def test_a_broken_network_is_named() -> None:
-    model = Toy("stop")
-    assert model.broken_nets() == []
+    trainer = toy("stop")
+    assert trainer.non_finite_nets() == []
     with torch.no_grad():
-        model.nets["D"].bias.fill_(nan)
-    assert model.broken_nets() == ["D"]
+        trainer.model.nets["D"].bias.fill_(nan)
+    assert trainer.non_finite_nets() == ["D"]
 
 
 def test_a_run_that_diverges_ends_with_its_good_state_untouched(

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from models import MODELS
-from models.layers.precision import FIRST_SCALE, Precision
-from tests.support.models import CPU, TRAINED, assert_equal_states, model_and_batches
+from tests.support.models import TRAINED, assert_equal_states, trainer_and_batches
 from util.color import rgb_to_lab
 from util.errors import UserError
 
@@ -18,11 +16,11 @@ from util.errors import UserError
 def test_first_losses_in_bf16_are_near_those_in_fp32(name: str, data: dict[str, Path]) -> None:
     found = {}
     for precision in ("fp32", "bf16"):
-        model, batches = model_and_batches(name, data, "--precision", precision)
-        losses, visuals = model.step(batches[0])
+        trainer, batches = trainer_and_batches(name, data, "--precision", precision)
+        losses, visuals = trainer.step(batches[0])
         assert {tensor.dtype for tensor in (*losses.values(), *visuals.values())} == {torch.float32}
-        assert {p.dtype for net in model.nets.values() for p in net.parameters()} == {torch.float32}
-        translated = model.translate(batches[0])
+        assert {p.dtype for net in trainer.model.nets.values() for p in net.parameters()} == {torch.float32}
+        translated = trainer.model.translate(batches[0])
         assert {tensor.dtype for tensor in translated.values()} == {torch.float32}
         found[precision] = losses
     for key, loss in found["fp32"].items():
@@ -31,13 +29,13 @@ def test_first_losses_in_bf16_are_near_those_in_fp32(name: str, data: dict[str, 
 
 
 def test_discriminators_judge_with_the_weights_that_they_have_just_got(data: dict[str, Path]) -> None:
-    model, batches = model_and_batches("pix2pix", data, "--precision", "bf16", "--lr_D", "0.1")
+    trainer, batches = trainer_and_batches("pix2pix", data, "--precision", "bf16", "--lr_D", "0.1")
     seen = []
-    D = model.nets["D"]
+    D = trainer.model.nets["D"]
     D.register_forward_hook(lambda net, inputs, output: seen.append((inputs[0].detach(), output.detach())))
-    model.step(batches[0])
+    trainer.step(batches[0])
     fake, judged = seen[-1]
-    with torch.no_grad(), model.precision.autocast():
+    with torch.no_grad(), trainer.model.precision.autocast():
         again = D(fake)
     torch.testing.assert_close(judged, again, rtol=0.05, atol=0.05)
 
@@ -50,33 +48,18 @@ def test_lab_is_not_computed_with_fewer_digits() -> None:
     assert found.dtype == torch.float32 and torch.equal(found, rgb_to_lab(rgb))
 
 
-def test_float16_scales_losses_and_halves_the_scale_where_it_was_too_much() -> None:
-    precision = Precision("fp16", CPU)
-    weight = nn.Parameter(torch.ones(2))
-    precision.backward((weight * 3).sum(), [weight])
-    assert precision.unscale([weight]) == 0
-    torch.testing.assert_close(weight.grad, torch.full((2,), 3.0))
-    weight.grad = None
-    precision.backward((weight * 1e35).sum(), [weight])
-    assert precision.unscale([weight]) == 1
-    assert precision.scale == FIRST_SCALE / 2
-    resumed = Precision("fp16", CPU)
-    resumed.load_state_dict(precision.state_dict())
-    assert resumed.scale == precision.scale
-
-
 def test_tf32_is_for_gpus(data: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="--precision tf32"):
-        model_and_batches("pix2pix", data, "--precision", "tf32")
+        trainer_and_batches("pix2pix", data, "--precision", "tf32")
 
 
 @pytest.mark.parametrize("name", [name for name in TRAINED if name in MODELS.names()])
 def test_a_run_in_bf16_resumes_to_the_bit(name: str, data: dict[str, Path], tmp_path: Path) -> None:
-    model, batches = model_and_batches(name, data, "--precision", "bf16")
-    model.step(batches[0])
-    torch.save(model.state_dict(), tmp_path / "state.pth")
-    resumed, _ = model_and_batches(name, data, "--precision", "bf16")
+    trainer, batches = trainer_and_batches(name, data, "--precision", "bf16")
+    trainer.step(batches[0])
+    torch.save(trainer.state_dict(), tmp_path / "state.pth")
+    resumed, _ = trainer_and_batches(name, data, "--precision", "bf16")
     resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
-    losses, _ = (each.step(batches[1]).losses for each in (model, resumed))
+    losses, _ = (each.step(batches[1]).losses for each in (trainer, resumed))
     assert all(math.isfinite(value.item()) for value in losses.values())
-    assert_equal_states(model, resumed)
+    assert_equal_states(trainer, resumed)

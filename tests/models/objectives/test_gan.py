@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.objectives.gan import Objective
 from models.objectives.losses import discriminator_loss, gradient_penalty, r1_penalty
-from tests.support.models import CPU, assert_equal_states, model_and_batches
+from tests.support.models import CPU, assert_equal_states, trainer_and_batches
 from training.ema import Ema
 from util.errors import UserError
 
@@ -103,7 +103,7 @@ def test_instance_noise_is_on_everything_that_discriminators_see() -> None:
 )
 def test_what_makes_no_sense_is_refused(flags: str, message: str, data: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=message):
-        model_and_batches("pix2pix", data, *flags.split())
+        trainer_and_batches("pix2pix", data, *flags.split())
 
 
 def weights(net: nn.Module) -> torch.Tensor:
@@ -111,29 +111,29 @@ def weights(net: nn.Module) -> torch.Tensor:
 
 
 def test_generators_are_updated_every_n_critic_steps(data: dict[str, Path]) -> None:
-    model, batches = model_and_batches("pix2pix", data, "--n_critic", "3")
+    trainer, batches = trainer_and_batches("pix2pix", data, "--n_critic", "3")
     changed = []
     for step in range(6):
-        before = {name: weights(net) for name, net in model.nets.items()}
-        model.step(batches[step % 3])
+        before = {name: weights(net) for name, net in trainer.model.nets.items()}
+        trainer.step(batches[step % 3])
         changed.append(
-            [name for name, net in model.nets.items() if not torch.equal(before[name], weights(net))]
+            [name for name, net in trainer.model.nets.items() if not torch.equal(before[name], weights(net))]
         )
     assert changed == [["D"], ["D"], ["G", "D"]] * 2
 
 
 def test_two_learning_rates(data: dict[str, Path]) -> None:
-    model, _ = model_and_batches("pix2pix", data, "--lr_G", "0.0001", "--lr_D", "0.0004")
-    model.set_learning_rate(0.5)
-    rates = {name: o.param_groups[0]["lr"] for name, o in model.optimizers.items()}
+    trainer, _ = trainer_and_batches("pix2pix", data, "--lr_G", "0.0001", "--lr_D", "0.0004")
+    trainer.set_learning_rate(0.5)
+    rates = {name: o.param_groups[0]["lr"] for name, o in trainer.optimizers.items()}
     assert rates == {"G": 0.00005, "D": 0.0002}
 
 
 def test_gradients_are_clipped(data: dict[str, Path]) -> None:
-    model, batches = model_and_batches("pix2pix", data, "--clip_grad", "0.01")
-    model.step(batches[0], monitor=True)
-    assert model.diagnostics.values()["grad_G"] > 0.01  # as it was before
-    for net in model.nets.values():
+    trainer, batches = trainer_and_batches("pix2pix", data, "--clip_grad", "0.01")
+    trainer.step(batches[0], monitor=True)
+    assert trainer.model.diagnostics.values()["grad_G"] > 0.01  # as it was before
+    for net in trainer.model.nets.values():
         norm = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]).norm()
         assert norm.item() == pytest.approx(0.01, rel=1e-3)
 
@@ -170,14 +170,14 @@ def test_each_means_trains_and_resumes_to_the_bit(
     name: str, means: str, steps: int, data: dict[str, Path], tmp_path: Path
 ) -> None:
     flags = MEANS[means].split()
-    model, batches = model_and_batches(name, data, *flags)
+    trainer, batches = trainer_and_batches(name, data, *flags)
     for step in range(steps):
         if step == steps // 2:
-            torch.save(model.state_dict(), tmp_path / "state.pth")
-        losses = model.step(batches[step % len(batches)], monitor=step % 2 == 0).losses
+            torch.save(trainer.state_dict(), tmp_path / "state.pth")
+        losses = trainer.step(batches[step % len(batches)], monitor=step % 2 == 0).losses
         assert all(math.isfinite(value.item()) for value in losses.values()), step
-    resumed, _ = model_and_batches(name, data, *flags)
+    resumed, _ = trainer_and_batches(name, data, *flags)
     resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True, map_location=CPU))
     for step in range(steps // 2, steps):
         resumed.step(batches[step % len(batches)], monitor=step % 2 == 0)
-    assert_equal_states(model, resumed)
+    assert_equal_states(trainer, resumed)

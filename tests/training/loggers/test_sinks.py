@@ -27,6 +27,7 @@ from training.loggers.base import Logger, LossRecord, MetricRecord, Sink
 from training.loggers.tensorboard_sink import TensorBoardLog
 from training.loggers.wandb_sink import WandbLog
 from training.progress import Progress
+from training.trainer import Trainer
 from util.errors import UserError
 
 
@@ -256,11 +257,19 @@ def test_images_come_as_often_as_wanted_and_only_then(
 
     translate = BaseModel.translate
 
+    trainers: list[Trainer] = []
+    start = train.start
+
+    def noted(options: Any, trainer: Trainer, *arguments: Any) -> Progress:
+        trainers.append(trainer)
+        return start(options, trainer, *arguments)
+
     def counted(model: BaseModel, *arguments: Any) -> Any:
-        translated.append(model.iteration)
+        translated.append(trainers[0].iteration)
         return translate(model, *arguments)
 
     monkeypatch.setattr(train, "create_logger", create_logger)
+    monkeypatch.setattr(train, "start", noted)
     monkeypatch.setattr(BaseModel, "translate", counted)
     flags = ["--n_epochs", "2", "--update_html_freq", "5", "--display_freq", "4", "--html_samples", "1"]
     assert training(pairs, tmp_path, *flags) == 0
