@@ -1,4 +1,4 @@
-"""The flags that train.py and test.py share, in groups: each part of the program takes those it needs."""
+"""The flags that train.py and test.py share, in groups: each part of the program uses the groups it needs."""
 
 import logging
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ PREPROCESS = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to run, where its files are, and on which device."""
+    """The model, its files, and the device."""
 
     dataroot: str = option(
         MISSING,
@@ -32,50 +32,50 @@ class RunOptions:
     )
     name: str = option(
         "experiment_name",
-        "name of the experiment: its folder below checkpoints_dir and results_dir",
+        "name of the experiment: its folder in --checkpoints_dir and --results_dir",
         cosmetic=True,
     )
     suffix: str = option(
         "",
-        "added to the name after _, flags in braces filled in: {model}_{netG}_size{load_size}",
+        "appended to the name after _, with the values of flags in braces: {model}_{netG}_size{load_size}",
         cosmetic=True,
     )
     checkpoints_dir: str = option(
-        "./checkpoints", "where models, logs and the training page are saved", cosmetic=True
+        "./checkpoints", "folder of checkpoints, logs and the training page", cosmetic=True
     )
     model: str = option(
         "cycle_gan", "which model: the name of a models/<name>_model.py, or the path of such a file elsewhere"
     )
-    gpu_ids: str = option("0", "which GPU: 0 or 1; -1 is the CPU", cosmetic=True)
-    epoch: str = option("latest", "which checkpoint to load: latest or a number of an epoch")
+    gpu_ids: str = option("0", "GPUs: 0, or several such as 0,1; -1 for the CPU", cosmetic=True)
+    epoch: str = option("latest", "which checkpoint to load: latest, or the number of an epoch")
     load_iter: int = option(
         0, "load the checkpoint iter_N instead (see --save_by_iter); 0 loads --epoch", minimum=0
     )
     precision: str = option(
         "fp32",
-        "arithmetic: bf16, fp16 (GPUs) and tf32 (NVIDIA's) compute networks with fewer digits, norms'"
-        " statistics, losses and weights in fp32; fp64 is slow, for checking",
+        "precision of networks: bf16, fp16 (GPUs) and tf32 (NVIDIA GPUs) are lower than fp32, which norm"
+        " statistics, losses and weights keep; fp64 is slow, for checks",
         choices=("fp64", "fp32", "tf32", "bf16", "fp16"),
     )
     seed: int = option(0, "seed of all randomness: initial weights, order, augmentation, dropout", minimum=0)
     deterministic: bool = option(
-        False, "use only algorithms that compute the same bits every time; slower on a GPU"
+        False, "use only algorithms whose results are reproducible bit for bit; slower on a GPU"
     )
     config: str = option(
-        "", "a *_opt.json file with values for flags; the command line overrides it", cosmetic=True
+        "", "an *_opt.json file with values of flags; the command line overrides it", cosmetic=True
     )
     verbose: bool = option(False, "print the networks layer by layer", cosmetic=True)
 
     @property
     def dtype(self) -> "torch.dtype":
-        """The type of networks and images."""
+        """The type of network weights and images."""
         import torch  # scripts that only read flags start without it
 
         return torch.float64 if self.precision == "fp64" else torch.float32
 
     @property
     def tag(self) -> str:
-        """The checkpoint that is asked for: the part of its file name before ``_net_``."""
+        """The chosen checkpoint: the part of its file names before ``_net_``."""
         return f"iter_{self.load_iter}" if self.load_iter else self.epoch
 
 
@@ -85,11 +85,11 @@ class SpeedOptions:
 
     speed: str = option(
         "auto",
-        "auto: the memory formats and kernels that are fastest here; off: the plain ones, to compare with",
+        "auto: the fastest memory formats and kernels for this device; off: the default ones, to compare",
         choices=("auto", "off"),
     )
     compile: bool = option(
-        False, "compile networks with torch.compile: the first images take a minute longer, the others less"
+        False, "compile networks with torch.compile: slower for the first minute, then faster"
     )
     cuda_graph: str = option(
         "off",
@@ -100,9 +100,9 @@ class SpeedOptions:
 
     def __post_init__(self) -> None:
         if self.compile and self.speed == "off":
-            raise UserError("--compile: --speed off is the plain path; leave one of them out")
+            raise UserError("--compile: --speed off is without optimizations; use only one of them")
         if self.cuda_graph == "on" and self.speed == "off":
-            raise UserError("--cuda_graph on: --speed off is the plain path; leave one of them out")
+            raise UserError("--cuda_graph on: --speed off is without optimizations; use only one of them")
 
 
 @dataclass(frozen=True)
@@ -130,22 +130,25 @@ class NetworkOptions:
     )
     attention_nets: str = option(
         "GD",
-        "the networks that get it: generators, discriminators, or both",
+        "the networks with self-attention: generators, discriminators, or both",
         choices=("G", "D", "GD"),
         architecture=True,
     )
     spectral_norm: str = option(
-        "none", "the networks with spectral norm", choices=("none", "G", "D", "GD"), architecture=True
+        "none",
+        "the networks with spectral norm: generators, discriminators, or both",
+        choices=("none", "G", "D", "GD"),
+        architecture=True,
     )
     upsample: str = option(
         "deconv",
-        "how generators enlarge feature maps; nearest and bilinear, with a convolution, avoid checkerboards",
+        "upsampling in generators; nearest and bilinear (with a convolution) avoid checkerboard artifacts",
         choices=("deconv", "nearest", "bilinear"),
         architecture=True,
     )
     padding: str = option(
         "reflect",
-        "what lies beyond the edge",
+        "border padding mode",
         choices=("reflect", "replicate", "zero"),
         architecture=True,
         needs=("netG", ("resnet_9blocks", "resnet_6blocks")),
@@ -156,9 +159,9 @@ class NetworkOptions:
     init_gain: float = option(0.02, "scale of initial weights (normal, xavier, orthogonal)", above=0)
 
     def attention_depths(self, net: str) -> tuple[int, ...]:
-        """Return how often the feature maps with self-attention are halved, for a generator "G" or "D".
+        """Return the depths (numbers of halvings) of the feature maps with self-attention in "G" or "D".
 
-        ``--attention`` must be written in fractions, as parsed options have it.
+        ``--attention`` must be written in fractions, as in parsed options.
         """
         if self.attention == "none" or net not in self.attention_nets:
             return ()
@@ -167,7 +170,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which images, and how they are prepared."""
+    """The images, and how they are prepared."""
 
     phase: str = option("train", "which part of the data set: train, val, test, ...")
     dataset_mode: str = option(
@@ -175,36 +178,35 @@ class DataOptions:
         "which data set: the name of a data/<name>_dataset.py, or the path of such a file elsewhere",
     )
     direction: str = option(
-        "AtoB", "which side is translated into which", choices=("AtoB", "BtoA"), architecture=True
+        "AtoB", "direction of translation between the sides", choices=("AtoB", "BtoA"), architecture=True
     )
     batch_size: int = option(1, "images in a batch", minimum=1)
     num_threads: int = option(
         4,
-        "worker processes that read images, by default at most one a CPU core; 0: none",
+        "worker processes that read images, by default at most one per CPU core; 0: none",
         minimum=0,
         cosmetic=True,
     )
-    serial_batches: bool = option(False, "take images in order instead of shuffling them")
+    serial_batches: bool = option(False, "read images in order instead of shuffling them")
     max_dataset_size: int | None = option(None, "use only the first N images", minimum=1)
     preprocess: str = option("resize_and_crop", "how images are scaled and cropped", choices=PREPROCESS)
     load_size: int = option(286, "scale images to this size", minimum=1)
     crop_size: int = option(256, "then crop to this size", minimum=1)
     no_flip: bool = option(False, "do not flip images at random")
     exact_resize: bool = option(
-        False, "scale with Pillow, to the bit as the peer does; takes longer than torch (see overview.md)"
+        False, "scale with Pillow, bit for bit like the peer; slower than torch (see overview.md)"
     )
     cache: str = option(
         "none",
-        "keep scaled images for later epochs, each once for all processes: ram in memory, disk in a file"
-        " that later runs and others on this machine use too",
+        "keep scaled images for later epochs, shared by all worker processes: ram in memory, disk in a file"
+        " that is also shared with other runs on this machine",
         choices=("none", "ram", "disk"),
         phase="train",
         cosmetic=True,
     )
     cache_limit: float = option(
         4.0,
-        "memory, or room on the disk, that the cache may take, in GB; what does not fit in is read in every"
-        " epoch",
+        "maximal size of the cache in memory or on the disk, in GB; images beyond it are read in every epoch",
         above=0,
         phase="train",
         needs=("cache", ("ram", "disk")),
@@ -212,15 +214,15 @@ class DataOptions:
     )
     cache_dir: str = option(
         "./cache/",
-        "the folder of the cache's file, on a disk of this machine",
+        "folder of the cache file, on a local disk",
         phase="train",
         needs=("cache", ("disk",)),
         cosmetic=True,
     )
     bad_images: str = option(
         "skip",
-        "images that cannot be read: skip names each once and goes on, in training with the next good one"
-        " in its place; error ends the run",
+        "images that cannot be read: skip logs and skips them (in training, the next good image replaces"
+        " them), error ends the run",
         choices=("skip", "error"),
     )
 
@@ -281,17 +283,19 @@ class DisplayOptions:
     use_wandb: bool = option(
         False, "log to Weights & Biases, as --log wandb does (in training)", cosmetic=True
     )
-    wandb_project_name: str = option("CycleGAN-and-pix2pix", "the project's name there", cosmetic=True)
+    wandb_project_name: str = option(
+        "CycleGAN-and-pix2pix", "name of the project in Weights & Biases", cosmetic=True
+    )
 
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """All options of one command, frozen: a group an attribute.
+    """All options of one command, frozen, one attribute per group.
 
     Attributes:
         model, dataset: the groups of the chosen model and data set.
-        explicit: names of the flags that the command line gave.
-        defaults: what each flag's value would be without it.
+        explicit: the flags given on the command line.
+        defaults: the value of each flag if it is not given.
     """
 
     COMMAND: ClassVar[str]
@@ -316,16 +320,16 @@ class CommandOptions:
 
     @property
     def run_name(self) -> str:
-        """The experiment's name with its suffix."""
+        """The name of the experiment with its suffix."""
         return run_name(self.values())
 
     @property
     def run_folder(self) -> Path:
-        """Where the run's checkpoints and logs are."""
+        """The folder of the run's checkpoints and logs."""
         return Path(self.run.checkpoints_dir) / self.run_name
 
     def values(self) -> dict[str, object]:
-        """Return every flag's value by name."""
+        """Return the value of every flag by name."""
         groups = (
             getattr(self, item.name) for item in fields(self) if item.name not in ("explicit", "defaults")
         )
@@ -351,7 +355,7 @@ def attention_fractions(sizes: str, crop_size: int) -> str:
     """Return ``--attention`` with sizes of feature maps written as fractions of `crop_size`, such as 1/8.
 
     Raises:
-        UserError: a size is none that halving `crop_size` leads to.
+        UserError: A size is not `crop_size` divided by a power of two.
     """
     if sizes == "none":
         return sizes
@@ -362,8 +366,8 @@ def attention_fractions(sizes: str, crop_size: int) -> str:
         parts = number if part != digits else crop_size / number if number else 0
         if parts < 1 or parts not in (2**depth for depth in range(16)):
             raise UserError(
-                f"--attention {part}: expected none, sizes that halving --crop_size {crop_size} leads to,"
-                f" such as {crop_size // 8}, or fractions such as 1/8"
+                f"--attention {part}: expected none, --crop_size {crop_size} divided by a power of two, such"
+                f" as {crop_size // 8}, or a fraction such as 1/8"
             )
         fractions.append(f"1/{int(parts)}")
     return ",".join(fractions)

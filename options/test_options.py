@@ -1,4 +1,4 @@
-"""The flags of test.py alone."""
+"""The flags of test.py only."""
 
 import logging
 from collections.abc import Mapping
@@ -15,30 +15,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResultOptions:
-    """Which images are translated, how, and where they go."""
+    """The images to translate, and their results."""
 
-    results_dir: str = option("./results/", "where galleries are saved")
-    num_test: int | None = option(None, "how many images to translate; the peer's default is 50", minimum=1)
-    eval: bool = option(False, "no dropout, and batch norm with the statistics of training")
+    results_dir: str = option("./results/", "folder of galleries")
+    num_test: int | None = option(None, "number of images to translate; the peer's default is 50", minimum=1)
+    eval: bool = option(False, "evaluation mode: no dropout, and batch norm with the statistics of training")
     tile: int | None = option(
         None,
-        "translate images with a longer side than this in overlapping tiles of this side, which bounds the"
+        "translate images with a side longer than this in overlapping tiles of this side, which limits"
         " memory; for --preprocess none or scale_width",
         minimum=1,
     )
-    ema: bool = option(False, "use the averages of the generators' weights (train.py --ema_decay)")
+    ema: bool = option(False, "use the moving averages of the generators' weights (train.py --ema_decay)")
     aspect_ratio: float = option(
         1.0, "width / height of the saved images: 2 makes them twice as wide", above=0
     )
     format: str = option(
         "png",
-        f"how images are saved; jpg and webp, with quality {LOSSY_QUALITY}, are smaller and not exact",
+        f"file format of images; jpg and webp, with quality {LOSSY_QUALITY}, are smaller and lossy",
         choices=("png", "jpg", "webp"),
     )
     png_level: int = option(
         PNG_LEVEL,
-        "compression of PNG files, 0 (none) to 9; the pixels are the same, and 1 takes half the time of the"
-        " peer's 6 or less for 5 to 12 % more bytes",
+        "compression level of PNG files, 0 (none) to 9; 1 takes at most half the time of the peer's 6, for"
+        " files that are 5 to 12 % larger",
         minimum=0,
         below=10,
         needs=("format", ("png",)),
@@ -49,7 +49,7 @@ class ResultOptions:
 class TestOptions(CommandOptions):
     """All options of test.py."""
 
-    __test__ = False  # not a test, whatever pytest makes of its name
+    __test__ = False  # not a test class for pytest
     COMMAND: ClassVar[str] = "test"
     DEFAULTS: ClassVar[Mapping[str, object]] = {
         "phase": "test",
@@ -57,7 +57,7 @@ class TestOptions(CommandOptions):
         "serial_batches": True,
         "no_flip": True,
         "load_size": SameAs("crop_size"),
-        # Results do not depend on it; images that nothing cuts may be large.
+        # Results do not depend on the batch size; uncropped images may be large.
         "batch_size": Unless(4, "preprocess", ("scale_width", "none"), 1),
     }
 
@@ -65,7 +65,7 @@ class TestOptions(CommandOptions):
 
     @property
     def results_folder(self) -> Path:
-        """Where the gallery of this phase and checkpoint is."""
+        """The folder of the gallery of this phase and checkpoint."""
         tag = f"{self.run.epoch}_iter{self.run.load_iter}" if self.run.load_iter else self.run.epoch
         return Path(self.results.results_dir) / self.run_name / f"{self.data.phase}_{tag}"
 
@@ -73,8 +73,8 @@ class TestOptions(CommandOptions):
         data, tile = self.data, self.results.tile
         if tile and "crop" in data.preprocess and data.crop_size <= tile:
             log.warning(
-                "--tile %d has no effect on the images of --crop_size %d that --preprocess %s cuts;"
-                " --preprocess none leaves them as they are",
+                "--tile %d has no effect on the images of --crop_size %d from --preprocess %s;"
+                " --preprocess none does not crop",
                 tile,
                 data.crop_size,
                 data.preprocess,

@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from util.errors import UserError
 from util.shards import Member
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib"),
@@ -78,13 +80,13 @@ def save_image(image: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL)
     Image.fromarray(image).save(path, compress_level=png_level, quality=LOSSY_QUALITY)
 
 
-def to_levels(images: Tensor) -> Tensor:
+def to_levels(images: "Tensor") -> "Tensor":
     """Quantise images (..., 1 or 3, H, W) in [-1, 1] as they are saved: uint8, (..., 3, H, W), rounded."""
-    levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
     return levels.expand(*levels.shape[:-3], 3, -1, -1)
 
 
-def to_uint8(image: Tensor) -> NDArray[np.uint8]:
+def to_uint8(image: "Tensor") -> NDArray[np.uint8]:
     """Quantise an image (1 or 3, H, W) in [-1, 1] to an array (H, W, 3) as it is saved."""
     return to_levels(image).permute(1, 2, 0).cpu().numpy()
 

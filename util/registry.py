@@ -16,9 +16,12 @@ T = TypeVar("T")
 
 def registered_names(package: str, kind: str) -> list[str]:
     """Return the names of ``<package>/<name>_<kind>.py`` in alphabetical order; nothing is imported."""
-    folder = Path(__file__).parents[1].joinpath(*package.split("."))
-    names = (path.stem.removesuffix(f"_{kind}") for path in folder.glob(f"*_{kind}.py"))
+    names = (path.stem.removesuffix(f"_{kind}") for path in _folder_of(package).glob(f"*_{kind}.py"))
     return sorted(name for name in names if name != "base")
+
+
+def _folder_of(package: str) -> Path:
+    return Path(__file__).resolve().parents[1].joinpath(*package.split("."))
 
 
 class Registry(Generic[T]):
@@ -48,8 +51,9 @@ class Registry(Generic[T]):
         if not is_path(name):
             return name
         path = Path(os.path.abspath(os.path.expanduser(name)))
-        if path.parent.resolve() == self._folder().resolve() and label(name) in self.names():
-            return label(name)
+        short = label(name)
+        if short in self.names() and path.resolve() == _folder_of(self.package) / f"{short}_{self.kind}.py":
+            return short
         return str(path)
 
     def get(self, name: str) -> type[T]:
@@ -79,9 +83,6 @@ class Registry(Generic[T]):
                 f" {self.base.__name__}, expected one"
             )
         return classes[0]
-
-    def _folder(self) -> Path:
-        return Path(importlib.import_module(self.package).__file__ or "").parent
 
     def _import_file(self, path: Path) -> ModuleType:
         """Import a file as the module that is named like it, with its folder on the import path.

@@ -1,6 +1,8 @@
 """Flags: the peer's names and defaults, precedence, messages, and the files that record them."""
 
 import json
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from options.option import Fixed, cosmetic_flags, flags_of
 from options.parse import parse, read_opt_txt, save
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from tests.support.environment import ROOT
 from util.errors import UserError
 
 # Name and default of every flag of junyanz/pytorch-CycleGAN-and-pix2pix with --model pix2pix.
@@ -437,3 +440,8 @@ def test_other_sizes_with_attention_are_refused(wrong: str) -> None:
 def test_depths_with_attention_are_those_of_the_chosen_networks() -> None:
     network = train("--attention", "64,32", "--attention_nets", "G").network
     assert (network.attention_depths("G"), network.attention_depths("D")) == ((2, 3), ())
+
+
+def test_options_are_parsed_without_torch() -> None:
+    program = "import sys; import options.parse; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
