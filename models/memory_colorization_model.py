@@ -123,14 +123,16 @@ class MemoryColorizationModel(BaseModel):
         self.memory = ColorMemory(own.memory_size, value_size, threshold, fingerprint=fingerprint)
         num_downs = int(network.netG.removeprefix("unet_")).bit_length() - 1
         G = ColorUnet(1, 2, num_downs, network.ngf, value_size, dropout=not network.no_dropout)
-        D = ColorDiscriminator(3, network.ndf, value_size) if training and own.lambda_GAN else None
-        nets: dict[str, nn.Module | None] = {"G": G, "D": D, "M": self.memory}
-        for name in ("M", "G", "D"):  # the order of released runs, on which initial weights depend
-            if net := nets[name]:
-                init_network(net, network, name)
+        # Constructed and initialised in the order of released runs: initial weights depend on it.
+        nets: dict[str, nn.Module] = {"G": G, "M": init_network(self.memory, network, "M")}
+        if training and own.lambda_GAN:
+            nets["D"] = ColorDiscriminator(3, network.ndf, value_size)
+        for name in ("G", "D"):
+            if name in nets:
+                init_network(nets[name], network, name)
         if not training:
             self.given = given_colors(own.reference, own.palette, own.color_feature)
-        return {name: net for name, net in nets.items() if net is not None}
+        return nets
 
     def draws(self, count: int, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         noise = torch.rand(count, len(self.memory.ages), generator=generator, dtype=torch.float64)
