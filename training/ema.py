@@ -1,4 +1,4 @@
-"""Running means of generators' weights, which make better images than the weights themselves."""
+"""Exponential moving averages of the generators' weights."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -10,18 +10,17 @@ from torch import nn
 from util.weights import load_into
 
 EMA_SUFFIX = "_ema"
-"""Ends the name of an average in the names of files."""
+"""Suffix of an average's name in file names."""
 
 
 class Ema:
-    """Exponential moving averages of networks; buffers are those of the networks.
+    """Exponential moving averages of networks' parameters; buffers are copied.
 
     Args:
-        decay: share that an update keeps, once there have been many: the first ones keep less, as
-            (1 + n) / (10 + n) of update n.
+        decay: weight of the old average in an update; update n uses at most (1 + n) / (10 + n).
 
     Attributes:
-        nets: the averages.
+        nets: the averages by name.
     """
 
     def __init__(self, nets: Mapping[str, nn.Module], decay: float):
@@ -30,20 +29,20 @@ class Ema:
 
     @torch.no_grad()
     def update(self, nets: Mapping[str, nn.Module]) -> None:
-        """Take in the weights that `nets` have now."""
+        """Update the averages with the present weights of `nets`."""
         self.updates += 1
         weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, average in self.nets.items():
             torch._foreach_lerp_(list(average.parameters()), list(nets[name].parameters()), weight)
-            for mine, theirs in zip(average.buffers(), nets[name].buffers(), strict=True):
-                mine.copy_(theirs)
+            for copy, buffer in zip(average.buffers(), nets[name].buffers(), strict=True):
+                copy.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages and the number of updates."""
         return {"nets": {name: net.state_dict() for name, net in self.nets.items()}, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Load a state returned by `state_dict`."""
         self.updates = state["updates"]
         for name, net in self.nets.items():
             load_into(net, state["nets"][name], f"the saved average of network {name}")

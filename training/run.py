@@ -218,7 +218,7 @@ class Run:
         losses = ", ".join(f"{name} = {value}" for name, value in report.losses.items())
         found = (
             f"iteration {report.iteration}: not finite: {losses or 'a gradient'}, in updating"
-            f" {' and '.join(report.networks) or 'nothing'}, on"
+            f" {' and '.join(report.optimizers) or 'nothing'}, on"
             f" {', '.join(recent.get(report.iteration, ['images seen earlier']))}"
         )
         if report.fatal:

@@ -1,4 +1,4 @@
-"""Learning-rate policies: the factor on the initial rate as a pure function of progress; epochs from 1."""
+"""Learning-rate policies: the factor on the initial learning rate, by epoch (from 1)."""
 
 from dataclasses import asdict, dataclass
 from math import cos, inf, pi
@@ -10,23 +10,23 @@ PLATEAU_FACTOR, PLATEAU_THRESHOLD, PLATEAU_PATIENCE = 0.2, 0.01, 5
 
 
 def linear(epoch: int, n_epochs: int, n_epochs_decay: int) -> float:
-    """Return 1 for the first `n_epochs`, then a line that would reach 0 one epoch after the last."""
+    """Return 1 for `n_epochs`, then a linear decay that would reach 0 one epoch after the last."""
     return 1 - max(0, epoch - n_epochs) / (n_epochs_decay + 1)
 
 
 def step(epoch: int, every: int) -> float:
-    """Return a tenth more often after each `every` epochs."""
+    """Return a factor that falls to a tenth after each `every` epochs."""
     return 0.1 ** ((epoch - 1) // every)
 
 
 def cosine(epoch: int, total: int) -> float:
-    """Return half a wave from 1 at the first epoch that would reach 0 one epoch after the last, `total`."""
+    """Return a half cosine from 1 in the first epoch that would reach 0 one epoch after the last, `total`."""
     return (1 + cos(pi * (epoch - 1) / total)) / 2
 
 
 @dataclass(frozen=True)
 class Plateau:
-    """How a watched value has developed, and the factor that follows from it."""
+    """State of the plateau policy: the factor, the best value, and the epochs since it improved."""
 
     factor: float = 1.0
     best: float = inf
@@ -35,10 +35,10 @@ class Plateau:
     def after(self, value: float) -> "Plateau":
         """Return the state after an epoch with `value`.
 
-        An epoch is good if it lowers the best value by 1 %; after more than five others in a row the factor
-        falls to a fifth.
+        An epoch improves if it lowers the best value by 1 %; after more than five others in a row the factor
+        is multiplied by 0.2.
         """
-        # A share of |best|, so that losses below zero (hinge, wgangp) count as better when they fall.
+        # Relative to |best|, so that negative losses (hinge, wgangp) improve when they fall.
         if self.best == inf or value < self.best - PLATEAU_THRESHOLD * abs(self.best):
             return Plateau(self.factor, value, 0)
         if self.bad_epochs < PLATEAU_PATIENCE:
@@ -60,7 +60,7 @@ class LearningRate:
 
     @property
     def watches(self) -> bool:
-        """Whether it depends on the values given to `end_epoch`."""
+        """Whether the factor depends on the values given to `end_epoch`."""
         return self.policy == "plateau"
 
     def factor(self, epoch: int) -> float:
@@ -74,14 +74,14 @@ class LearningRate:
         return self.plateau.factor
 
     def end_epoch(self, value: float) -> None:
-        """Take the value that is watched, a mean over the epoch that ends."""
+        """Record the watched value, a mean over the epoch that ends."""
         if self.watches:
             self.plateau = self.plateau.after(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what does not follow from the epoch alone."""
+        """Return the state that does not follow from the epoch."""
         return asdict(self.plateau)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Load a state returned by `state_dict`."""
         self.plateau = Plateau(**state)

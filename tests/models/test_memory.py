@@ -154,7 +154,7 @@ def test_what_is_not_finite_in_one_part_blocks_the_whole_update(
     A[bad] = torch.nan
     trainer.step(replace(batch, A=A))
     report = trainer.nonfinite.pop_report()
-    assert report is not None and sorted(report.networks) == ["D", "G"]
+    assert report is not None and sorted(report.optimizers) == ["D", "G"]
     for name, net in trainer.model.nets.items():
         for key, value in net.state_dict().items():
             statistics = "running" in key or "tracked" in key

@@ -78,7 +78,7 @@ def test_stop_keeps_the_weights_of_before_the_first_bad_loss() -> None:
     assert same([parameter for net in trainer.model.nets.values() for parameter in net.parameters()], before)
     report = trainer.nonfinite.pop_report()
     assert report is not None and report.fatal
-    assert (report.iteration, report.networks, report.steps) == (4, ["D"], 2)
+    assert (report.iteration, report.optimizers, report.steps) == (4, ["D"], 2)
     assert report.losses.keys() == {"D_real"} and isnan(report.losses["D_real"])
 
 
@@ -94,7 +94,7 @@ def test_skip_leaves_a_bad_step_out_as_if_it_had_never_been() -> None:
     assert same(snapshot(trainer), snapshot(plain))
     report = trainer.nonfinite.pop_report()
     assert report is not None and not report.fatal
-    assert (report.iteration, report.networks, report.steps) == (2, ["D", "G"], 2)
+    assert (report.iteration, report.optimizers, report.steps) == (2, ["D", "G"], 2)
     assert trainer.nonfinite.pop_report() is None
 
 
@@ -105,7 +105,7 @@ def test_skip_sees_a_gradient_that_is_not_finite() -> None:
     assert guard.blocks("G", loss, [weight]).item() == 1
     guard.end_step(number(1), {"G_L1": loss})
     report = guard.pop_report()
-    assert report is not None and (report.losses, report.networks) == ({}, ["G"])
+    assert report is not None and (report.losses, report.optimizers) == ({}, ["G"])
 
 
 def test_skip_gives_up_when_nothing_else_comes() -> None:
