@@ -32,14 +32,14 @@ class ColorizationOptions(Pix2PixOptions):
     )
     lambda_perceptual: float = option(
         0.0,
-        "weight of the distance between VGG16's features of the results and of the photos",
+        "weight of the distance between the VGG16 features of results and photos",
         minimum=0,
         phase="train",
     )
     vgg_weights: str = option(
         "imagenet", "VGG16's weights: imagenet (downloaded), a path, or random (for tests)", phase="train"
     )
-    rebalance: bool = option(False, "give pixels of rare colours more weight in the L1 loss", phase="train")
+    rebalance: bool = option(False, "weight pixels of rare colours more in the L1 loss", phase="train")
 
 
 class ColorizationModel(Pix2PixModel):
@@ -76,14 +76,14 @@ class ColorizationModel(Pix2PixModel):
         fake = G(L)
         d, g = {}, {}
 
-        # D: tell photos from coloured ones, given their lightness
+        # D: tell photos from coloured images, given the lightness
         if D is not None:
             real_pair, fake_pair = torch.cat([L, ab], 1), torch.cat([L, fake], 1)
             d = self.objective.discriminator(D, real_pair, fake_pair, batch.draws)
             update("D", total(d) / 2)
             g["G_GAN"] = self.options.lambda_GAN * self.objective.generator(D, fake_pair, batch.draws)
 
-        # G: fool D, stay near the photo's colours and, if asked for, its features
+        # G: fool D, stay near the photo's colours and, with a weight, its features
         weights = self.frequencies.weights(ab, batch) if self.frequencies else 1
         g["G_L1"] = self.options.lambda_L1 * (weights * (fake - ab).abs()).mean()
         if self.perceptual:

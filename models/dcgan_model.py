@@ -21,14 +21,14 @@ from util.seeding import torch_rng
 OWN_NETWORKS = "it has its own networks, for --crop_size"
 
 GRID = 8
-"""Images in a row, and rows, of an overview."""
+"""Rows and columns of an overview."""
 
 
 @dataclass(frozen=True)
 class DcganOptions:
     """Flags of DCGAN."""
 
-    nz: int = option(100, "how many numbers of noise an image is made of", minimum=2, architecture=True)
+    nz: int = option(100, "size of the noise vector of an image", minimum=2, architecture=True)
 
 
 class DcganModel(BaseModel):
@@ -76,10 +76,10 @@ class DcganModel(BaseModel):
 
     def train_step(self, batch: Batch, update: Update) -> Step:
         real, D, classes = batch.A, self.nets["D"], self.classes(batch)
-        # Fakes are of the classes of the real images.
+        # Fakes have the classes of the real images.
         fake = self.G(batch.draws["z"].to(self.dtype), *classes)
 
-        # D: tell real images from made ones
+        # D: tell real images from generated ones
         d = self.objective.discriminator(D, real, fake, batch.draws, *classes)
         update("D", total(d))
 
@@ -95,7 +95,7 @@ class DcganModel(BaseModel):
         return {"fake": self.generate(z, *self.classes(batch))}
 
     def classes(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return what networks are given beside noise or images."""
+        """Return the class labels that the networks take, (N,), if they take any."""
         if not self.G.classes:
             return ()
         if batch.label is None:
@@ -104,46 +104,46 @@ class DcganModel(BaseModel):
 
     @torch.no_grad()
     def generate(self, z: Tensor, *classes: Tensor) -> Tensor:
-        """Return the images of noise, (N, nz) on any device, each whatever the others are.
+        """Return the images generated from noise, (N, nz) on any device; they do not depend on each other.
 
-        Batch norm uses the statistics of training even in training mode: those of a single image would make
-        another generator of it.
+        Batch norm uses its running statistics even in training mode, for those of a single image would change
+        what the generator computes.
         """
         training = self.G.training
         self.G.eval()
         parts = [part.to(self.device).split(GRID**2) for part in (z.to(self.dtype), *classes)]
-        images = torch.cat([self.G(*some) for some in zip(*parts, strict=True)])
+        images = torch.cat([self.G(*part) for part in zip(*parts, strict=True)])
         self.G.train(training)
         return images
 
     def overview(self) -> dict[str, Tensor]:
-        """Return grids: samples, ways from one noise to another, and, by class, a row for each of them."""
+        """Return grids of samples, of interpolations between noise vectors, and with classes a row of each."""
         noise = torch.randn(GRID + 2, GRID, self.G.nz, generator=torch_rng("overview", self.seed))
         samples, start, end = noise[:GRID], noise[GRID], noise[GRID + 1]
         steps = torch.linspace(0, 1, GRID)[None, :, None]
         between = spherical(start[:, None], end[:, None], steps)
-        found = {"samples": samples.flatten(0, 1), "interpolation": between.flatten(0, 1)}
+        noises = {"samples": samples.flatten(0, 1), "interpolation": between.flatten(0, 1)}
         if not self.G.classes:
-            return {name: grid(self.generate(z)) for name, z in found.items()}
+            return {name: grid(self.generate(z)) for name, z in noises.items()}
         turns = torch.arange(GRID**2) % self.G.classes
         rows = turns[:GRID].repeat_interleave(GRID)
-        each = torch.arange(self.G.classes).repeat_interleave(GRID)
-        found["classes"] = start.repeat(self.G.classes, 1)
-        labels = {"samples": turns, "interpolation": rows, "classes": each}
-        return {name: grid(self.generate(z, labels[name])) for name, z in found.items()}
+        by_class = torch.arange(self.G.classes).repeat_interleave(GRID)
+        noises["classes"] = start.repeat(self.G.classes, 1)
+        labels = {"samples": turns, "interpolation": rows, "classes": by_class}
+        return {name: grid(self.generate(z, labels[name])) for name, z in noises.items()}
 
 
 def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:
-    """Return points on the arc from one vector to another (Shoemake 1985), `share` 0 to 1 of the way.
+    """Return the spherical interpolation of two vectors (Shoemake 1985); `share` is 0 to 1.
 
-    Noise in many dimensions is nearly all of one length, which a straight way would leave.
+    Noise vectors of many dimensions have nearly the same length; linear interpolation would shorten them.
     """
     angle = torch.acos(torch.cosine_similarity(start, end, -1).clamp(-1, 1))[..., None]
     return (((1 - share) * angle).sin() * start + (share * angle).sin() * end) / angle.sin()
 
 
 def grid(images: Tensor) -> Tensor:
-    """Return images, (N, C, H, W), in rows of `GRID` as one, (C, N / GRID · H, GRID · W)."""
+    """Return images, (N, C, H, W), in rows of `GRID` as one image, (C, N / GRID · H, GRID · W)."""
     rows = images.unflatten(0, (-1, GRID))
     return rows.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
 

@@ -45,13 +45,13 @@ class MemoryColorizationOptions:
 
     memory_size: int = option(
         1024,
-        "slots of the memory; a fifth more than training images is enough",
+        "slots of the memory; 1.2 times the number of training images is enough",
         minimum=2,
         architecture=True,
     )
     color_feature: str = option(
         "dist",
-        "what is remembered: the distribution over 313 colours, or a palette of 10",
+        "colour feature in the memory: a distribution over 313 colours, or a palette of 10",
         choices=("dist", "palette"),
         architecture=True,
     )
@@ -62,7 +62,7 @@ class MemoryColorizationOptions:
     )
     memory_threshold: float = option(
         0.0,
-        "colour features nearer than this count as the same; 0: 0.7 (dist, digits of divergence) or 10"
+        "colour features nearer than this count as equal; 0 means 0.7 (dist, KL divergence in digits) or 10"
         " (palette, CIEDE2000)",
         minimum=0,
         phase="train",
@@ -72,23 +72,21 @@ class MemoryColorizationOptions:
     lambda_L1: float = option(
         100.0, "weight of the smooth L1 distance to the photo's ab", minimum=0, phase="train"
     )
-    top_memory: int = option(
-        1, "show the results with the N best colours that were found", minimum=1, phase="test"
-    )
+    top_memory: int = option(1, "show results with the colours of the N best slots", minimum=1, phase="test")
     color_from: str = option(
         "memory",
-        "whose colours: those found in memory, the photo's own, or those of a random slot",
+        "source of the colours: the best slots of the memory, the photo itself, or a random slot",
         choices=("memory", "own", "random"),
         phase="test",
     )
-    reference: str = option("", "take the colours of this image instead", phase="test")
-    palette: str = option("", "take these colours instead, such as #102030,#ffe0a0", phase="test")
+    reference: str = option("", "use the colours of this image instead", phase="test")
+    palette: str = option("", "use these colours instead, such as #102030,#ffe0a0", phase="test")
 
 
 class MemoryColorizationModel(BaseModel):
-    """M finds the colours of the training image most like a grey one; G colours it so; D judges the result.
+    """M finds the colours of the most similar training image; G colours with them; D judges the result.
 
-    G learns with each photo's own colours and is tested with those that M finds.
+    G is trained with each photo's own colours and tested with those that M finds.
     """
 
     Options = MemoryColorizationOptions
@@ -148,7 +146,7 @@ class MemoryColorizationModel(BaseModel):
         G, D, M, draws = self.nets["G"], self.nets.get("D"), self.memory, batch.draws
         colors = self.color_feature(torch.cat([(L + 1) * 50, ab * AB_SCALE], 1))
 
-        # M: queries shall find images of the same colours; then remember these
+        # M: queries find images of the same colours (triplet loss), then M stores these images
         features = self.spatial_features(L)
         m = {"M_triplet": M.triplet_loss(M(features), colors, self.options.memory_margin)}
         update("M", m["M_triplet"])
@@ -159,7 +157,7 @@ class MemoryColorizationModel(BaseModel):
 
         fake = G(L, colors)
         d, g = {}, {}
-        # D: tell photos from coloured ones, given their lightness and their colours
+        # D: tell photos from coloured images, given lightness and colour feature
         if D is not None:
             real_pair, fake_pair = torch.cat([L, ab], 1), torch.cat([L, fake], 1)
             d = self.objective.discriminator(D, real_pair, fake_pair, draws, colors)
@@ -182,7 +180,7 @@ class MemoryColorizationModel(BaseModel):
         return visuals
 
     def colors(self, batch: Batch, L: Tensor) -> Tensor:
-        """Return the colour features to use for each image, the best first: (N, count, K)."""
+        """Return the colour features for each image, best first: (N, count, K)."""
         if self.given is not None:
             return self.given.to(L).expand(len(batch), 1, -1)
         if self.options.color_from == "own":
@@ -190,7 +188,7 @@ class MemoryColorizationModel(BaseModel):
         return self.memory.values[self.slots(batch, L)]
 
     def slots(self, batch: Batch, L: Tensor) -> Tensor:
-        """Return the slots whose colours are used for each image, (N, count)."""
+        """Return the memory slots used for each image, best first: (N, count)."""
         if self.options.color_from == "memory":
             return self.memory.fetch(self.memory(self.spatial_features(L)), self.options.top_memory)
         filled = (self.memory.sources >= 0).nonzero().flatten()
@@ -216,7 +214,7 @@ class MemoryColorizationModel(BaseModel):
 
     @torch.no_grad()
     def spatial_features(self, L: Tensor) -> Tensor:
-        """Return what the backbone makes of grey images, scaled to 224 x 224: (N, 512)."""
+        """Return the backbone's features of grey images, scaled to 224 x 224: (N, 512)."""
         grey = (from_L_ab(L, torch.zeros_like(L).expand(-1, 2, -1, -1)) + 1) / 2
         size = (BACKBONE_SIZE, BACKBONE_SIZE)
         scaled = F.interpolate(grey, size, mode="bilinear", antialias=True, align_corners=False)
@@ -224,10 +222,10 @@ class MemoryColorizationModel(BaseModel):
 
 
 def given_colors(reference: str, palette: str, color_feature: str) -> Tensor | None:
-    """Return the colour feature of an image or of colours written #rrggbb, (1, K); None if neither is given.
+    """Return the colour feature of an image file or of a list of #rrggbb, (1, K); None without either.
 
     Raises:
-        UserError: both are given, or one cannot be read.
+        UserError: Both are given, or one cannot be read.
     """
     if reference and palette:
         raise UserError("--reference and --palette: give one of them")

@@ -42,14 +42,14 @@ class StyleTransferOptions:
 
     style_mode: str = option(
         "fixed",
-        "fixed learns the one style in trainB; set what the styles there have in common; adain to imitate any"
-        " style that it is shown",
+        "fixed: learn the one style image in trainB; set: learn what the style images there have in common;"
+        " adain: learn to apply any style image",
         choices=("fixed", "set", "adain"),
         architecture=True,
     )
     nz: int = option(
         0,
-        "channels of noise beside the photo, the same everywhere in an image; 0: none",
+        "noise channels added to the photo, constant over each image; 0: none",
         minimum=0,
         architecture=True,
         needs=("style_mode", ("fixed", "set")),
@@ -64,8 +64,8 @@ class StyleTransferOptions:
     )
     lambda_style: float = option(
         1.0,
-        "weight of the distance from the style, in units of what is usual: 1e5 for Gram matrices, 10 for"
-        " the moments that adain compares",
+        "weight of the distance from the style, in units of 1e5 (Gram matrices) or 10 (the moments that"
+        " adain compares)",
         minimum=0,
         phase="train",
     )
@@ -75,24 +75,24 @@ class StyleTransferOptions:
     lambda_tv: float = option(0.0, "weight of the total variation", minimum=0, phase="train")
     alpha: float = option(
         1.0,
-        "how far to go from the photo's own style (0) to the other (1)",
+        "strength of the style, from the photo's own (0) to the style image's (1)",
         minimum=0,
         phase="test",
         needs=("style_mode", ("adain",)),
     )
     style: str = option(
         "",
-        "images of styles, separated by commas, instead of those in testB; several are mixed",
+        "style images to use instead of those in testB, separated by commas; several are mixed",
         phase="test",
         needs=("style_mode", ("adain",)),
     )
     style_weights: str = option(
-        "", "the shares of the --style images, such as 0.7,0.3; by default equal", phase="test"
+        "", "weights of the --style images, such as 0.7,0.3; equal by default", phase="test"
     )
 
 
 class StyleTransferModel(BaseModel):
-    """G gives photos another style: content near the photo's, style near the style's, D judges the style."""
+    """G changes the style of photos: content near the photo's, style near the style image's; D judges it."""
 
     Options = StyleTransferOptions
     options: StyleTransferOptions
@@ -147,13 +147,13 @@ class StyleTransferModel(BaseModel):
             fake = G(with_noise(content, batch.draws["z"]))
         d, g = {}, {}
 
-        # D: tell images of the style from stylised ones
+        # D: tell style images from stylised photos
         if D is not None:
             d = self.objective.discriminator(D, style, fake, batch.draws)
             update("D", total(d) / 2)
             g["G_GAN"] = weights.lambda_adv * self.objective.generator(D, fake, batch.draws)
 
-        # G: keep the content, take on the style, fool D
+        # G: keep the content, match the style, fool D
         features = self.features(fake)
         g["G_content"] = weights.lambda_content * feature_loss(features, wanted)
         scale = STYLE_SCALES[weights.style_mode] * weights.lambda_style
@@ -188,7 +188,7 @@ class StyleTransferModel(BaseModel):
             moments = (part.expand(len(batch), -1, -1, -1) for part in self.given.moments(G, batch.A))
             return {"real_A": batch.A, "fake_B": G(batch.A, *moments, alpha)}
         if batch.B is None:
-            raise UserError("--style: name images of styles, or put some into the folder B of the phase")
+            raise UserError("--style: name style images, or put some into the folder B of the phase")
         fake = G(batch.A, *G.moments_of(batch.B), alpha)
         return {"real_A": batch.A, "fake_B": fake, "style": batch.B}
 
@@ -206,7 +206,7 @@ class StyleTransferModel(BaseModel):
             if path != self._only_style:
                 raise UserError(
                     f"--style_mode fixed learns one style, but the data set has {self._only_style} and"
-                    f" {path}: leave one, or say --style_mode set or adain"
+                    f" {path}: keep one of them, or use --style_mode set or adain"
                 )
 
 
@@ -218,7 +218,7 @@ def build_networks(options: CommandOptions) -> tuple[Generator, Features | None]
         G = build_generator(network, network.input_nc + own.nz, network.output_nc)
         return G, None if testing else load_features(own.vgg_weights)
     if own.nz:
-        raise UserError(f"--nz {own.nz}: adain's results depend on the style alone; say --nz 0")
+        raise UserError(f"--nz {own.nz}: results of adain depend only on the style image; use --nz 0")
     reason = "--style_mode adain has a generator of its own"
     allow_only(reason, network, netG="resnet_9blocks", upsample="deconv", padding="reflect")
     if network.attention_depths("G"):
@@ -231,5 +231,5 @@ def build_networks(options: CommandOptions) -> tuple[Generator, Features | None]
 
 
 def with_noise(photos: Tensor, z: Tensor) -> Tensor:
-    """Return photos, (N, C, H, W), with noise (N, K, 1, 1) in K further channels, the same at every place."""
+    """Return photos, (N, C, H, W), with noise (N, K, 1, 1) as K further channels, constant over the image."""
     return torch.cat([photos, z.to(photos).expand(-1, -1, *photos.shape[-2:])], 1)

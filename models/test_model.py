@@ -25,7 +25,7 @@ class OneGeneratorOptions:
 
 
 class OneGeneratorModel(BaseModel):
-    """Shows what one trained generator makes of images; test.py's default model."""
+    """Translates images with one trained generator; the default model of test.py."""
 
     Options = OneGeneratorOptions
     options: OneGeneratorOptions

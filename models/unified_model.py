@@ -32,7 +32,7 @@ class UnifiedOptions:
 
     task: str = option(
         "both",
-        "what is learned: to colour, to colour in a style, or both at once",
+        "what to learn: colorization, colorization in a style, or both",
         choices=tuple(TASKS),
         architecture=True,
     )
@@ -42,13 +42,19 @@ class UnifiedOptions:
         architecture=True,
     )
     lambda_pixel: float = option(
-        100.0, "weight of the coloured image's L1 distance to the photo", minimum=0, phase="train"
+        100.0, "weight of the L1 distance of the coloured image to the photo", minimum=0, phase="train"
     )
     lambda_perceptual: float = option(
-        1.0, "weight of the coloured image's distance from the photo's features", minimum=0, phase="train"
+        1.0,
+        "weight of the coloured image's distance from the photo in VGG features",
+        minimum=0,
+        phase="train",
     )
     lambda_content: float = option(
-        1.0, "weight of the stylised image's distance from the photo's features", minimum=0, phase="train"
+        1.0,
+        "weight of the stylised image's distance from the photo in VGG features",
+        minimum=0,
+        phase="train",
     )
     lambda_style: float = option(
         1.0,
@@ -110,7 +116,7 @@ class UnifiedModel(BaseModel):
         d: dict[str, Tensor] = {}
         g: dict[str, Tensor] = {}
 
-        # D of each task: tell photos from coloured ones, images of the style from stylised ones
+        # D of each task: tell photos from coloured images, style images from stylised photos
         if self.D:
             for task, D in self.D.items():
                 judged = self.objective.discriminator(
@@ -122,14 +128,14 @@ class UnifiedModel(BaseModel):
                 loss = self.objective.generator(D, fakes[task], batch.draws, name=f"D_{task}")
                 g[f"G_GAN_{task}"] = self.options.lambda_adv * loss
 
-        # G: colours near the photo's, contents near the photo's in the style's manner, fool both
+        # G: colours near the photo's, content near the photo's and style near the style image's, fool both
         update("G", total(g := g | self.similarity_losses(photo, style, fakes)))
         named = {"fake_B_rgb": fakes.get("color"), "fake_style": fakes.get("style")}
         visuals = {name: fake for name, fake in named.items() if fake is not None}
         return Step(g | d, visuals={"real_A": grey, "real_B_rgb": photo, "style": style, **visuals})
 
     def generate(self, grey: Tensor, style: Tensor) -> list[Tensor]:
-        """Return each task's images; photos and styles, of one size, share their batch statistics."""
+        """Return the images of each task; photos and styles, of one size, share their batch statistics."""
         G = self.G
         if "style" not in self.tasks:
             return [G.decode(G.encode(grey), G.no_style)]
@@ -144,7 +150,7 @@ class UnifiedModel(BaseModel):
     def similarity_losses(
         self, photo: Tensor, style: Tensor, fakes: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Return how far the fakes are from what they should look like; VGG sees every image once."""
+        """Return the distances of the fakes from photo and style; VGG sees every image once."""
         weights, features, losses = self.options, self.features, {}
         with torch.no_grad():
             contents = features(photo, CONTENT_LAYERS)
@@ -177,19 +183,19 @@ class UnifiedModel(BaseModel):
 
 
 def check_flags(options: CommandOptions) -> None:
-    """Raise a `UserError` for flags that this model does not follow, or that make no sense for it."""
+    """Raise a `UserError` for flags that make no sense for this model."""
     network = options.network
     if network.attention_depths("G"):
         raise UserError(
-            f"--attention {network.attention}: unified's generator has none; add --attention_nets D"
+            f"--attention {network.attention}: the generator has no self-attention; add --attention_nets D"
         )
-    reason = "it would take away a style's code, which is the same all over an image"
+    reason = "it would remove the style code, which is constant over an image"
     if network.norm == "instance":
         raise UserError(
-            f"--norm instance: {reason}; say --norm batch with a --batch_size above 1, or --norm none"
+            f"--norm instance: {reason}; use --norm batch with a --batch_size above 1, or --norm none"
         )
     if isinstance(options, TestOptions) and network.norm == "batch" and not options.results.eval:
-        raise UserError(f"--eval false: with the batch norm of a single image {reason}")
+        raise UserError(f"--eval false: with the batch statistics of a single image {reason}")
     if isinstance(options, TrainOptions):
         check_training_flags(options, reason)
 
@@ -201,8 +207,8 @@ def check_training_flags(options: TrainOptions, reason: str) -> None:
     if options.network.norm == "batch" and data.batch_size == accumulate:
         parts = f" --accumulate {accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"--batch_size {data.batch_size}{parts}: with batch norm {reason}; have more images computed"
-            " together, or say --norm none"
+            f"--batch_size {data.batch_size}{parts}: with batch norm {reason}; use more images per"
+            " forward pass, or --norm none"
         )
     if "crop" not in data.preprocess:
         raise UserError(f"--preprocess {data.preprocess}: unified trains on crops of one size")

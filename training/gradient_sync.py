@@ -11,8 +11,8 @@ class GradientSync:
     """All-reduces the gradients of some parameters in buckets, each as soon as it is complete.
 
     The backward pass reaches the last layers first, so buckets hold the parameters from the last to the first
-    (Li et al. 2020, "PyTorch Distributed", section 3.2). All ranks send them in this order, whatever the order
-    in which they are completed.
+    (Li et al. 2020, "PyTorch Distributed", section 3.2). All ranks send them in this order, however they are
+    completed.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]):

@@ -1,4 +1,4 @@
-"""Keeps losses and gradients that are not finite out of the weights, without host synchronisation in a step."""
+"""Keeps non-finite losses and gradients out of the weights, without host synchronisation in a step."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

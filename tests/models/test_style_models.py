@@ -167,7 +167,7 @@ def test_shares_that_do_not_fit_are_refused(text: str, message: str) -> None:
         ("--model style_transfer --style_mode adain --attention 1/2", "--attention 1/2"),
         ("--model style_transfer --input_nc 1", "--input_nc 1"),
         ("--model style_transfer --pool_size 5", "--pool_size 5"),
-        ("--model unified --norm instance", "--norm instance: it would take away a style's code"),
+        ("--model unified --norm instance", "--norm instance: it would remove the style code"),
         ("--model unified --batch_size 1", "--batch_size 1"),
         ("--model unified --preprocess none", "--preprocess none"),
         ("--model unified --pool_size 5", "--pool_size 5"),
