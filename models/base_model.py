@@ -11,6 +11,7 @@ from models.layers.blocks import separate_images
 from models.layers.precision import Precision, at_least_float32
 from models.layers.sizes import check_sizes
 from models.layers.speed import choose_convolutions, compile_networks, memory_format, use_reference_path
+from models.networks import flag_rules
 from models.objectives.diagnostics import Diagnostics
 from models.objectives.gan import Objective
 from options.base_options import CommandOptions
@@ -60,6 +61,7 @@ class BaseModel(ABC):
     watched_losses: tuple[str, ...] = ()
     """The losses whose sum ``--lr_policy plateau`` watches."""
     trains: ClassVar[bool] = True
+    flag_rules = staticmethod(flag_rules)
 
     options: Any
     objective: Objective

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GENERATORS = ("resnet_9blocks", "resnet_6blocks", "unet_32", "unet_64", "unet_128", "unet_256")
-DISCRIMINATORS = ("basic", "n_layers", "pixel")
 PREPROCESS = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none")
 
 
@@ -107,17 +105,18 @@ class SpeedOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """The architecture; test.py reads it from the checkpoint's options."""
+    """The architecture; test.py reads it from the checkpoint's options.
+
+    The choices of ``netG`` and ``netD``, and which of these a flag needs, come from the registered networks.
+    """
 
     input_nc: int = option(3, "channels of input images: 3 is RGB, 1 grey", minimum=1, architecture=True)
     output_nc: int = option(3, "channels of output images: 3 is RGB, 1 grey", minimum=1, architecture=True)
-    netG: str = option("resnet_9blocks", "generator", choices=GENERATORS, architecture=True)
-    netD: str = option("basic", "discriminator; basic is a 70 x 70 PatchGAN", choices=DISCRIMINATORS)
+    netG: str = option("resnet_9blocks", "generator", architecture=True)
+    netD: str = option("basic", "discriminator; basic is a 70 x 70 PatchGAN")
     ngf: int = option(64, "filters in the generator's outermost layer", minimum=1, architecture=True)
     ndf: int = option(64, "filters in the discriminator's first layer", minimum=1)
-    n_layers_D: int = option(
-        3, "strided layers of the discriminator", minimum=1, needs=("netD", ("n_layers",))
-    )
+    n_layers_D: int = option(3, "strided layers of the discriminator", minimum=1)
     norm: str = option(
         "instance", "normalisation layers", choices=("instance", "batch", "none"), architecture=True
     )
@@ -151,7 +150,6 @@ class NetworkOptions:
         "border padding mode",
         choices=("reflect", "replicate", "zero"),
         architecture=True,
-        needs=("netG", ("resnet_9blocks", "resnet_6blocks")),
     )
     init_type: str = option(
         "normal", "initial weights", choices=("normal", "xavier", "kaiming", "orthogonal")

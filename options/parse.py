@@ -4,8 +4,8 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -44,10 +44,12 @@ class ConfigurableModel(Configurable, Protocol):
     Attributes:
         test_defaults: defaults that it changes for test.py only.
         architecture: flags, beyond those of every model, that test.py reads from the checkpoint's options.
+        flag_rules: returns attributes of `Flag` that depend on the registered networks, by flag.
     """
 
     test_defaults: Mapping[str, object]
     architecture: tuple[str, ...]
+    flag_rules: Callable[[], Mapping[str, Mapping[str, Any]]]
 
 
 def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Registry[Any]) -> P:
@@ -65,7 +67,8 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     """
     config, model, dataset = _peek(kind, argv, models, datasets)
     groups = _groups(kind, model, dataset)
-    flags = _flags(kind, groups)
+    rules = model.flag_rules()
+    flags = {name: replace(flag, **rules.get(name, {})) for name, flag in _flags(kind, groups).items()}
     defaults = _defaults(kind, flags, model, dataset)
     other = _other(kind)
     other_flags = _flags(other, _groups(other, model, dataset))

@@ -1,4 +1,4 @@
-"""Self-attention between a network's layers."""
+"""Self-attention between the layers of a network."""
 
 from collections.abc import Mapping
 
@@ -10,10 +10,10 @@ from util.errors import UserError
 
 
 class SelfAttention(nn.Module):
-    """Self-attention (Zhang et al. 2019, section 3): every place looks at all others; starts as the identity.
+    """Self-attention over the positions of a feature map (Zhang et al. 2019, section 3).
 
-    Maps (N, C, H, W) to the same shape. Queries and keys have C / 8 channels; scores are not scaled by their
-    number.
+    Maps (N, C, H, W) to the same shape, initially as the identity. Queries and keys have C / 8 channels;
+    scores are not scaled by their number.
     """
 
     def __init__(self, channels: int):
@@ -27,17 +27,24 @@ class SelfAttention(nn.Module):
         query, key, value = (
             layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
-        found = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return x + self.gamma * found.transpose(1, 2).reshape(x.shape)
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return x + self.gamma * attended.transpose(1, 2).reshape(x.shape)
 
 
 def attention_after(channels: Mapping[int, int]) -> nn.ModuleDict:
-    """Return self-attention for `run_layers`, by the position of the layer after which it comes."""
+    """Return self-attention layers for `run_layers`.
+
+    Args:
+        channels: the channels of each layer that self-attention follows, by the layer's position.
+    """
     return nn.ModuleDict({str(position): SelfAttention(count) for position, count in channels.items()})
 
 
 def run_layers(layers: nn.Sequential, attention: nn.ModuleDict, x: Tensor) -> Tensor:
-    """Return what `layers` make of x, with `attention` in between, which leaves the layers' names alone."""
+    """Return the output of `layers`, each followed by the entry of `attention` at its position, if any.
+
+    Self-attention is kept apart so that the names of the layers in state_dicts do not depend on it.
+    """
     for position, layer in layers.named_children():
         x = layer(x)
         if position in attention:
@@ -45,12 +52,18 @@ def run_layers(layers: nn.Sequential, attention: nn.ModuleDict, x: Tensor) -> Te
     return x
 
 
-def check_attention(depths: tuple[int, ...], deepest: int, flag: str, net: str) -> None:
-    """Raise a `UserError` unless every depth is from 1 to `deepest`."""
+def check_attention(depths: tuple[int, ...], deepest: int, side: str) -> None:
+    """Raise a `UserError` unless a network has feature maps of all `depths`.
+
+    Args:
+        depths: how often a feature map is halved; 1 is half of the image's side.
+        deepest: the largest depth that the network has; the smallest is 1.
+        side: "G" for a generator, "D" for a discriminator.
+    """
     for depth in depths:
         if not 1 <= depth <= deepest:
-            other = {"G": "D", "D": "G"}[net]
+            other = {"G": "D", "D": "G"}[side]
             raise UserError(
-                f"--attention 1/{2**depth}: this {flag} has feature maps of 1/2 to 1/{2**deepest} of a"
+                f"--attention 1/{2**depth}: this --net{side} has feature maps of 1/2 to 1/{2**deepest} of an"
                 f" image's side; take one of those, or --attention_nets {other} to leave it without"
             )

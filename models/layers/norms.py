@@ -1,6 +1,8 @@
-"""Norms, and what they normalise by: a batch, each image, or another run."""
+"""Norm layers, with statistics of the batch over all ranks, of each image, or of another run."""
 
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +18,27 @@ class ImageStatistics(nn.Module):
     """A layer that uses the mean and the variance of each image's feature maps.
 
     Within `statistics_from` they are those of another run of the network.
+
+    Attributes:
+        kept: statistics of the other run, one entry per call; None outside of `statistics_from`.
+        recording: whether that run is in progress.
     """
 
     kept: deque[tuple[Tensor, Tensor]] | None = None
     recording = False
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and biased variance of each map of x, or those kept: (N, C, H, W) to (N, C, 1, 1)."""
+        """Return mean and biased variance per image and channel, or those kept, (N, C, 1, 1) each.
+
+        Args:
+            x: (N, C, H, W).
+        """
         if self.kept is None or self.recording:
             variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
             if self.kept is not None:
                 self.kept.append((mean, variance))
             return mean, variance
-        # A layer that is called several times in a run gets them in the same order, run after run.
+        # A layer that is called several times per run gets its statistics in the order of the calls.
         self.kept.rotate(-1)
         return self.kept[-1]
 
@@ -37,7 +47,7 @@ class InstanceNorm2d(nn.InstanceNorm2d, ImageStatistics):
     """Instance norm without parameters that can also use the statistics of another run.
 
     Attributes:
-        reference: compute as torch's own instance norm, see `models.speed.use_reference_path`.
+        reference: whether to call torch's instance norm, see `use_reference_path`.
     """
 
     reference = False
@@ -45,15 +55,16 @@ class InstanceNorm2d(nn.InstanceNorm2d, ImageStatistics):
     def forward(self, x: Tensor) -> Tensor:
         if self.kept is not None:
             return normalise(x, *self.moments(x), self.eps)
-        if self.reference or x.shape[2:].numel() == 1:  # of a single pixel torch's own says what is wrong
+        if self.reference or x.shape[2:].numel() == 1:  # torch's raises an error for a single pixel
             return super().forward(x)
-        return normalise_each(x, self.eps)
+        return normalise_per_image(x, self.eps)
 
 
 class BatchNorm2d(nn.BatchNorm2d, ImageStatistics):
-    """Batch norm that can also treat each image of a training-mode batch as a batch of its own.
+    """Batch norm over the batch of all ranks, or over each image of a training-mode batch.
 
-    Where several processes train, its statistics are those of the whole batch.
+    Attributes:
+        separate: whether each image is normalised by its own statistics, see `separate_images`.
     """
 
     separate = False
@@ -62,20 +73,20 @@ class BatchNorm2d(nn.BatchNorm2d, ImageStatistics):
         if not self.training:
             return super().forward(x)
         if not self.separate:
-            return self._over_processes(x) if distributed.is_data_parallel() else super().forward(x)
+            return self._over_ranks(x) if distributed.is_data_parallel() else super().forward(x)
         if self.kept is not None:
             return normalise(x, *self.moments(x), self.eps, self.weight, self.bias)
-        return normalise_each(x, self.eps, self.weight, self.bias)
+        return normalise_per_image(x, self.eps, self.weight, self.bias)
 
-    def _over_processes(self, x: Tensor) -> Tensor:
-        """Return x normalised with the statistics of the batch over all processes."""
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        """Return x normalised with the statistics of the batch over all ranks."""
         assert self.num_batches_tracked is not None and self.momentum is not None
         self.num_batches_tracked.add_(1)
         if x.is_cuda:
             running = self.running_mean, self.running_var
             setting = self.eps, self.momentum, dist.group.WORLD, distributed.world_size()
             return SyncBatchNorm.apply(x, self.weight, self.bias, *running, *setting)
-        # torch's own refuses CPUs. In two passes, because a difference of large sums has few digits.
+        # torch's SyncBatchNorm does not support CPUs. Two passes: E[x²] - E[x]² loses precision.
         wide, axes = at_least_float32(x), (0, 2, 3)
         count = wide.new_tensor([x[:, 0].numel()])
         *_, total = sums = distributed.AllReduceSum.apply(torch.cat([wide.sum(axes), count]))
@@ -89,18 +100,20 @@ class BatchNorm2d(nn.BatchNorm2d, ImageStatistics):
         return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(x.dtype)
 
 
-def normalise_each(x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """Return x, (N, C, H, W), each map of each image normalised by itself, in the memory format that x has.
+def normalise_per_image(
+    x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Return x, (N, C, H, W), normalised per image and channel, in the memory format of x.
 
     Args:
-        weight, bias: (C,), what channels are scaled by and shifted by then.
+        weight, bias: (C,), scale and shift of the normalised channels.
     """
-    # F.instance_norm takes longer than either, does not keep channels_last, and gives wrong gradients for
+    # F.instance_norm is slower than either call, does not keep channels_last, and returns wrong gradients for
     # single images whose gradient is channels_last (seen with torch 2.15 on a CPU).
     if x.is_contiguous():
         return F.group_norm(x, x.shape[1], weight, bias, eps)
-    found = [F.batch_norm(image, None, None, weight, bias, training=True, eps=eps) for image in x.split(1)]
-    return found[0] if len(found) == 1 else torch.cat(found)
+    images = [F.batch_norm(image, None, None, weight, bias, training=True, eps=eps) for image in x.split(1)]
+    return images[0] if len(images) == 1 else torch.cat(images)
 
 
 def normalise(
@@ -111,19 +124,20 @@ def normalise(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Return x, (N, C, H, W), normalised by given statistics of each image and channel, (N, C, 1, 1).
+    """Return x, (N, C, H, W), normalised by given statistics.
 
     Args:
-        weight, bias: (C,), what channels are scaled by and shifted by then.
+        mean, variance: per image and channel, (N, C, 1, 1).
+        weight, bias: (C,), scale and shift of the normalised channels.
     """
-    # Images as more channels of a single one: batch norm in evaluation needs no memory beside its result.
+    # Evaluation-mode batch norm on (1, N·C, H, W), which allocates nothing but its result.
     channels = x.reshape(1, -1, *x.shape[2:])
-    scale, shift = (None if each is None else each.repeat(len(x)) for each in (weight, bias))
+    scale, shift = (None if parameter is None else parameter.repeat(len(x)) for parameter in (weight, bias))
     return F.batch_norm(channels, mean.flatten(), variance.flatten(), scale, shift, eps=eps).view_as(x)
 
 
 def norm_layer(norm: str, channels: int) -> nn.Module:
-    """Return a norm: ``instance`` (no parameters, no running statistics), ``batch`` or ``none``."""
+    """Return a norm layer: ``instance`` (no parameters, no running statistics), ``batch`` or ``none``."""
     if norm == "instance":
         return InstanceNorm2d(channels)
     if norm == "batch":
@@ -131,3 +145,19 @@ def norm_layer(norm: str, channels: int) -> nn.Module:
     if norm == "none":
         return nn.Identity()
     raise ValueError(f"norm {norm}")
+
+
+@contextmanager
+def statistics_from(net: nn.Module, run: Callable[[], object]) -> Iterator[None]:
+    """Call `run`, and let the norms of `net` use the statistics of that run within the context."""
+    layers = [layer for layer in net.modules() if isinstance(layer, ImageStatistics)]
+    try:
+        for layer in layers:
+            layer.kept, layer.recording = deque(), True
+        run()
+        for layer in layers:
+            layer.recording = False
+        yield
+    finally:
+        for layer in layers:
+            layer.kept, layer.recording = None, False

@@ -1,4 +1,4 @@
-"""Which sizes of images fit networks, and tiles."""
+"""Which sizes of images and of tiles networks accept."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ from util.errors import UserError
 
 
 def check_crop_size(nets: Iterable[nn.Module], crop_size: int) -> None:
-    """Raise a `UserError` if the generators would have to pad images of ``--crop_size`` every time."""
+    """Raise a `UserError` if the generators would have to pad every image of ``--crop_size``."""
     for net in nets:
         multiple = getattr(net, "multiple", 1)
         if crop_size % multiple:
@@ -27,12 +27,14 @@ def set_tile(nets: Iterable[nn.Module], tile: int) -> None:
     """Let generators translate larger images in tiles of this side, see `Generator`.
 
     Raises:
-        UserError: they cannot, or need another side.
+        UserError: a generator cannot, or needs tiles of another side.
     """
     generators = [net for net in nets if isinstance(net, Generator)]
     if not generators:
         raise UserError(f"--tile {tile}: this model has no generator that works in tiles; leave --tile out")
     for G in generators:
+        if not G.supports_tiling:
+            raise UserError(f"--tile {tile}: this --netG does not work in tiles; leave --tile out")
         if any(isinstance(layer, SelfAttention) for layer in G.modules()):
             raise UserError(
                 f"--tile {tile}: the generator has self-attention (--attention), which must see the whole"
@@ -50,10 +52,10 @@ def set_tile(nets: Iterable[nn.Module], tile: int) -> None:
 def check_sizes(nets: Iterable[nn.Module], batch: Batch) -> None:
     """Raise a `UserError` for images that are too small for a discriminator."""
     minimum = max(getattr(net, "minimum", 1) for net in nets)
-    for path, image in ((batch.paths_A, batch.A), (batch.paths_B, batch.B)):
-        if image is not None and min(image.shape[-2:]) < minimum:
+    for paths, images in ((batch.paths_A, batch.A), (batch.paths_B, batch.B)):
+        if images is not None and min(images.shape[-2:]) < minimum:
             raise UserError(
-                f"{path[0]}: prepared for training it is {image.shape[-1]} x {image.shape[-2]}"
+                f"{paths[0]}: prepared for training it is {images.shape[-1]} x {images.shape[-2]}"
                 f" pixels, but the discriminator needs sides of {minimum}; raise --crop_size, or take"
                 " --netD n_layers with a lower --n_layers_D"
             )

@@ -1,4 +1,4 @@
-"""Every choice of network for every model: each value once, and every two values of two flags together."""
+"""Every choice of network for every model: every two values of two flags in one case at least."""
 
 import math
 from functools import cache
@@ -10,15 +10,22 @@ import torch
 
 from data import DATASETS, create_loader
 from models import MODELS
-from options.base_options import DISCRIMINATORS, GENERATORS
+from models.networks import build_generator
+from models.registry import discriminator, generator
+from options.base_options import NetworkOptions
 from options.parse import parse
 from options.train_options import TrainOptions
 from tests.support.models import create_trainer
 from util.errors import UserError
 
+SIDES = {
+    name: max(32, build_generator(NetworkOptions(netG=name, ngf=2), 3, 3).multiple)
+    for name in generator.names()
+}
+"""The side of the images that each generator is trained on."""
 CHOICES: dict[str, tuple[str, ...]] = {
-    "netG": tuple(name for name in GENERATORS if name not in ("unet_128", "unet_256")),
-    "netD": DISCRIMINATORS,
+    "netG": tuple(name for name, side in SIDES.items() if side <= 64),
+    "netD": discriminator.names(),
     "norm": ("instance", "batch", "none"),
     "attention": ("none", "1/2", "1/4"),
     "attention_nets": ("G", "D"),
@@ -36,7 +43,14 @@ CPU = torch.device("cpu")
 
 
 def possible(case: dict[str, str]) -> bool:
-    return not (case["netD"] == "pixel" and case["attention"] != "none" and case["attention_nets"] == "D")
+    """Return whether some values of the other flags make of `case` one that no network refuses."""
+    flags = ("netG", "netD", "attention", "attention_nets")
+    for values in product(*([case[flag]] if flag in case else CHOICES[flag] for flag in flags)):
+        netG, netD, attention, nets = values
+        net = generator.get(netG) if nets == "G" else discriminator.get(netD)
+        if attention == "none" or "attention" in net.flags:
+            return True
+    return False
 
 
 @cache
@@ -45,27 +59,15 @@ def covering_cases() -> list[dict[str, str]]:
     pairs = {
         ((a, x), (b, y)) for a, b in combinations(CHOICES, 2) for x, y in product(CHOICES[a], CHOICES[b])
     }
-    pairs -= {
-        pair
-        for pair in pairs
-        if not any(
-            possible(dict(zip(CHOICES, values, strict=True)) | dict(pair))
-            for values in product(*CHOICES.values())
-        )
-    }
+    pairs = {pair for pair in pairs if possible(dict(pair))}
     cases = []
     while pairs:
         case = dict(sorted(pairs)[0])
         for flag, values in CHOICES.items():
             if flag in case:
                 continue
-            options = [{**case, flag: value} for value in values]
-            fitting = [
-                option for option in options if len(option) < len(CHOICES) or possible(option)
-            ] or options
-            case = max(fitting, key=lambda option: sum(set(pair) <= set(option.items()) for pair in pairs))
-        if not possible(case):
-            case["attention_nets"] = "G"
+            extended = [option for value in values if possible(option := {**case, flag: value})]
+            case = max(extended, key=lambda option: sum(set(pair) <= set(option.items()) for pair in pairs))
         pairs -= {pair for pair in pairs if set(pair) <= set(case.items())}
         cases.append(case)
     return cases
@@ -100,15 +102,16 @@ def train_once(name: str, data: dict[str, Path], case: dict[str, str], size: int
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_pair_of_choices(name: str, data: dict[str, Path], tmp_path: Path) -> None:
-    sizes = [64 if case["netG"] == "unet_64" else 32 for case in covering_cases()]
+    sizes = [SIDES[case["netG"]] for case in covering_cases()]
     trained = [train_once(name, data, *case, tmp_path) for case in zip(covering_cases(), sizes, strict=True)]
     assert all(trained) or name in OWN_NETWORKS
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize(("netG", "size"), [("unet_128", 128), ("unet_256", 256)])
+@pytest.mark.parametrize(("netG", "size"), [(name, side) for name, side in SIDES.items() if side > 64])
 def test_the_large_generators(name: str, netG: str, size: int, data: dict[str, Path], tmp_path: Path) -> None:
-    attention = "none" if name in OWN_NETWORKS else "1/8"
+    takes_attention = name not in OWN_NETWORKS and "attention" in generator.get(netG).flags
+    attention = "1/8" if takes_attention else "none"
     trained = train_once(name, data, {"netG": netG, "attention": attention}, size, tmp_path)
     assert trained == (name not in ("dcgan", "unified"))
 

@@ -12,7 +12,7 @@ from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.dcgan_model import DcganModel, grid, spherical
 from models.dcgan_networks import SIDES, DcganDiscriminator, DcganGenerator, check_side
-from models.layers.blocks import initialise
+from models.layers.initialization import initialise
 from models.layers.norms import BatchNorm2d
 from options.parse import parse
 from options.test_options import TestOptions

@@ -8,7 +8,7 @@ import torch
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
-from models.layers.blocks import initialise
+from models.layers.initialization import initialise
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import GAN_MODES

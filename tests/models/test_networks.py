@@ -1,49 +1,80 @@
-"""Generators, discriminators and their layers."""
+"""Every registered generator and discriminator, and the layers of ours."""
 
-from itertools import product
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from data import DATASETS
+from models import MODELS
 from models.layers.attention import SelfAttention
-from models.layers.blocks import Dropout, apply_to_both, initialise, separate_images
+from models.layers.blocks import Dropout, apply_to_both, separate_images
+from models.layers.discriminator import Discriminator
+from models.layers.generator import Generator
+from models.layers.initialization import initialise
 from models.layers.norms import BatchNorm2d
+from models.layers.recomputation import recompute_generators
+from models.layers.sizes import set_tile
+from models.layers.tiling import fitting_tile
 from models.networks import build_discriminator, build_generator
 from models.objectives.losses import gradient_penalty
-from options.base_options import DISCRIMINATORS, GENERATORS, NetworkOptions
+from models.registry import discriminator, generator
+from options.base_options import NetworkOptions
+from options.parse import parse
+from options.train_options import TrainOptions
+from util.architecture import infer_flags
 from util.errors import UserError
 
+GENERATORS, DISCRIMINATORS = generator.names(), discriminator.names()
 NORMS = ("instance", "batch", "none")
+FLAG_VALUES: dict[str, tuple[object, ...]] = {
+    "ngf": (4, 8),
+    "ndf": (4, 8),
+    "n_layers_D": (1, 2),
+    "norm": NORMS,
+    "no_dropout": (True, False),
+    "upsample": ("deconv", "nearest", "bilinear"),
+    "padding": ("reflect", "replicate", "zero"),
+}
+"""Values to try of flags that networks may follow, except of --attention."""
 
 
-def generator(netG: str, norm: str = "batch", dropout: bool = True, **choices: str) -> nn.Module:
+def make_generator(netG: str, **choices: object) -> Generator:
     torch.manual_seed(0)
-    return build_generator(
-        NetworkOptions(netG=netG, norm=norm, ngf=4, no_dropout=not dropout, **choices), 3, 2
-    )
+    values = {"ngf": 4, **generator.get(netG).example, **choices}
+    return build_generator(NetworkOptions(netG=netG, **values), 3, 2)
 
 
-@pytest.mark.parametrize(("netG", "norm", "dropout"), list(product(GENERATORS, NORMS, (True, False))))
-def test_generators_keep_the_size(netG: str, norm: str, dropout: bool) -> None:
-    net = generator(netG, norm, dropout).double()
-    width = max(net.multiple, 8) * (2 if net.multiple < 64 else 1)
-    x = torch.rand(1, 3, max(net.multiple, 8), width, dtype=torch.float64)
+def make_discriminator(netD: str, **choices: object) -> Discriminator:
+    torch.manual_seed(0)
+    values = {"ndf": 4, **discriminator.get(netD).example, **choices}
+    return build_discriminator(NetworkOptions(netD=netD, **values), 3)
+
+
+def image(net: nn.Module, count: int = 1) -> Tensor:
+    """Return images of the smallest size that a network takes without padding, and that is at least 16."""
+    multiple = getattr(net, "multiple", 1)
+    side = -(-max(16, getattr(net, "smallest", 1), getattr(net, "minimum", 1)) // multiple) * multiple
+    return torch.rand(count, 3, side, side) * 2 - 1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("netG", GENERATORS)
+def test_generators_keep_the_size_and_the_range(netG: str, norm: str) -> None:
+    net = make_generator(netG, norm=norm).double()
+    x = torch.cat([image(net).double()] * 2, 3)
     y = net(x)
-    assert y.shape == (1, 2, *x.shape[2:])
-    assert y.dtype == torch.float64
+    assert y.shape == (1, 2, *x.shape[2:]) and y.dtype == torch.float64
     assert y.abs().max() <= 1
-    assert sum(isinstance(layer, Dropout) for layer in net.modules()) == (
-        0 if not dropout else int(netG[7]) if netG.startswith("resnet") else int(netG[5:]).bit_length() - 6
-    )
 
 
-@pytest.mark.parametrize(
-    ("netG", "norm"), list(product(("unet_32", "resnet_6blocks"), ("instance", "batch")))
-)
+@pytest.mark.parametrize("norm", ["instance", "batch"])
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (37, 50), (64, 3)])
-def test_generators_take_any_size(netG: str, norm: str, size: tuple[int, int]) -> None:
-    net = generator(netG, norm, dropout=False)
+@pytest.mark.parametrize("netG", [name for name in GENERATORS if name not in ("unet_128", "unet_256")])
+def test_generators_take_any_size(netG: str, size: tuple[int, int], norm: str) -> None:
+    net = make_generator(netG, norm=norm, no_dropout=True)
     x = torch.rand(2, 3, *size)
     y = net(x)
     assert y.shape == (2, 2, *size)
@@ -51,16 +82,257 @@ def test_generators_take_any_size(netG: str, norm: str, size: tuple[int, int]) -
     torch.testing.assert_close(net(wide)[..., : size[1]], y, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("netD", "norm", "n_layers"), list(product(DISCRIMINATORS, NORMS, (1, 4))))
-def test_discriminators_work_down_to_their_smallest_size(netD: str, norm: str, n_layers: int) -> None:
-    net = build_discriminator(NetworkOptions(netD=netD, norm=norm, n_layers_D=n_layers, ndf=4), 6)
-    smallest = net.minimum
-    expected = (smallest, smallest) if netD == "pixel" else (1, 1)
-    assert net(torch.rand(2, 6, smallest, smallest)).shape == (2, 1, *expected)
-    layers = {"basic": 3, "n_layers": n_layers, "pixel": None}[netD]
-    if layers:
-        side = 2**layers * 6
-        assert net(torch.rand(1, 6, side, side)).shape[-1] == 4
+@pytest.mark.parametrize("netG", GENERATORS)
+def test_generators_differentiate_by_all_parameters(netG: str) -> None:
+    net = make_generator(netG, norm="batch", init_type="xavier", init_gain=1.0)
+    net(image(net, 2)).square().mean().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("netD", DISCRIMINATORS)
+def test_discriminators_work_down_to_their_smallest_size(netD: str, norm: str) -> None:
+    net = make_discriminator(netD, norm=norm)
+    for side in (net.minimum, net.minimum + 7):
+        logits = net(torch.rand(2, 3, side, side))
+        assert logits.shape[:2] == (2, 1) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize("norm", ["instance", "none"])
+@pytest.mark.parametrize("netD", DISCRIMINATORS)
+def test_discriminators_can_be_penalised(netD: str, norm: str) -> None:
+    net = make_discriminator(netD, norm=norm, init_gain=1.0)
+    real, fake = image(net, 2), image(net, 2)
+    gradient_penalty(net, real, fake, torch.rand(2, 1, 1, 1)).backward()
+    gradients = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("netD", DISCRIMINATORS)
+def test_judging_two_batches_in_one_call_changes_nothing(netD: str, norm: str) -> None:
+    net = make_discriminator(netD, norm=norm).double()
+    calls: list[int] = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    x, y = image(net, 2).double(), image(net, 2).double()
+    both = apply_to_both(net, x, y)
+    has_batch_norm = any(isinstance(layer, BatchNorm2d) for layer in net.modules())
+    assert len(calls) == (2 if has_batch_norm else 1)
+    for logits, expected in zip(both, (net(x), net(y)), strict=True):
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", ["G", "D"])
+def test_networks_follow_the_flags_that_their_parameters_name(side: str) -> None:
+    registry, make = (generator, make_generator) if side == "G" else (discriminator, make_discriminator)
+    changes: dict[tuple[object, str], bool] = {}
+    for name in registry.names():
+        choice = registry.get(name)
+        for flag in set(choice.flags) - {"attention"}:
+            assert flag in FLAG_VALUES, f"--{flag}: add two values of it to FLAG_VALUES"
+            results = []
+            for value in FLAG_VALUES[flag]:
+                net = make(name, **{flag: value})
+                torch.manual_seed(0)
+                results.append(net(image(net)))
+            differs = any(not torch.equal(result, results[0]) for result in results[1:])
+            # One of the names is enough: the smallest U-Net has no level with dropout.
+            changes[choice.constructor, flag] = changes.get((choice.constructor, flag), False) or differs
+    assert not [key for key, changed in changes.items() if not changed]
+
+
+@pytest.mark.parametrize("name", [*GENERATORS, *DISCRIMINATORS])
+def test_attention_is_where_it_is_asked_for_or_refused(name: str) -> None:
+    registry, make, side = (
+        (generator, make_generator, "G") if name in GENERATORS else (discriminator, make_discriminator, "D")
+    )
+    if "attention" not in registry.get(name).flags:
+        with pytest.raises(UserError, match=f"--net{side} {name} has no feature maps for it"):
+            make(name, attention="1/2", attention_nets=side)
+        return
+    plain = make(name)
+    x = image(plain)
+    depth = max(1, (x.shape[-1] // 32).bit_length() - 1)
+    net = make(name, attention=f"1/{2**depth}")
+    sizes: list[int] = []
+    for layer in net.modules():
+        if isinstance(layer, SelfAttention):
+            layer.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[-1]))
+    y = net.eval()(x)
+    assert sizes and set(sizes) == {x.shape[-1] // 2**depth}
+    # All other entries keep their names, and the result is initially the same.
+    loaded = net.load_state_dict(plain.state_dict(), strict=False)
+    assert not loaded.unexpected_keys and all("attention" in key for key in loaded.missing_keys)
+    torch.testing.assert_close(net(x), plain.eval()(x))
+    assert not torch.equal(net(x), y)
+    with pytest.raises(UserError, match=f"this --net{side} has feature maps of 1/2 to"):
+        make(name, attention=f"1/{2**15}", attention_nets=side)
+
+
+@pytest.mark.parametrize("netG", GENERATORS)
+def test_generators_recompute_to_the_bit_or_refuse(netG: str) -> None:
+    net = make_generator(netG, norm="batch")
+    if not net.supports_checkpointing:
+        with pytest.raises(UserError, match="--checkpointing: this model has no generator"):
+            recompute_generators({"G": net})
+        return
+    x, before = image(net, 2), {name: tensor.clone() for name, tensor in net.state_dict().items()}
+
+    def step() -> tuple[dict[str, Tensor], int]:
+        """Return all gradients and buffers after a step, and the bytes of activations that it kept."""
+        kept = []
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept.append(0 if isinstance(tensor, nn.Parameter) else tensor.nbytes)
+            return tensor
+
+        torch.manual_seed(0)
+        net.load_state_dict(before)
+        net.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = net(x)
+        y.square().sum().backward()
+        gradients = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
+        return gradients | {name: buffer.clone() for name, buffer in net.named_buffers()}, sum(kept)
+
+    plain, kept = step()
+    recompute_generators({"G": net})
+    recomputed, kept_less = step()
+    assert plain.keys() == recomputed.keys()
+    assert all(torch.equal(tensor, recomputed[name]) for name, tensor in plain.items())
+    assert kept_less < 0.6 * kept
+
+
+@pytest.mark.parametrize("netG", GENERATORS)
+def test_generators_translate_in_tiles_or_refuse(netG: str) -> None:
+    net = make_generator(netG, norm="instance", no_dropout=True)
+    if not net.supports_tiling:
+        with pytest.raises(UserError, match="--tile 64: this --netG"):
+            set_tile([net], 64)
+        return
+    tile = fitting_tile(1, net.multiple, net.smallest)
+    with torch.no_grad():
+        whole = net(x := torch.rand(1, 3, tile, 2 * tile + 5))
+        set_tile([net], tile)
+        tiled = net(x)
+    assert tiled.shape == whole.shape and tiled.isfinite().all() and not torch.equal(tiled, whole)
+
+
+@pytest.mark.parametrize("nets", ["G", "D", "GD"])
+@pytest.mark.parametrize("name", [*GENERATORS, *DISCRIMINATORS])
+def test_spectral_norm_bounds_every_weight(name: str, nets: str) -> None:
+    kind, make = ("G", make_generator) if name in GENERATORS else ("D", make_discriminator)
+    net = make(name, spectral_norm=nets, init_gain=0.5)
+    net(image(net, 2))
+    for layer_name, layer in net.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            transposed = isinstance(layer, nn.ConvTranspose2d)
+            weight = layer.weight.transpose(0, 1) if transposed else layer.weight
+            largest = torch.linalg.matrix_norm(weight.flatten(1), 2).item()
+            assert nn.utils.parametrize.is_parametrized(layer) == (kind in nets)
+            assert largest < 1.5 or kind not in nets, (layer_name, largest)
+
+
+@pytest.mark.parametrize("name", [*GENERATORS, *DISCRIMINATORS])
+def test_no_other_network_is_read_off_the_weights(name: str) -> None:
+    make = make_generator if name in GENERATORS else make_discriminator
+    for norm in NORMS:
+        flags = infer_flags(make(name, norm=norm).state_dict())
+        assert name in flags.get("netG", flags.get("netD", name)) and flags.get("norm", norm) == norm
+
+
+@pytest.mark.parametrize("netG", GENERATORS)
+def test_in_separate_images_a_batch_does_not_matter(netG: str) -> None:
+    net = make_generator(netG).double()
+    x = image(net, 3).double()
+
+    def run(rows: list[int]) -> Tensor:
+        with torch.no_grad(), separate_images([net], rows):
+            return net(x[rows])
+
+    batched, alone = run([0, 1, 2]), torch.cat([run([0]), run([1]), run([2])])
+    torch.testing.assert_close(batched, alone, rtol=0, atol=1e-12)
+    torch.testing.assert_close(run([0]), run([0]), rtol=0, atol=0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    run([1, 2])
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name]), f"{name}: running statistics moved"
+    # Outside of the context the images of a batch do matter.
+    assert not any(layer.separate for layer in net.modules() if isinstance(layer, BatchNorm2d))
+
+
+@pytest.fixture
+def tiny() -> Iterator[str]:
+    """A generator that follows --ngf alone, registered as a user's file would."""
+
+    @generator("tiny")
+    class Tiny(Generator):
+        multiple = 2
+
+        def __init__(self, input_nc: int, output_nc: int, ngf: int):
+            super().__init__()
+            self.model = nn.Sequential(nn.Conv2d(input_nc, ngf, 3, padding=1), nn.Conv2d(ngf, output_nc, 1))
+
+    yield "tiny"
+    del generator._choices["tiny"]
+
+
+def test_a_registered_generator_is_a_choice_of_the_command_line(
+    tiny: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    train = partial(parse, TrainOptions, models=MODELS, datasets=DATASETS)
+    options = train(argv=["--dataroot", "d", "--netG", tiny, "--upsample", "nearest", "--ngf", "8"])
+    assert build_generator(options.network, 3, 1).model[0].out_channels == 8
+    needed = "without --netG resnet_9blocks or resnet_6blocks or unet_32"
+    assert f"--upsample nearest has no effect {needed}" in caplog.text and "--ngf" not in caplog.text
+    with pytest.raises(UserError, match="--netG tiy: no such choice; did you mean tiny"):
+        train(argv=["--dataroot", "d", "--netG", "tiy"])
+    with pytest.raises(SystemExit):
+        train(argv=["--help"])
+    listed = " ".join(capsys.readouterr().out.split())
+    assert f"generator (one of {', '.join(GENERATORS)}, tiny;" in listed
+
+
+def test_choices_are_offered_in_a_fixed_order() -> None:
+    unets = ("unet_32", "unet_64", "unet_128", "unet_256")
+    assert [name for name in GENERATORS if name.startswith(("resnet", "unet"))] == [
+        "resnet_9blocks",
+        "resnet_6blocks",
+        *unets,
+    ]
+    assert [name for name in DISCRIMINATORS if name in ("basic", "n_layers", "pixel")] == [
+        "basic",
+        "n_layers",
+        "pixel",
+    ]
+
+
+def test_a_registration_that_cannot_work_is_refused(tiny: str) -> None:
+    with pytest.raises(ValueError, match="--netG tiny is registered twice"):
+        generator(tiny)(nn.Module)
+    with pytest.raises(TypeError, match=r"--netG new: no flag provides the parameters \['depth'\]"):
+        generator("new")(lambda input_nc, output_nc, depth: nn.Module())
+    assert "new" not in generator.names()
+    with pytest.raises(UserError, match="--netD bsic: no such choice; did you mean basic"):
+        build_discriminator(NetworkOptions(netD="bsic"), 3)
+
+
+@pytest.mark.parametrize(
+    ("netG", "count"), [("unet_32", 0), ("unet_64", 1), ("unet_256", 3), ("resnet_6blocks", 6)]
+)
+def test_dropout_is_where_the_papers_have_it(netG: str, count: int) -> None:
+    for dropout in (True, False):
+        net = make_generator(netG, no_dropout=not dropout)
+        assert sum(isinstance(layer, Dropout) for layer in net.modules()) == count * dropout
+
+
+@pytest.mark.parametrize(("netD", "n_layers"), [("basic", 3), ("n_layers", 1), ("n_layers", 4)])
+def test_patch_discriminators_halve_once_per_layer(netD: str, n_layers: int) -> None:
+    net = make_discriminator(netD, n_layers_D=n_layers if netD == "n_layers" else 5)
+    assert net(torch.rand(1, 3, net.minimum, net.minimum)).shape[2:] == (1, 1)
+    side = 2**n_layers * 6
+    assert net(torch.rand(1, 3, side, side)).shape[-1] == 4
 
 
 @pytest.mark.parametrize("init_type", ["normal", "xavier", "kaiming", "orthogonal"])
@@ -85,28 +357,6 @@ def test_initial_weights(init_type: str) -> None:
         torch.testing.assert_close(rows @ rows.T, torch.eye(128), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("netG", ["unet_64", "resnet_6blocks"])
-def test_in_separate_images_a_batch_does_not_matter(netG: str) -> None:
-    net = generator(netG).double()
-    x = torch.rand(3, 3, 64, 64, dtype=torch.float64)
-
-    def run(rows: list[int]) -> torch.Tensor:
-        with torch.no_grad(), separate_images([net], rows):
-            return net(x[rows])
-
-    together, alone = run([0, 1, 2]), torch.cat([run([0]), run([1]), run([2])])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-12)
-    torch.testing.assert_close(run([0]), run([0]), rtol=0, atol=0)
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    run([1, 2])
-    for name, value in net.state_dict().items():
-        assert torch.equal(value, before[name]), f"{name}: running statistics moved"
-    # Outside, the layers are their usual selves again: images of a batch do matter.
-    net.eval()
-    norms = [layer for layer in net.modules() if isinstance(layer, BatchNorm2d)]
-    assert norms and not any(norm.separate for norm in norms)
-
-
 def test_separate_images_equal_batch_norm_of_one_and_drop_half() -> None:
     torch.manual_seed(0)
     norm, x = BatchNorm2d(5).double(), torch.rand(1, 5, 6, 7, dtype=torch.float64)
@@ -121,18 +371,6 @@ def test_separate_images_equal_batch_norm_of_one_and_drop_half() -> None:
     assert set(y.unique().tolist()) == {0.0, 2.0}
     assert y.mean().item() == pytest.approx(1, abs=0.03)
     assert not torch.equal(y[0], y[1])
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_judging_two_batches_together_changes_nothing(norm: str) -> None:
-    net = build_discriminator(NetworkOptions(norm=norm, ndf=4), 3).double()
-    calls: list[int] = []
-    net.register_forward_hook(lambda *_: calls.append(1))
-    x, y = torch.rand(2, 2, 3, 32, 32, dtype=torch.float64)
-    together = apply_to_both(net, x, y)
-    assert len(calls) == (2 if norm == "batch" else 1)
-    for one, other in zip(together, (net(x), net(y)), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def reference_attention(layer: SelfAttention, x: torch.Tensor) -> torch.Tensor:
@@ -159,8 +397,8 @@ def test_self_attention_is_that_of_the_paper_and_starts_as_the_identity() -> Non
         ("resnet_6blocks", "1/2,1/4", [16, 8, 8, 16]),
     ],
 )
-def test_generators_attend_where_they_are_told(netG: str, attention: str, sizes: list[int]) -> None:
-    net, plain = generator(netG, attention=attention), generator(netG)
+def test_generators_attend_at_every_given_depth(netG: str, attention: str, sizes: list[int]) -> None:
+    net = make_generator(netG, attention=attention)
     seen: list[int] = []
     for layer in net.modules():
         if isinstance(layer, SelfAttention):
@@ -168,10 +406,6 @@ def test_generators_attend_where_they_are_told(netG: str, attention: str, sizes:
     x = torch.rand(1, 3, 32, 32)
     net.eval()(x)
     assert seen == sizes
-    # All other entries keep their names, and at the start the result.
-    loaded = net.load_state_dict(plain.state_dict(), strict=False)
-    assert not loaded.unexpected_keys and all("attention" in key for key in loaded.missing_keys)
-    torch.testing.assert_close(net(x), plain.eval()(x))
 
 
 def test_discriminators_attend_and_can_be_penalised() -> None:
@@ -212,22 +446,8 @@ def test_attention_that_cannot_be_is_refused(choices: dict[str, str], message: s
         build_discriminator(NetworkOptions(**choices), 3)
 
 
-@pytest.mark.parametrize("nets", ["G", "D", "GD"])
-def test_spectral_norm_bounds_every_weight(nets: str) -> None:
-    options = NetworkOptions(netG="unet_32", spectral_norm=nets, ngf=4, ndf=4, attention="1/4", init_gain=0.5)
-    for kind, net in (("G", build_generator(options, 3, 3)), ("D", build_discriminator(options, 3))):
-        net(torch.rand(2, 3, 32, 32))
-        for name, layer in net.named_modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                weight = (
-                    layer.weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else layer.weight
-                )
-                largest = torch.linalg.matrix_norm(weight.flatten(1), 2).item()
-                assert (largest < 1.5) == (kind in nets) or weight.flatten(1).shape[0] == 1, (name, largest)
-
-
 def test_separate_images_leave_spectral_norm_alone() -> None:
-    net = generator("unet_32", spectral_norm="G")
+    net = make_generator("unet_32", norm="batch", spectral_norm="G")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with torch.no_grad(), separate_images([net], [0]):
         net(torch.rand(1, 3, 32, 32))
@@ -240,7 +460,7 @@ def test_separate_images_leave_spectral_norm_alone() -> None:
 @pytest.mark.parametrize("netG", ["unet_32", "resnet_6blocks"])
 @pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
 def test_other_ways_to_enlarge_have_no_deconvolution(netG: str, upsample: str) -> None:
-    net = generator(netG, upsample=upsample)
+    net = make_generator(netG, upsample=upsample)
     assert not any(isinstance(layer, nn.ConvTranspose2d) for layer in net.modules())
     assert {layer.mode for layer in net.modules() if isinstance(layer, nn.Upsample)} == {upsample}
     assert net(torch.rand(1, 3, 32, 64)).shape == (1, 2, 32, 64)
@@ -248,7 +468,8 @@ def test_other_ways_to_enlarge_have_no_deconvolution(netG: str, upsample: str) -
 
 def test_padding_changes_the_border_and_no_names() -> None:
     nets = {
-        padding: generator("resnet_6blocks", padding=padding) for padding in ("reflect", "replicate", "zero")
+        padding: make_generator("resnet_6blocks", padding=padding)
+        for padding in ("reflect", "replicate", "zero")
     }
     results = {}
     x = torch.rand(1, 3, 64, 64)

@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
+from models.discriminators.patch import PatchDiscriminator
+from models.generators.resnet import ResnetGenerator
+from models.generators.unet import UnetGenerator
 from models.layers.speed import memory_format, use_reference_path
-from models.networks import PatchDiscriminator, ResnetGenerator, UnetGenerator
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions

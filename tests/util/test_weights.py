@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from models.layers.blocks import normalise_spectrum
+from models.discriminators.patch import PatchDiscriminator
+from models.discriminators.pixel import PixelDiscriminator
+from models.generators.resnet import ResnetGenerator
+from models.generators.unet import UnetGenerator
+from models.layers.initialization import normalise_spectrum
 from models.layers.norms import BatchNorm2d
-from models.networks import PatchDiscriminator, PixelDiscriminator, ResnetGenerator, UnetGenerator
 from training.checkpoint import save_checkpoint
 from util.architecture import infer_flags
 from util.errors import UserError

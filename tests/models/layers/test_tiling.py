@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from data import DATASETS
 from models import MODELS, create_model
 from models.colorization.networks import ColorUnet
-from models.layers.blocks import separate_images, statistics_from
+from models.layers.blocks import separate_images
 from models.layers.generator import Generator
-from models.layers.norms import BatchNorm2d, ImageStatistics, InstanceNorm2d
+from models.layers.norms import BatchNorm2d, ImageStatistics, InstanceNorm2d, statistics_from
 from models.layers.sizes import set_tile
 from models.layers.tiling import blend_tiles, blend_weights, fitting_tile, thumbnail, tile_starts
 from models.networks import build_generator
