@@ -117,7 +117,7 @@ class DcganModel(BaseModel):
         return images
 
     def overview(self) -> dict[str, Tensor]:
-        """Return grids of samples, of interpolations between noise vectors, and with classes a row of each."""
+        """Return grids of samples, of interpolations between noise vectors, and of classes."""
         noise = torch.randn(GRID + 2, GRID, self.G.nz, generator=torch_rng("overview", self.seed))
         samples, start, end = noise[:GRID], noise[GRID], noise[GRID + 1]
         steps = torch.linspace(0, 1, GRID)[None, :, None]
