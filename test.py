@@ -19,7 +19,7 @@ from data.prefetch import on_device
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.objectives.backbones import untrained_backbones
-from options.parse import parse, save
+from options.parse import options_text, parse, save
 from options.test_options import TestOptions
 from training.ema import EMA_SUFFIX
 from training.loggers.base import Visuals
@@ -60,6 +60,7 @@ def main(argv: list[str]) -> int:
     if options.display.use_wandb:
         log.warning("--use_wandb: only train.py logs to Weights & Biases; results are in the gallery")
     device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
+    log.info("%s", options_text(options))
     loader = create_loader(options, device)
     model = create_model(options, device)
     for name, net in model.nets.items():

@@ -13,12 +13,13 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 
+import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
-from options.parse import parse, save
+from options.parse import options_text, parse, save
 from options.train_options import TrainOptions
 from training.loggers import check_sinks, create_logger
 from training.loggers.base import Logger
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> int:
         if distributed.is_restart():
             options = replace(options, saving=replace(options.saving, continue_train=True))
         device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
+        log.info("%s", options_text(options))
         loader = create_loader(options, device)
         model = create_model(options, device)
         trainer = Trainer(model, options)
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> int:
         samples = loader.first(options.logging.html_samples) if shows else []
         validation = Validation.from_options(options, device)
 
-        with RunLock(options.run_folder) as lock:
+        with RunLock(options.run_folder) as lock, torch.autograd.set_detect_anomaly(options.run.debug):
             learning_rate = LearningRate.from_options(options.optimization)
             progress = start(options, trainer, learning_rate, len(loader), validation)
             if distributed.rank() == 0:
@@ -94,13 +96,17 @@ def train(run: Run, stop: StopSignals) -> bool:
     loader, progress, rate = run.loader, run.progress, run.learning_rate
     logs, saving, last = run.options.logging, run.options.saving, run.options.optimization.last_epoch
     left = max(0, last - progress.epoch + 1) * len(loader) - progress.position
+    lr = run.options.optimization.lr_G or run.options.optimization.lr
+    factor = rate.factor(max(1, progress.epoch - 1))
     watch, first_steps = Stopwatch(progress.images), FirstSteps()
     agreement, quiet = distributed.SharedFlags(), True if distributed.rank() else None
 
     with logging_redirect_tqdm(), tqdm(total=left, unit=" images", disable=quiet) as bar:
         while progress.epoch <= last and not run.is_over():
             epoch, began = progress.epoch, time.monotonic()
-            run.trainer.set_learning_rate(rate.factor(epoch))
+            before, factor = factor, rate.factor(epoch)
+            log.info("learning rate %.7f -> %.7f", lr * before, lr * factor)
+            run.trainer.set_learning_rate(factor)
             bar.set_description(f"epoch {epoch} / {last}")
 
             for batch in watch.waiting(run.batches()):
@@ -130,7 +136,7 @@ def train(run: Run, stop: StopSignals) -> bool:
                 run.save(*tags, "latest")
             seconds = time.monotonic() - began
             to_go = timedelta(seconds=round(seconds * (last - epoch)))
-            log.info("End of epoch %d / %d: %.0f s, about %s to go", epoch, last, seconds, to_go)
+            log.info("End of epoch %d / %d \t Time Taken: %d sec, about %s left", epoch, last, seconds, to_go)
     run.save("latest")
     return True
 

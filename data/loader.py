@@ -38,6 +38,7 @@ class Loader:
         num_threads: worker processes; 0 reads in the main process.
         pin_memory: return tensors in pinned memory.
         limit: use only the first `limit` samples.
+        repeat_epoch: make every epoch equal to epoch 0: the same order, crops and flips.
         mixed_sizes: accept images of different sizes in a batch, which comes as one batch per size.
         replace_bad: use the next good image in place of one that cannot be read.
         skip_bad: skip samples whose images cannot be read.
@@ -58,13 +59,14 @@ class Loader:
         num_threads: int,
         pin_memory: bool = False,
         limit: int | None = None,
+        repeat_epoch: bool = False,
         mixed_sizes: bool = False,
         replace_bad: bool = False,
         skip_bad: bool = False,
         whole_batches: bool = False,
         stream: bool = False,
     ):
-        self.dataset = dataset
+        self.dataset, self.repeat_epoch = dataset, repeat_epoch
         self.mixed_sizes, self.skip_bad = mixed_sizes, skip_bad
         self.skipped: set[int] = set()
         self._reported: set[str] = set()
@@ -112,7 +114,7 @@ class Loader:
         Raises:
             UserError: A sample cannot be read, or images in a batch have different sizes.
         """
-        self.sampler.set_position(number, start)
+        self.sampler.set_position(0 if self.repeat_epoch else number, start)
         batches, position = iter(self._loader), start
         while True:
             try:

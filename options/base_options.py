@@ -19,6 +19,10 @@ log = logging.getLogger(__name__)
 PREPROCESS = ("resize_and_crop", "crop", "scale_width", "scale_width_and_crop", "none")
 
 
+DEBUG = {"num_threads": 0, "cuda_graph": "off", "compile": False}
+"""What ``--debug`` sets: everything runs in one process, one operation after the other."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The model, its files, and the device."""
@@ -58,6 +62,12 @@ class RunOptions:
     seed: int = option(0, "seed of all randomness: initial weights, order, augmentation, dropout", minimum=0)
     deterministic: bool = option(
         False, "use only algorithms whose results are reproducible bit for bit; slower on a GPU"
+    )
+    debug: bool = option(
+        False,
+        "for debuggers: --num_threads 0, --cuda_graph off and no --compile unless given, and in training an"
+        " error at the operation whose gradient is NaN (see debugging.md)",
+        cosmetic=True,
     )
     config: str = option(
         "", "an *_opt.json file with values of flags; the command line overrides it", cosmetic=True
@@ -187,6 +197,13 @@ class DataOptions:
     )
     serial_batches: bool = option(False, "read images in order instead of shuffling them")
     max_dataset_size: int | None = option(None, "use only the first N images", minimum=1)
+    overfit: int = option(
+        0,
+        "train on the first N samples only, with the same crops and flips in every epoch: a check that the"
+        " model can learn them (see debugging.md); 0: off",
+        minimum=0,
+        phase="train",
+    )
     preprocess: str = option("resize_and_crop", "how images are scaled and cropped", choices=PREPROCESS)
     load_size: int = option(286, "scale images to this size", minimum=1)
     crop_size: int = option(256, "then crop to this size", minimum=1)

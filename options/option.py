@@ -69,6 +69,7 @@ class Flag:
         needs: (flag, values): the flag has no effect unless the other flag has one of these values.
         architecture: whether test.py reads the value from the checkpoint's options.
         cosmetic: whether the flag leaves what a run learns unchanged.
+        alias: a second name of the flag on the command line.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Flag:
     needs: tuple[str, tuple[str, ...]] | None = None
     architecture: bool = False
     cosmetic: bool = False
+    alias: str = ""
 
     def convert(self, value: object, source: str = "") -> Any:
         """Return `value`, a string or a JSON value, as this flag's type.

@@ -4,12 +4,12 @@ import argparse
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from options.base_options import CommandOptions, attention_fractions, run_name
+from options.base_options import DEBUG, CommandOptions, attention_fractions, run_name
 from options.option import Fixed, Flag, Group, SameAs, Unless, build, flags_of
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -81,6 +81,8 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     if kind is TestOptions:
         defaults.update(_architecture(flags, model.architecture, _resolve({**defaults, **given})))
     values = _resolve({**defaults, **given})
+    if values["debug"]:
+        values.update(_debug_values(flags.keys() - given.keys()))
     for name, value in values.items():
         if value is MISSING:
             raise UserError(f"--{name} is required: {flags[name].help}")
@@ -116,24 +118,36 @@ def as_test_options(
     return _built(TestOptions, groups, values, options.explicit, _resolve(defaults))
 
 
-def save(options: CommandOptions) -> None:
-    """Write ``<command>_opt.txt``, in the peer's format, and ``<command>_opt.json`` to the run's folder."""
-    folder, values = options.run_folder, options.values()
-    folder.mkdir(parents=True, exist_ok=True)
+def options_text(options: CommandOptions) -> str:
+    """Return every flag's value on a line of its own, as the peer prints and saves them."""
     lines = ["----------------- Options ---------------"]
-    for name, value in sorted({**values, "name": options.run_name}.items()):
+    for name, value in sorted({**options.values(), "name": options.run_name}.items()):
         default = options.defaults[name]
         note = "" if value == default else f"\t[default: {None if default is MISSING else _text(default)}]"
         lines.append(f"{name:>25}: {_text(value):<30}{note}")
-    lines.append("----------------- End -------------------\n")
-    write_text(folder / f"{options.COMMAND}_opt.txt", "\n".join(lines))
-    write_text(folder / f"{options.COMMAND}_opt.json", json.dumps(values, indent=1) + "\n")
+    return "\n".join([*lines, "----------------- End -------------------"])
+
+
+def save(options: CommandOptions) -> None:
+    """Write ``<command>_opt.txt``, in the peer's format, and ``<command>_opt.json`` to the run's folder."""
+    folder = options.run_folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / f"{options.COMMAND}_opt.txt", f"{options_text(options)}\n")
+    write_text(folder / f"{options.COMMAND}_opt.json", json.dumps(options.values(), indent=1) + "\n")
 
 
 def read_opt_txt(text: str) -> dict[str, str]:
     """Return the values in an options file in the peer's format, as strings."""
     entry = re.compile(r"^ *(\w+): (.*?) *(?:\t\[default: .*\])?$", re.MULTILINE)
     return {match[1]: match[2] for match in entry.finditer(text)}
+
+
+def _debug_values(names: Set[str]) -> Values:
+    """Return what ``--debug`` sets among the flags `names`, and log it."""
+    values = {name: value for name, value in DEBUG.items() if name in names}
+    flags = " ".join(f"--{name} {_argument(value)}" for name, value in values.items())
+    log.info("--debug: %s; train.py detects anomalies in backward passes", flags)
+    return values
 
 
 def _text(value: object) -> str:
@@ -271,7 +285,7 @@ def _command_line(
             switch = flag.type is bool
             offered, note = flag.choices or choices.get(flag.name, ()), notes.get(flag.name, "")
             section.add_argument(
-                f"--{flag.name}",
+                *(f"--{name}" for name in (flag.name, flag.alias) if name),
                 metavar="true|false" if switch else flag.type.__name__.upper(),
                 nargs="?" if switch else None,
                 const="true" if switch else None,

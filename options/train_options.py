@@ -104,8 +104,10 @@ class LoggingOptions:
 
     log: str = option(
         "html",
-        "where losses and images are logged, beside the console, loss_log.txt and losses.jsonl: some of"
-        f" {','.join(SINKS)}, separated by commas, or none",
+        "where losses and images are logged, besides the console, loss_log.txt and losses.jsonl: some of"
+        f" {','.join(SINKS)}, separated by commas, or none. Under torchrun use --loggers: torchrun takes --log"
+        " for an abbreviation of its own flags",
+        alias="loggers",
         cosmetic=True,
     )
     print_freq: int = option(100, "print losses every N images", minimum=1, cosmetic=True)

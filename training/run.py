@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -177,10 +177,22 @@ class Run:
             self.abort_non_finite(
                 f"weights of {', '.join(names)} are not finite after iteration {self.trainer.iteration}"
             )
+        self._log_save(tags)
         self.write(*tags)
         self.saved_at = time.monotonic()
         if self.options.saving.keep_last and distributed.rank() == 0:
             remove_old(self.options.run_folder, self.options.saving.keep_last)
+
+    def _log_save(self, tags: Sequence[str]) -> None:
+        """Log what is saved, in the peer's words."""
+        progress = self.progress
+        epoch = progress.epoch if progress.position else progress.epoch - 1
+        if str(epoch) in tags:
+            log.info("saving the model at the end of epoch %d, iters %d", epoch, progress.images)
+        else:
+            log.info("saving the latest model (epoch %d, total_iters %d)", epoch, progress.images)
+        if "best" in tags:
+            log.info("saving the best model (epoch %d, total_iters %d)", epoch, progress.images)
 
     def write(self, *tags: str) -> None:
         """Write a checkpoint under every tag, as it is."""

@@ -23,7 +23,9 @@ def main(argv: list[str]) -> int:
     for number in LEFT_ALONE:
         # Not SIG_IGN: the processes would be born with it, and live on if it came before they are ready.
         signal.signal(number, lambda *_: None)
-    arguments = run.parse_args(["--signals-to-handle", "SIGINT,SIGHUP", *argv])
+    parser = run.get_args_parser()
+    parser.allow_abbrev = False  # else it takes train.py's --log for an abbreviation of its own flags
+    arguments = parser.parse_args(["--signals-to-handle", "SIGINT,SIGHUP", *argv])
     try:
         run.run(arguments)
     except ChildFailedError as error:

@@ -2,11 +2,13 @@
 
 import json
 import logging
+import re
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from tests.support.training import training
 from training.loggers.base import Logger, LossRecord, Sink, cut_back, read_records
 from training.loggers.text import JsonLines, TextLog
 
@@ -73,3 +75,60 @@ def test_a_failing_sink_warns_once_and_is_dropped(tmp_path: Path, caplog: pytest
         logger.log_losses(RECORD)
     assert caplog.text.count("Broken failed (OSError: no space left)") == 1
     assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_console_shows_what_the_peer_prints(
+    pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    flags = ["--n_epochs", 2, "--n_epochs_decay", 2, "--save_latest_freq", 4, "--save_epoch_freq", 2]
+    assert training(pairs, tmp_path, *flags, "--print_freq", 6, "--val_freq", 3, "--best", "psnr") == 0
+    lines = [record.message for record in caplog.records]
+    block = (tmp_path / "run" / "train_opt.txt").read_text()
+    assert f"{lines[0]}\n" == block and block.startswith("----------------- Options ---------------\n")
+    kinds = re.compile(r"learning rate|saving|\(epoch: \d, i|End of epoch .*Time Taken: \d+ sec")
+    assert [
+        re.sub(r"(?<=iters: 6),.*|(?<=sec),.*|(?<=: )\d+(?= sec)", "", line)
+        for line in lines
+        if kinds.match(line)
+    ] == [
+        "learning rate 0.0002000 -> 0.0002000",
+        "saving the latest model (epoch 1, total_iters 4)",
+        "(epoch: 1, iters: 6",
+        "End of epoch 1 / 4 \t Time Taken:  sec",
+        "learning rate 0.0002000 -> 0.0002000",
+        "saving the latest model (epoch 2, total_iters 8)",
+        "(epoch: 2, iters: 6",
+        "saving the latest model (epoch 2, total_iters 12)",
+        "saving the model at the end of epoch 2, iters 12",
+        "End of epoch 2 / 4 \t Time Taken:  sec",
+        "learning rate 0.0002000 -> 0.0001333",
+        "saving the latest model (epoch 3, total_iters 16)",
+        "(epoch: 3, iters: 6",
+        "saving the latest model (epoch 3, total_iters 18)",
+        "saving the best model (epoch 3, total_iters 18)",
+        "End of epoch 3 / 4 \t Time Taken:  sec",
+        "learning rate 0.0001333 -> 0.0000667",
+        "saving the latest model (epoch 4, total_iters 20)",
+        "(epoch: 4, iters: 6",
+        "saving the latest model (epoch 4, total_iters 24)",
+        "saving the model at the end of epoch 4, iters 24",
+        "End of epoch 4 / 4 \t Time Taken:  sec",
+        "saving the latest model (epoch 4, total_iters 24)",
+    ]
+    losses = re.compile(r"\(epoch: \d, iters: 6, time: \S+, data: \S+\) (.*)")
+    for line in filter(None, map(losses.fullmatch, lines)):
+        assert re.findall(r"(\w+): \d+\.\d{3} ", line[1]) == ["G_GAN", "G_L1", "D_real", "D_fake"]
+
+
+@pytest.mark.parametrize("identity", ["0.5", "0"])
+def test_the_losses_of_cycle_gan_have_the_peers_names_and_order(
+    identity: str, data: dict[str, Path], tmp_path: Path
+) -> None:
+    flags = ["--model", "cycle_gan", "--netG", "resnet_6blocks", "--n_epochs", 1, "--print_freq", 100]
+    flags += ["--lambda_identity", identity, "--print_freq", 6]
+    assert training(data["unaligned"], tmp_path, *flags) == 0
+    (line,) = (tmp_path / "run" / "loss_log.txt").read_text().splitlines()[1:]
+    names = ["D_A", "G_A", "cycle_A", "idt_A", "D_B", "G_B", "cycle_B", "idt_B"]
+    assert re.findall(r"(\w+): \d+\.\d{3} ", line.split(") ")[1]) == names
+    assert line.count(": 0.000 ") == (2 if identity == "0" else 0)

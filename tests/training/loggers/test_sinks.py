@@ -3,6 +3,7 @@
 import json
 import logging
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -13,14 +14,18 @@ import numpy as np
 import pytest
 import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.distributed.run import get_args_parser
 from wandb.proto.wandb_internal_pb2 import Record
 
 import train
 from data import DATASETS
 from models import MODELS
 from models.base_model import BaseModel
+from options.option import flags_of
 from options.parse import parse
+from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from tests.support.environment import ONE_THREAD, ROOT
 from tests.support.training import FLAGS, training
 from training.loggers import SINKS, check_sinks
 from training.loggers.base import Logger, LossRecord, MetricRecord, Sink
@@ -226,6 +231,24 @@ def test_flags_of_sinks_that_are_not_chosen_cause_a_warning(caplog: pytest.LogCa
     assert warnings(*project, "--update_html_freq", "3", "--html_samples", "2") == [without_pages]
     (warning,) = warnings("--log", "none", "--html_samples", "2")
     assert warning == f"--html_samples has no effect without --log {' or '.join(SINKS.names())}"
+
+
+def test_torchrun_passes_on_every_flag(pairs: Path, tmp_path: Path) -> None:
+    """torchrun itself parses train.py's flags for abbreviations of its own, such as --log for --log-dir."""
+    argv = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    argv += [str(ROOT / "train.py"), "--dataroot", str(pairs), *FLAGS, "--checkpoints_dir", str(tmp_path)]
+    argv += ["--n_epochs", "1", "--loggers", "tensorboard"]
+    ran = subprocess.run(argv, capture_output=True, text=True, env=ONE_THREAD, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (tmp_path / "run" / "tensorboard").is_dir() and not (tmp_path / "run" / "web").exists()
+
+    parser = get_args_parser()
+    groups = [group for kind in (TrainOptions, TestOptions) for group in kind.groups().values()]
+    groups += [registry.get(name).Options for registry in (MODELS, DATASETS) for name in registry.names()]
+    flags = {name for group in groups for name in flags_of(group)}
+    assert {"log", "netG", "lambda_L1", "tile"} <= flags
+    for name in flags - {"log"} | {"loggers"}:
+        parser.parse_args(["train.py", f"--{name}", "value"])  # exits if it is ambiguous
 
 
 class Counter(Sink):
