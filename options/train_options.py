@@ -9,7 +9,7 @@ from options.base_options import CommandOptions
 from options.option import option
 from util.errors import UserError, did_you_mean
 from util.metrics.names import METRICS
-from util.registry import registered_names
+from util.registry import is_path, registered_names
 
 SINKS = registered_names("training.loggers", "sink")
 """The choices of ``--log``, by file names: options do not import what they configure."""
@@ -139,7 +139,7 @@ class LoggingOptions:
 
     def __post_init__(self) -> None:
         for name in self.listed:
-            if name not in SINKS:
+            if name not in SINKS and not is_path(name):
                 raise UserError(
                     f"--log {name}: no such choice{did_you_mean(name, SINKS)}"
                     f" Choices, with commas: {', '.join(SINKS)}; or none"

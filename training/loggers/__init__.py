@@ -22,7 +22,7 @@ def check_sinks(options: TrainOptions) -> None:
     Raises:
         UserError: a sink needs a package that is not installed.
     """
-    sinks = {name: SINKS.get(name) for name in SINKS.names()}
+    sinks = {name: SINKS.get(name) for name in dict.fromkeys([*SINKS.names(), *options.sinks])}
     for name in options.sinks:
         package = sinks[name].package
         if package and find_spec(package) is None:

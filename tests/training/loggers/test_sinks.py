@@ -203,6 +203,21 @@ def test_every_sink_is_registered_by_its_file_alone(name: str, monkeypatch: pyte
         assert SINKS.get(name).package == sink.package
 
 
+def test_the_example_in_the_documentation_is_a_sink(pairs: Path, tmp_path: Path) -> None:
+    passage = (ROOT / "docs" / "overview.md").read_text().split("**Your own logger**")[1]
+    file = tmp_path / "table_sink.py"
+    file.write_text(passage.split("```python\n")[1].split("```")[0])
+    flags = ["--log", str(file), "--save_latest_freq", 4]
+    assert training(pairs, tmp_path, *flags, "--n_epochs", 1) == 0
+    assert training(pairs, tmp_path, *flags, "--n_epochs", 2, "--continue_train") == 0
+    rows = [line.split(",") for line in (tmp_path / "run" / "losses.csv").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
+    assert [list(map(float, row)) for row in rows] == [
+        [line["total_iters"], *line["losses"].values()] for line in lines
+    ]
+    assert len(rows) == 6 and not (tmp_path / "run" / "web").exists()
+
+
 @pytest.mark.parametrize("name", [name for name in SINKS.names() if SINKS.get(name).package])
 def test_an_absent_package_names_what_to_install(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
