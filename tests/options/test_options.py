@@ -92,6 +92,7 @@ PEER_TEST = PEER_BASE | {
     "num_test": None,  # the peer: 50
 }
 OWN = {
+    "debug": False,
     "deterministic": False,
     "bad_images": "skip",
     "exact_resize": False,
@@ -110,6 +111,7 @@ OWN = {
     "inception_weights": "download",
 }
 OWN_TRAIN = OWN | {
+    "overfit": 0,
     "cuda_graph": "off",
     "log": "html",
     "html_samples": 4,
