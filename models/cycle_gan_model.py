@@ -94,8 +94,8 @@ class CycleGANModel(BaseModel):
             "D_B": total(self.objective.discriminator(D_B, real_A, fake_A, draws, name="D_B")) / 2,
         }
         update("D", d["D_A"] + d["D_B"])
-        losses = g | d
-        return Step({name: losses[name] for name in LOSSES if name in losses}, visuals)
+        # An identity loss without a weight is logged as 0.
+        return Step(dict.fromkeys(LOSSES, real_A.new_zeros(())) | g | d, visuals)
 
     def translations(self, real_A: Tensor, real_B: Tensor, identity: bool) -> dict[str, Tensor]:
         """Return the images of both directions, in the order in which galleries show them."""

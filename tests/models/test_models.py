@@ -164,8 +164,9 @@ def test_cycle_gan_counts_the_penalty_and_the_identity_where_asked(data: dict[st
 
     plain, penalised = losses("--gan_mode", "wgangp", "--lambda_gp", "0"), losses("--gan_mode", "wgangp")
     assert penalised["D_A"] > plain["D_A"] + 0.1
-    assert {"idt_A", "idt_B"} <= plain.keys()
-    assert not {"idt_A", "idt_B"} & losses("--lambda_identity", "0").keys()
+    without = losses("--lambda_identity", "0")
+    assert plain["idt_A"] > 0 and plain["idt_B"] > 0
+    assert without["idt_A"] == 0 and without["idt_B"] == 0  # logged as 0, as the peer does
     unequal = losses("--lambda_identity", "0", "--input_nc", "1")
     assert all(math.isfinite(value.item()) for value in unequal.values())
 

@@ -119,3 +119,16 @@ def test_the_console_shows_what_the_peer_prints(
     losses = re.compile(r"\(epoch: \d, iters: 6, time: \S+, data: \S+\) (.*)")
     for line in filter(None, map(losses.fullmatch, lines)):
         assert re.findall(r"(\w+): \d+\.\d{3} ", line[1]) == ["G_GAN", "G_L1", "D_real", "D_fake"]
+
+
+@pytest.mark.parametrize("identity", ["0.5", "0"])
+def test_the_losses_of_cycle_gan_have_the_peers_names_and_order(
+    identity: str, data: dict[str, Path], tmp_path: Path
+) -> None:
+    flags = ["--model", "cycle_gan", "--netG", "resnet_6blocks", "--n_epochs", 1]
+    flags += ["--lambda_identity", identity, "--print_freq", 6]
+    assert training(data["unaligned"], tmp_path, *flags) == 0
+    (line,) = (tmp_path / "run" / "loss_log.txt").read_text().splitlines()[1:]
+    names = ["D_A", "G_A", "cycle_A", "idt_A", "D_B", "G_B", "cycle_B", "idt_B"]
+    assert re.findall(r"(\w+): \d+\.\d{3} ", line.split(") ")[1]) == names
+    assert line.count(": 0.000 ") == (2 if identity == "0" else 0)
