@@ -105,8 +105,8 @@ class LoggingOptions:
     log: str = option(
         "html",
         "where losses and images are logged, besides the console, loss_log.txt and losses.jsonl: some of"
-        f" {','.join(SINKS)}, separated by commas, or none. Under torchrun use --loggers: torchrun takes --log"
-        " for an abbreviation of its own flags",
+        f" {','.join(SINKS)}, separated by commas, or none. Under torchrun use --loggers: torchrun takes"
+        " --log for an abbreviation of its own flags",
         alias="loggers",
         cosmetic=True,
     )
