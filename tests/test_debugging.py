@@ -11,7 +11,7 @@ import torch
 import test
 from data import DATASETS, Loader, create_loader
 from models import MODELS
-from models.networks import UnetGenerator
+from models.generators.unet import UnetGenerator
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
