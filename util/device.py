@@ -56,7 +56,7 @@ def select_device(gpu_ids: str, explicit: bool) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0 and not explicit:
-        log.info("No GPU found: using the CPU (--gpu_ids -1 says so from the start).")
+        log.info("No GPU found, using the CPU (--gpu_ids -1 selects it explicitly).")
         return torch.device("cpu")
     missing = [number for number in numbers if number >= count]
     if missing:

@@ -189,14 +189,17 @@ def _shape(tensor: Tensor) -> str:
     return " x ".join(map(str, tensor.shape)) or "scalar"
 
 
-def _advice(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    if theirs.keys() != ours.keys():
+def _advice(file_flags: Mapping[str, str], net_flags: Mapping[str, str]) -> str:
+    if file_flags.keys() != net_flags.keys():
         kinds = [
-            flags.get("netG") or flags.get("netD") or "another kind of network" for flags in (theirs, ours)
+            flags.get("netG") or flags.get("netD") or "another kind of network"
+            for flags in (file_flags, net_flags)
         ]
         return f"They are of {kinds[0]}, the options ask for {kinds[1]}: change --netG or --netD"
     differing = [
-        f"--{name} {value} (here {ours[name]})" for name, value in theirs.items() if value != ours[name]
+        f"--{name} {value} (here {net_flags[name]})"
+        for name, value in file_flags.items()
+        if value != net_flags[name]
     ]
     if not differing:
         return "Use the flags that they were trained with"

@@ -1,5 +1,6 @@
-"""The judge of samples finds what is missing in them."""
+"""Classes and distances of generated images as the classifier sees them."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from util.seeding import numpy_rng
 
 
 def gallery(folder: Path, labels: list[int], name: str = "{number:03d}_fake.png") -> Path:
-    """Noise, dark of class 0 and light of class 1."""
+    """Save noise images, dark for class 0 and light for class 1."""
     for number, label in enumerate(labels):
         path = folder / name.format(number=number, label=label)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,7 +23,8 @@ def gallery(folder: Path, labels: list[int], name: str = "{number:03d}_fake.png"
     return folder
 
 
-def test_it_finds_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_class_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     root = gallery(tmp_path / "real", [0, 1] * 80, "class{label}/{number}.png")
     galleries = {
         name: gallery(tmp_path / name / "images", labels).parent
@@ -30,16 +32,16 @@ def test_it_finds_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[
     }
     flags = ["--dataroot", str(root), "--size", "8", "--steps", "20", "--by_class"]
     assert judge_samples.main([*flags, *map(str, galleries.values())]) == 0
-    text = capsys.readouterr().out
-    found = {name: re.search(rf"/{name} +80 +([\d.]+)  (.*) \(.*\n([\d.]+)%", text) for name in galleries}
-    both, light = found["both"], found["light"]
+    text = "\n".join(caplog.messages)
+    pattern = r"/{} +80 +([\d.]+)  (.*) \(.*\n([\d.]+)%"
+    both, light = (re.search(pattern.format(name), text) for name in galleries)
     assert both and light
     assert (both[2], both[3]) == ("50.0 50.0", "100.0")
     assert (light[2], light[3]) == ("0.0 100.0", "50.0")
     assert float(light[1]) > 10 * float(both[1])
 
 
-def test_what_it_cannot_judge_is_said(tmp_path: Path) -> None:
+def test_unusable_images_are_refused(tmp_path: Path) -> None:
     root = gallery(tmp_path / "real", [0, 1] * 4, "class{label}/{number}.png")
     few = gallery(tmp_path / "few" / "images", [0] * 5).parent
     with pytest.raises(UserError, match="few: 5 images"):

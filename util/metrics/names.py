@@ -11,7 +11,7 @@ files; a file is imported when one of its metrics is measured.
 """
 
 import ast
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -103,27 +103,30 @@ def find_metrics(folder: Path, package: str) -> dict[str, Metric]:
     Raises:
         TypeError: a declaration is invalid, or its name is taken.
     """
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for path in sorted(folder.glob("*.py")):
-        source = path.read_text("utf-8")
-        if "@metric(" not in source:
-            continue
-        for node in ast.parse(source, str(path)).body:
-            for call in getattr(node, "decorator_list", ()):
-                if (
-                    isinstance(call, ast.Call)
-                    and isinstance(call.func, ast.Name)
-                    and call.func.id == "metric"
-                ):
-                    declared = _read_record(call, f"{package}.{path.stem}", getattr(node, "name", ""), path)
-                    if declared.name in found:
-                        raise TypeError(f"{path}:{call.lineno}: a metric {declared.name!r} exists already")
-                    found[declared.name] = declared
-    in_order = sorted(found.values(), key=lambda record: (record.per == "set", record.network != ""))
+        for function, call in _declarations(path):
+            record = _read_record(path, call, f"{package}.{path.stem}", function)
+            if record.name in metrics:
+                raise TypeError(f"{path}:{call.lineno}: a metric {record.name!r} exists already")
+            metrics[record.name] = record
+    in_order = sorted(metrics.values(), key=lambda record: (record.per == "set", record.network != ""))
     return {record.name: record for record in in_order}
 
 
-def _read_record(call: ast.Call, module: str, function: str, path: Path) -> Metric:
+def _declarations(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Yield the functions of a file that are decorated by `metric`, with the decorator's call."""
+    source = path.read_text("utf-8")
+    if "@metric(" not in source:
+        return
+    for node in ast.parse(source, str(path)).body:
+        if isinstance(node, ast.FunctionDef):
+            for call in node.decorator_list:
+                if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "metric":
+                    yield node.name, call
+
+
+def _read_record(path: Path, call: ast.Call, module: str, function: str) -> Metric:
     try:
         arguments = [ast.literal_eval(value) for value in call.args]
         keywords = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
