@@ -24,7 +24,7 @@ demo: .venv/installed datasets/demo
 	$(PY) test.py $(DEMO)
 
 test: .venv/installed
-	$(PY) -m pytest -q -n 2 --dist worksteal
+	$(PY) -m pytest -q -n 2 --dist worksteal --durations=10
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -66,7 +66,7 @@ class ImagePool:
             return fakes
         if self.images is None:
             self.images = fakes.new_zeros(len(self.filled), self.share, *fakes.shape[1:])
-        self.images = self.images.to(fakes.device)  # a loaded state comes from the CPU
+        self.images = self.images.to(fakes)  # a loaded state may be on the CPU, and in another precision
         if self.images.shape[2:] != fakes.shape[1:]:
             raise UserError(
                 "--pool_size keeps earlier fakes, which must all have one size: use --pool_size 0, or a"
