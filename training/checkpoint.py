@@ -1,7 +1,7 @@
-"""Checkpoints: ``<tag>_state.pth`` with all that a run needs to go on, and the networks' weights beside it.
+"""Checkpoints: ``<tag>_state.pth`` with everything a run needs to resume, and the networks' weights.
 
-A state file ends in its own SHA-256, so that damage is noticed; the one before it stays as
-``<tag>_state.prev.pth``. It is read with ``weights_only=True``: it cannot run code.
+A state file ends with its own SHA-256 to detect damage, and the previous one is kept as
+``<tag>_state.prev.pth``. Files are read with ``weights_only=True``, so that they cannot run code.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ TRAILER_LENGTH = len(MARK) + hashlib.sha256().digest_size
 
 
 class _HashingWriter:
-    """A binary file that hashes what is written to it, and remembers why it could not be."""
+    """A binary file that hashes what is written to it, and keeps the error if writing fails."""
 
     def __init__(self, file: IO[bytes]):
         self.file = file
@@ -48,20 +48,20 @@ class _HashingWriter:
 
 
 def state_path(folder: Path, tag: str) -> Path:
-    """Return the file of the state `tag`."""
+    """Return the path of the state `tag`."""
     return folder / f"{tag}_state.pth"
 
 
 def save_checkpoint(
     folder: Path, tags: list[str], state: Mapping[str, Any], nets: Mapping[str, nn.Module]
 ) -> None:
-    """Write the networks' weights and the state under every tag; tags share their files' bytes.
+    """Write the networks' weights and the state under every tag; the tags' files are links to the same data.
 
-    The last tag's state comes last: a process that ends before it will go on from the old one, and write
-    everything again. Of this tag the state before stays.
+    The last tag's state is written last: after an interruption a run resumes from the previous one and writes
+    everything again. Its previous state is kept.
 
     Raises:
-        OSError: there is no room; all earlier checkpoints are as they were.
+        OSError: the disk is full; all earlier checkpoints are unchanged.
     """
     first, *others = tags
     last = state_path(folder, tags[-1])
@@ -77,10 +77,10 @@ def save_checkpoint(
 
 
 def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
-    """Return the newest undamaged state `tag`, or None if none was ever saved.
+    """Return the newest undamaged state `tag`, or None if there is no state file.
 
     Raises:
-        UserError: there are state files, but all are damaged.
+        UserError: all state files are damaged.
     """
     newest = state_path(folder, tag)
     candidates = [path for path in (newest, _previous(newest)) if path.exists()]
@@ -91,14 +91,14 @@ def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
             log.warning("%s", error)
     if candidates:
         raise UserError(
-            f"{newest}: no undamaged state is left to go on from; start again without --continue_train, or go"
-            " on from an older one (train.py: --epoch N)"
+            f"{newest}: no undamaged state is left to resume from; start a new run without --continue_train,"
+            " or resume from an older checkpoint (train.py --epoch N)"
         )
     return None
 
 
 def remove_state(folder: Path, tag: str) -> None:
-    """Remove the state `tag` and the one before it, where they exist."""
+    """Remove the state `tag` and its previous one if they exist."""
     newest = state_path(folder, tag)
     for path in (_previous(newest), newest):
         path.unlink(missing_ok=True)
@@ -106,17 +106,17 @@ def remove_state(folder: Path, tag: str) -> None:
 
 def set_aside(folder: Path, tag: str, new_tag: str) -> bool:
     """Rename the checkpoint `tag`; return whether there was one."""
-    found = [*folder.glob(f"{escape(tag)}_state*.pth"), *folder.glob(f"{escape(tag)}_net_*.pth")]
-    for path in found:
+    paths = [*folder.glob(f"{escape(tag)}_state*.pth"), *folder.glob(f"{escape(tag)}_net_*.pth")]
+    for path in paths:
         path.replace(path.with_name(new_tag + path.name.removeprefix(tag)))
-    return bool(found)
+    return bool(paths)
 
 
 def remove_old(folder: Path, count: int) -> None:
-    """Remove all checkpoints of epochs but the newest `count`, and likewise of ``iter_N``."""
+    """Remove all but the newest `count` checkpoints of epochs, and likewise of ``iter_N``."""
     for kind in (r"(\d+)_state\.pth", r"(iter_\d+)_state\.pth"):
         states = [path for path in folder.glob("*_state.pth") if re.fullmatch(kind, path.name)]
-        # By time: a run that goes on from an older epoch meets higher numbers, which are not newer.
+        # By time: after resuming from an older epoch, higher numbers are not newer.
         for path in sorted(states, key=lambda path: path.stat().st_mtime_ns)[:-count]:
             tag = path.name.removesuffix("_state.pth")
             for file in (*folder.glob(f"{tag}_net_*.pth"), path):
@@ -128,7 +128,7 @@ def _dump(content: object, file: IO[bytes], checksum: bool = False) -> None:
     try:
         torch.save(content, cast(IO[bytes], writer))
     except RuntimeError:
-        # torch's own words for a write that failed do not tell why.
+        # torch's message for a failed write lacks the reason.
         if writer.error:
             raise writer.error from None
         raise
@@ -145,7 +145,7 @@ def _read_state(path: Path) -> dict[str, Any]:
             digest.update(block)
             left -= len(block)
         if file.read() != MARK + digest.digest():
-            raise UserError(f"{path}: damaged or not completely written (its checksum does not fit)")
+            raise UserError(f"{path}: damaged or incomplete (its checksum does not match)")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder, on one machine or on many that share a file system."""
+"""One run at a time in a folder, on one machine or on several that share a file system."""
 
 import json
 import logging
@@ -18,23 +18,22 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10
 SILENCE_SECONDS = 60
-"""Another machine's lock without a heartbeat for as long belongs to nobody."""
+"""A lock of another host without a heartbeat for this long is abandoned."""
 
 
 class RunLock:
-    """Holds ``run.lock`` in a run's folder, with the process, the host, and the scheduler's job.
+    """Holds ``run.lock`` in a run's folder, a file with the process, the host and the scheduler's job.
 
-    The time of the file's last change is the heartbeat, by the file system's own clock. The lock of a dead
-    process of this host is taken over at once, and so is that of this Slurm job's earlier start; another
-    host's after `SILENCE_SECONDS` without a heartbeat.
+    The lock of a dead process of this host is taken over at once, and so is that of an earlier start of this
+    Slurm job. A process of another host cannot be looked up, so its lock needs a heartbeat: a thread sets the
+    file's modification time, because an epoch's validation or a compilation has no steps for minutes.
 
     Raises:
-        UserError: on entering: another run holds it.
+        UserError: on entering: another run holds the lock.
     """
 
     def __init__(self, folder: Path):
         self.path = folder / "run.lock"
-        self.lost = False
         self._mine = {
             "token": secrets.token_hex(8),
             "pid": os.getpid(),
@@ -42,7 +41,7 @@ class RunLock:
             "host": socket.gethostname(),
             "job": os.environ.get("SLURM_JOB_ID", ""),
         }
-        self._needed = os.environ.get("RANK", "0") == "0"  # under torchrun the first process locks for all
+        self._needed = os.environ.get("RANK", "0") == "0"  # under torchrun rank 0 locks for all
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -61,20 +60,20 @@ class RunLock:
         self._ended.set()
         if self._needed:
             self._thread.join()
-            if self._is_mine():
+            if self._token() == self._mine["token"]:
                 self.path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raise a `UserError` if another run has taken the lock over, as it may after a long standstill."""
-        if self.lost:
+        if self._needed and self._token() not in (None, self._mine["token"]):
             raise UserError(
-                f"{self.path}: this run stood still for more than {SILENCE_SECONDS} s, and another one has"
-                " gone on in its place: it ends here without saving"
+                f"{self.path}: this run stood still for more than {SILENCE_SECONDS} s and another run has"
+                " taken its place: it ends here without saving"
             )
 
     def _create(self) -> bool:
-        """Make the lock, unless there is one; it has its content from the first moment on."""
-        content = self._own_name()
+        """Create the lock with its content in one step; return False if there is one already."""
+        content = self._own_path()
         content.write_text(json.dumps(self._mine))
         try:
             os.link(content, self.path)
@@ -85,10 +84,10 @@ class RunLock:
         return True
 
     def _remove_if_abandoned(self) -> None:
-        """Remove the lock that is there if its run is over; wait for a sign of life where that must show.
+        """Remove the present lock if its run is over; on another host, wait for a heartbeat.
 
         Raises:
-            UserError: its run goes on.
+            UserError: its run is alive.
         """
         try:
             held, beat = self.path.read_bytes(), self.path.stat().st_mtime
@@ -100,19 +99,19 @@ class RunLock:
         elif owner.get("job") and owner["job"] == self._mine["job"]:
             alive = False
         else:
-            alive = self._shows_life(owner, beat)
+            alive = self._has_heartbeat(owner, beat)
         if alive:
             raise UserError(
-                f"{self.path.parent}: {_name(owner)} is training in this folder; wait for its end, or choose"
-                f" another --name. If it is surely gone, remove {self.path}"
+                f"{self.path.parent}: {_name(owner)} is training in this folder; wait until it ends or choose"
+                f" another --name. If that process no longer exists, remove {self.path}"
             )
         self._remove(held, owner)
 
-    def _shows_life(self, owner: dict[str, Any], beat: float) -> bool:
-        """Return whether the lock gets a heartbeat, as soon as it does or has not had one for long enough."""
+    def _has_heartbeat(self, owner: dict[str, Any], beat: float) -> bool:
+        """Wait for the next heartbeat after `beat`; return False if `SILENCE_SECONDS` pass without one."""
         left = SILENCE_SECONDS - (self._clock() - beat)
         if left > 0:
-            log.info("%s: waiting up to %.0f s for a sign of life of %s", self.path, left, _name(owner))
+            log.info("%s: waiting up to %.0f s for a heartbeat of %s", self.path, left, _name(owner))
         ends = time.monotonic() + left
         while time.monotonic() < ends and self.path.exists():
             if self.path.stat().st_mtime != beat:
@@ -121,53 +120,51 @@ class RunLock:
         return False
 
     def _clock(self) -> float:
-        """Return the time of the file system, which hosts share although their clocks may differ."""
-        probe = self._own_name()
+        """Return the file system's time, which hosts share although their clocks may differ."""
+        probe = self._own_path()
         probe.touch()
         now = probe.stat().st_mtime
         probe.unlink()
         return now
 
     def _remove(self, held: bytes, owner: dict[str, Any]) -> None:
-        """Remove the lock if it still is the one that was `held`, and not one that has just replaced it."""
-        taken = self._own_name()
+        """Remove the lock if it still has the content `held`, and is not one that has just replaced it."""
+        removed = self._own_path()
         try:
-            self.path.rename(taken)
+            self.path.rename(removed)
         except FileNotFoundError:
             return
-        if taken.read_bytes() != held:
-            os.link(taken, self.path)
+        if removed.read_bytes() != held:
+            os.link(removed, self.path)
         else:
             log.info("%s: taken over from %s, which is gone", self.path, _name(owner))
-        taken.unlink()
+        removed.unlink()
 
-    def _own_name(self) -> Path:
+    def _own_path(self) -> Path:
         return self.path.with_name(f"run.lock.{self._mine['token']}")
 
-    def _is_mine(self) -> bool:
+    def _token(self) -> str | None:
+        """Return the token of the run that holds the lock; None without a lock."""
         try:
-            return _parsed(self.path.read_bytes()).get("token") == self._mine["token"]
+            return _parsed(self.path.read_bytes()).get("token", "")
         except FileNotFoundError:
-            return False
+            return None
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
-                if not self._is_mine():
-                    self.lost = self.path.exists()
-                    continue
-                os.utime(self.path)
+                if self._token() == self._mine["token"]:
+                    os.utime(self.path)
             except OSError as error:
-                log.warning("%s: no heartbeat (%s); trying again", self.path, error)
+                log.warning("%s: heartbeat failed (%s); trying again", self.path, error)
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
-    # A lock whose process died while it wrote it says nothing.
     try:
-        found = json.loads(content)
-    except ValueError:
+        parsed = json.loads(content)
+    except ValueError:  # written incompletely by a process that died
         return {}
-    return found if isinstance(found, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}
 
 
 def _name(owner: dict[str, Any]) -> str:
@@ -183,9 +180,9 @@ def _is_alive(owner: dict[str, Any]) -> bool:
 
 
 def _process_identity(pid: int) -> str | None:
-    """Return what tells a live process from others that had or will have its number; None if it is dead."""
+    """Return boot and start time of a live process, which tell it from others with its number; else None."""
     try:
-        with suppress(PermissionError):  # which says that it lives, and is another user's
+        with suppress(PermissionError):  # another user's process, so it lives
             os.kill(pid, 0)
     except ProcessLookupError:
         return None

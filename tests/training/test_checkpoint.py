@@ -1,4 +1,4 @@
-"""Checkpoint files: whole, or recognised as damaged; never half of one."""
+"""Checkpoint files are complete or recognised as damaged."""
 
 import errno
 import logging
@@ -26,12 +26,12 @@ def state(number: int) -> dict[str, object]:
 
 
 def number(folder: Path, tag: str = "latest") -> object:
-    found = load_state(folder, tag)
-    assert found is not None and found["tensor"].eq(found["number"]).all()
-    return found["number"]
+    saved = load_state(folder, tag)
+    assert saved is not None and saved["tensor"].eq(saved["number"]).all()
+    return saved["number"]
 
 
-def test_states_replace_each_other_and_the_one_before_stays(tmp_path: Path) -> None:
+def test_a_new_state_replaces_the_old_one_which_is_kept_as_previous(tmp_path: Path) -> None:
     assert load_state(tmp_path, "latest") is None
     for i in range(3):
         save_checkpoint(tmp_path, ["latest"], state(i), {})
@@ -43,7 +43,7 @@ def test_states_replace_each_other_and_the_one_before_stays(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "bit flipped", "checksum gone"])
-def test_a_damaged_state_is_named_and_the_one_before_is_used(
+def test_a_damaged_state_is_named_and_the_previous_one_is_used(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     save_checkpoint(tmp_path, ["latest"], state(1), {})
@@ -53,7 +53,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(
     if damage == "bit flipped":
         data[len(data) // 2] ^= 1
     kept = {"cut": len(data) // 2, "emptied": 0, "checksum gone": len(data) - 39}.get(damage, len(data))
-    os.unlink(path)  # not written in place: another name may share the bytes
+    os.unlink(path)  # not written in place: another tag may be a link to the same data
     path.write_bytes(data[:kept])
     with caplog.at_level(logging.WARNING):
         assert number(tmp_path) == 1
@@ -68,7 +68,7 @@ def test_torch_itself_reads_a_state(tmp_path: Path) -> None:
     assert torch.load(state_path(tmp_path, "latest"), weights_only=True)["number"] == 4
 
 
-def test_tags_share_their_bytes_but_not_their_fate(tmp_path: Path) -> None:
+def test_tags_are_links_to_the_same_data_until_one_is_saved_again(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, ["5", "latest"], state(5), {"G": net()})
     assert os.path.samefile(state_path(tmp_path, "latest"), state_path(tmp_path, "5"))
     save_checkpoint(tmp_path, ["latest"], state(6), {"G": net()})
@@ -86,16 +86,16 @@ def test_a_state_that_would_run_code_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tmp_path, ["latest"], state(1), {})
-    save_checkpoint(tmp_path, ["latest"], {"number": Malicious()}, {})  # with a checksum that fits
+    save_checkpoint(tmp_path, ["latest"], {"number": Malicious()}, {})  # with a checksum that matches
     assert number(tmp_path) == 1
-    assert "refused, because it holds more than tensors" in caplog.text
+    assert "refused: it holds more than tensors" in caplog.text
     assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.parametrize(
     "ended_before", ["5_net_G.pth", "5_state.pth", "latest_net_G.pth", "latest_state.pth"]
 )
-def test_a_save_that_is_cut_off_leaves_the_old_state(
+def test_an_interrupted_save_leaves_the_old_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_before: str
 ) -> None:
     save_checkpoint(tmp_path, ["latest"], state(1), {"G": net()})
@@ -119,7 +119,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
         remove_old(tmp_path, 2)
     tags = sorted(path.name.removesuffix("_state.pth") for path in tmp_path.glob("*_state.pth"))
     assert tags == ["15", "20", "iter_7", "iter_8", "latest"]
-    save_checkpoint(tmp_path, ["6", "latest"], state(1), {"G": net()})  # a run that went on from epoch 5
+    save_checkpoint(tmp_path, ["6", "latest"], state(1), {"G": net()})  # a run resumed from epoch 5
     remove_old(tmp_path, 2)
     assert state_path(tmp_path, "6").exists() and not list(tmp_path.glob("15_*"))
 
@@ -139,7 +139,7 @@ def test_a_checkpoint_is_set_aside_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB."""
+    """A folder on a file system of 4 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_last_good_state(small_disk: Path) -> None:
             break
     else:
         pytest.fail("the disk never filled")
-    found = load_state(small_disk, "latest")
-    assert found is not None and (found["number"] == 1 or len(found["more"]) == size - (1 << 18))
+    saved = load_state(small_disk, "latest")
+    assert saved is not None and (saved["number"] == 1 or len(saved["more"]) == size - (1 << 18))
     assert not list(small_disk.glob("*.tmp"))
     load_weights(net(), small_disk / "latest_net_G.pth")

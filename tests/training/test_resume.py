@@ -1,4 +1,4 @@
-"""A run that was killed or stopped goes on as if nothing had happened."""
+"""A run that was killed or stopped resumes and ends with the same bytes as an uninterrupted one."""
 
 import json
 import os
@@ -29,7 +29,7 @@ STEPS = 36
 
 @pytest.fixture(scope="module")
 def whole(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with an undisturbed run of each model."""
+    """A folder with an uninterrupted run of each model."""
     folder = tmp_path_factory.mktemp("whole")
     for model in FLAGS:
         process = launch(folder, model, data, model)
@@ -56,7 +56,7 @@ def launch(
 
 
 def wait_for(log: Path, steps: int) -> None:
-    """Return when a run has logged so many steps."""
+    """Wait until a run has logged `steps` steps."""
     deadline = time.monotonic() + 60
     while not log.exists() or log.read_bytes().count(b"\n") < steps:
         assert time.monotonic() < deadline
@@ -93,7 +93,7 @@ def test_a_run_killed_at_a_random_step(
     assert list(differences(whole / model, tmp_path / "run")) == []
 
 
-def test_signals_stop_a_run_in_mid_epoch_and_a_scheduler_can_requeue_it(
+def test_signals_stop_a_run_in_mid_epoch_with_the_status_for_requeueing(
     whole: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
     log, flags = tmp_path / "run" / "losses.jsonl", ["--save_latest_freq", 1000, "--num_threads", 2]
@@ -108,13 +108,13 @@ def test_signals_stop_a_run_in_mid_epoch_and_a_scheduler_can_requeue_it(
         output = finish(process, status=75)
         assert f"Stopped by {name} in epoch" in output and "Traceback" not in output
         assert steps <= position(tmp_path / "run") < STEPS
-        # Nothing more was trained than what was saved.
+        # Nothing was trained after the save.
         assert position(tmp_path / "run") == json.loads(log.read_text().splitlines()[-1])["total_iters"]
     finish(launch(tmp_path, "run", data, "pix2pix", *flags, "--continue_train"))
     assert list(differences(whole / "pix2pix", tmp_path / "run")) == []
 
 
-def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path: Path) -> None:
     code = (
         "import ctypes\nfrom util.stopping import StopSignals\n"
         "with StopSignals() as stop:\n    print('ready', flush=True)\n"
@@ -132,7 +132,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     process.stdout.close()
 
 
-def test_kills_at_random_moments() -> None:
+def test_kills_at_random_times() -> None:
     script = [sys.executable, str(ROOT / "scripts" / "kill_and_resume.py")]
     result = subprocess.run(
         [*script, "--kills", "4", "--epochs", "4", "--seed", str(random.randrange(10**6))],
@@ -144,7 +144,7 @@ def test_kills_at_random_moments() -> None:
     assert "4 kills" in result.stdout
 
 
-def test_a_finished_run_has_nothing_left_and_a_longer_one_goes_on(
+def test_a_finished_run_has_nothing_left_to_do_and_more_epochs_resume_it(
     whole: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
     shutil.copytree(whole / "pix2pix", tmp_path / "run")
