@@ -1,11 +1,11 @@
-"""Train and test all combinations of flags' values, with several seeds; write a page that compares them.
+"""Train and test all combinations of flag values with several seeds, and write a page that compares them.
 
     python scripts/ablate.py --name norms --vary norm=instance,batch --vary attention=none,32 --seeds 3 \
         -- --dataroot ./datasets/facades --model pix2pix --direction BtoA
 
-What follows -- goes to train.py in every run. Runs are in <checkpoints_dir>/<name>/, results and the page in
-<results_dir>/<name>/. What is done is skipped, what was cut goes on: after Ctrl-C (status 75), or after runs
-that failed (status 1), the same command continues.
+The flags after -- are passed to train.py in every run. Runs are in <checkpoints_dir>/<name>/, results and the
+page in <results_dir>/<name>/. The same command continues after Ctrl-C (status 75) or failed runs (status 1):
+complete runs are skipped, interrupted ones are resumed.
 """
 
 import argparse
@@ -32,11 +32,11 @@ log = logging.getLogger(__name__)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Return the values of the flags, and in ``flags`` what follows ``--``."""
+    """Return the values of the flags, with the flags of train.py after ``--`` as ``flags``."""
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = Parser(
         description=(__doc__ or "").split("\n")[0],
-        epilog="What follows -- are flags of train.py for all runs.",
+        epilog="Flags after -- are passed to train.py in every run.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -44,23 +44,30 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="FLAG=V,V",
-        help="values of a flag of train.py; again for more flags. Where a value has commas, part values by"
+        help="values of a flag of train.py; repeat it for more flags. Separate values that contain commas by"
         " semicolons: 'attention=none;32,64'",
     )
     parser.add_argument("--seeds", type=int, default=1, help="runs of each combination: seeds 0 to N - 1 (1)")
-    parser.add_argument("--name", default="ablation", help="its folder of runs and of results (ablation)")
-    parser.add_argument("--phase", default="test", help="which part of the data set is tested (test)")
+    parser.add_argument(
+        "--name", default="ablation", help="name of its folders of runs and results (ablation)"
+    )
+    parser.add_argument("--phase", default="test", help="part of the data set to test on (test)")
     parser.add_argument(
         "--test_flags", default="", metavar="FLAGS", help='flags of test.py: "--num_test 50 --eval"'
     )
-    parser.add_argument("--samples", type=int, default=8, help="inputs that the page shows (8)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (1; with --gpus one for each GPU)")
+    parser.add_argument("--samples", type=int, default=8, help="input images on the page (8)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (1; with --gpus one per GPU)")
     parser.add_argument("--gpus", default="", help="GPUs to spread the runs over: 0,1,2")
     slurm = parser.add_argument_group("Slurm", "needs the package submitit")
-    slurm.add_argument("--slurm", action="store_true", help="each run is a job; --jobs so many at a time")
+    slurm.add_argument(
+        "--slurm", action="store_true", help="submit each run as a job, at most --jobs at a time"
+    )
     slurm.add_argument("--partition", help="the partition")
     slurm.add_argument(
-        "--time", type=int, metavar="MINUTES", help="of a job, which goes on in another one (60)"
+        "--time",
+        type=int,
+        metavar="MINUTES",
+        help="time limit of a job; it is queued again until the run is complete (60)",
     )
     slurm.add_argument("--cpus_per_task", type=int, help="CPUs of a job (8)")
     slurm.add_argument("--gpus_per_node", type=int, help="GPUs of a job (none)")
@@ -74,25 +81,23 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def check(settings: argparse.Namespace) -> None:
-    """Raise a `UserError` for values that will not do."""
+    """Raise a `UserError` for invalid values."""
     for name in ("seeds", "jobs", "samples", "time", "cpus_per_task"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: expected 1 or more")
     if Path(settings.name).name != settings.name or settings.name == "..":
-        raise UserError(f"--name {settings.name}: expected the plain name of a folder")
+        raise UserError(f"--name {settings.name}: expected a folder name without a path")
     if not settings.vary and settings.seeds == 1:
         raise UserError("--vary: there is nothing to compare; give --vary FLAG=VALUE,VALUE, or --seeds")
     settings.gpus = [gpu.strip() for gpu in settings.gpus.split(",")] if settings.gpus else []
     if not all(gpu.isdecimal() for gpu in settings.gpus) or len(set(settings.gpus)) < len(settings.gpus):
-        raise UserError(
-            f"--gpus {','.join(settings.gpus)}: expected different numbers of GPUs, such as 0,1,2"
-        )
+        raise UserError(f"--gpus {','.join(settings.gpus)}: expected distinct GPU numbers, such as 0,1,2")
     if settings.gpus and any(word.split("=")[0] == "--gpu_ids" for word in settings.flags):
-        raise UserError("--gpu_ids after the --: --gpus gives every run its GPU; leave one of them out")
+        raise UserError("--gpu_ids after the --: --gpus assigns the GPUs; leave one of them out")
     given = [name for name in SLURM_FLAGS if getattr(settings, name) is not None]
     if given and not settings.slurm:
-        raise UserError(f"--{given[0]}: has a meaning with --slurm alone; add it, or leave this out")
+        raise UserError(f"--{given[0]}: only valid with --slurm; add it or leave this out")
     if settings.slurm and settings.gpus:
         raise UserError("--gpus: Slurm chooses a job's GPUs; give --gpus_per_node")
 
@@ -103,7 +108,7 @@ def main(argv: list[str]) -> int:
     vary = parse_vary(settings.vary)
     runs = plan(settings.name, vary, settings.seeds, settings.flags, test_flags)
     refuse_other_runs(runs)
-    log.info("%d runs; the output of each: %s", len(runs), runs[0].folder.parent / "*" / runs[0].log.name)
+    log.info("%d runs; logs: %s", len(runs), runs[0].folder.parent / "*" / runs[0].log.name)
     with StopSignals() as stop:
         if settings.slurm:
             workers = run_on_slurm(runs, settings, stop)
@@ -112,26 +117,26 @@ def main(argv: list[str]) -> int:
         unfinished = [worker for worker in workers if worker.state != "done"]
         if unfinished and stop.received:
             log.info(
-                "Stopped by %s with %d runs left: the same command goes on", stop.received, len(unfinished)
+                "Stopped by %s with %d runs left; the same command continues", stop.received, len(unfinished)
             )
             return STOPPED_STATUS
     log.info("Page: %s", write_page(settings, workers))
     for worker in unfinished:
-        log.error("%s: %s", worker.run.name, worker.told)
+        log.error("%s: %s", worker.run.name, worker.reason)
     if any(worker.state == "failed" for worker in workers):
         return FAILED_STATUS
     return STOPPED_STATUS if unfinished else 0
 
 
 def write_page(settings: argparse.Namespace, workers: Sequence[Worker]) -> Path:
-    """Write the page of all runs; of those that are not done nothing is shown as a result."""
-    found = []
+    """Write the comparison of all runs; incomplete runs are shown without results."""
+    records = []
     for worker in workers:
         run = worker.run
         results = run.results if worker.state == "done" else None
-        found.append(read_run(run.name, run.folder, results, run.values, worker.told))
+        records.append(read_run(run.name, run.folder, results, run.values, worker.reason))
     folder = workers[0].run.results.parent.parent
-    return write_comparison(found, folder, f"Ablation: {settings.name}", samples=settings.samples)
+    return write_comparison(records, folder, f"Ablation: {settings.name}", samples=settings.samples)
 
 
 if __name__ == "__main__":

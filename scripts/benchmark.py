@@ -1,12 +1,12 @@
-"""Time training, data and testing of the models, of variants of their flags, and of the peer beside them.
+"""Time training, data loading and testing of the models, for variants of flags and for the peer.
 
     python scripts/benchmark.py [--models pix2pix,cycle_gan] [--peer DIR] [-- FLAGS OF TRAIN.PY]
     python scripts/benchmark.py --models pix2pix --variant "fp32=" --variant "fp64=--precision fp64"
     python scripts/benchmark.py --models pix2pix --whole_test 50 [--peer DIR] [-- FLAGS OF TEST.PY]
 
-Every measurement is a process of its own, and the processes take turns. Printed are medians, and in brackets
-what they are relative to the first variant's: of rates, above 1 is faster; of times and memory, above 1 is
-more. With --whole_test it is test.py that is timed, from its start to its end.
+Every measurement runs in its own process, and the variants alternate. The table has medians, and in brackets
+their ratios to the first variant: above 1 is faster for rates, and more for times and memory. With
+--whole_test, whole processes of test.py are timed.
 """
 
 import argparse
@@ -45,7 +45,7 @@ OWN_FLAGS = {
     "style_transfer": ["--vgg_weights", "random", "--style_mode", "set"],
     "unified": ["--vgg_weights", "random"],
 }
-"""What models need that are to run on any images, without a network; speed does not depend on weights."""
+"""Flags with which models run on any images and without downloads; speed does not depend on weights."""
 SIDE_BY_SIDE = ("aligned", "template")
 MEASURED = ("images_per_s", "items_per_s", "first_batch_ms", "test_images_per_s", "memory_mib")
 COLUMNS = (
@@ -57,36 +57,36 @@ log = logging.getLogger(__name__)
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Return the values of the flags, and in ``further`` what follows ``--``."""
+    """Return the values of the flags, with the flags of train.py after ``--`` as ``further``."""
     cut = argv.index("--") if "--" in argv else len(argv)
     parser = Parser(
         description=(__doc__ or "").split("\n")[0],
-        epilog="What follows -- goes to all variants and to the peer.",
+        epilog="Flags after -- are passed to all variants and to the peer.",
         allow_abbrev=False,
     )
-    parser.add_argument("--models", help="names with commas between (default: every model that trains)")
+    parser.add_argument("--models", help="names separated by commas (default: all models that train)")
     parser.add_argument(
         "--variant",
         action="append",
         metavar="NAME=FLAGS",
-        help="flags of train.py to compare; again for more",
+        help="flags of train.py to compare; repeat it for more variants",
     )
     parser.add_argument("--peer", type=Path, help="a checkout of junyanz/pytorch-CycleGAN-and-pix2pix")
-    parser.add_argument("--dataroot", type=Path, help="the images (default: drawn for the occasion)")
+    parser.add_argument("--dataroot", type=Path, help="folder of images (default: generated ones)")
     for name, default, text in (
-        ("crop_size", 256, "side of the images"),
-        ("batch_size", None, "images in a batch (default: the model's own, mostly 1)"),
-        ("threads", None, "torch's threads (default: torch's own)"),
-        ("rounds", 3, "processes for each variant"),
-        ("warmup", 3, "steps before those that are timed"),
-        ("steps", 5, "timed steps in a process, and translated batches"),
-        ("items", 32, "data items that are read"),
+        ("crop_size", 256, "side of the images in pixels"),
+        ("batch_size", None, "images per batch (default: the model's, mostly 1)"),
+        ("threads", None, "threads of torch (default: torch's choice)"),
+        ("rounds", 3, "processes per variant"),
+        ("warmup", 3, "warm-up steps before the timed ones"),
+        ("steps", 5, "timed training steps and translated batches per process"),
+        ("items", 32, "data items to read"),
     ):
-        told = "" if default is None else f" (default: {default})"
-        parser.add_argument(f"--{name}", type=int, default=default, help=text + told)
-    parser.add_argument("--whole_test", type=int, metavar="N", help="time test.py alone, on N images")
-    parser.add_argument("--json", type=Path, help="a file to write the numbers to")
-    parser.add_argument("--markdown", type=Path, help="a file to write the table to")
+        note = "" if default is None else f" (default: {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, help=text + note)
+    parser.add_argument("--whole_test", type=int, metavar="N", help="time test.py instead, on N images")
+    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    parser.add_argument("--markdown", type=Path, help="file to write the table to")
     settings = parser.parse_args(argv[:cut])
     settings.further = argv[cut + 1 :]
     check(settings)
@@ -94,41 +94,41 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def check(settings: argparse.Namespace) -> None:
-    """Raise a `UserError` for values that will not do."""
+    """Raise a `UserError` for invalid values."""
     for name in ("crop_size", "batch_size", "threads", "rounds", "warmup", "steps", "items", "whole_test"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: expected 1 or more")
     if settings.peer and not (settings.peer / "models" / "pix2pix_model.py").is_file():
         raise UserError(
-            f"--peer {settings.peer}: there is no models/pix2pix_model.py; give the checkout's folder"
+            f"--peer {settings.peer}: there is no models/pix2pix_model.py; give the folder of a checkout"
         )
     for name in ("json", "markdown"):
         file = getattr(settings, name)
         if file and not file.absolute().parent.is_dir():
-            raise UserError(f"--{name} {file}: there is no folder {file.parent}; make it first")
+            raise UserError(f"--{name} {file}: there is no folder {file.parent}; create it first")
 
 
 def variants(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Return the flags of every variant ``NAME=FLAGS`` by its name."""
-    found: dict[str, list[str]] = {}
+    """Return the flags by name of variants ``NAME=FLAGS``."""
+    flags_by_name: dict[str, list[str]] = {}
     for text in texts:
         name, equals, flags = text.partition("=")
         if not (name and equals) or name.startswith("-"):
             raise UserError(
                 f'--variant {text}: expected a name, =, and flags, such as "fp64=--precision fp64"'
             )
-        if name in found or name == PEER:
+        if name in flags_by_name or name == PEER:
             raise UserError(f"--variant {text}: the name {name} is taken; choose another")
         try:
-            found[name] = shlex.split(flags)
+            flags_by_name[name] = shlex.split(flags)
         except ValueError as error:
             raise UserError(f"--variant {text}: {error}; close the quotation") from None
-    return found
+    return flags_by_name
 
 
 def plan(settings: argparse.Namespace, model: str, folder: Path) -> dict[str, list[str]]:
-    """Return the flags of everything to time for one model, by the variant's name; its images are drawn."""
+    """Return the flags to time for one model, by variant; images are generated if there is no --dataroot."""
     size = settings.crop_size
     common = ["--model", model, "--crop_size", str(size), "--load_size", str(size * 286 // 256)]
     common += ["--checkpoints_dir", str(folder)]
@@ -137,16 +137,16 @@ def plan(settings: argparse.Namespace, model: str, folder: Path) -> dict[str, li
     common += [*OWN_FLAGS.get(model, []), *settings.further]
     flags = {name: [*common, *own] for name, own in variants(settings.variant or ["ours="]).items()}
     if model in OWN_FLAGS:
-        log.info("%s is given %s", model, shlex.join(OWN_FLAGS[model]))
+        log.info("%s: with %s", model, shlex.join(OWN_FLAGS[model]))
     if settings.peer and model in PEERS_MODELS:
         flags[PEER] = common
     elif settings.peer:
-        log.info("%s is timed without the peer, which does not have it", model)
+        log.info("%s: timed without the peer, which lacks it", model)
     return {name: ["--dataroot", images(settings, given, folder), *given] for name, given in flags.items()}
 
 
 def images(settings: argparse.Namespace, flags: list[str], folder: Path) -> str:
-    """Return the data root for a variant; this checks its flags."""
+    """Return the data root for a variant, after checking its flags."""
     options = parse(TrainOptions, ["--dataroot", ".", *flags], MODELS, DATASETS)
     if settings.dataroot:
         return str(settings.dataroot)
@@ -155,7 +155,7 @@ def images(settings: argparse.Namespace, flags: list[str], folder: Path) -> str:
 
 
 def draw(folder: Path, size: int, count: int) -> Path:
-    """Draw façades, once for every size, side by side in pairs/ and taken apart in apart/; return where."""
+    """Draw façades, once per size: side by side in pairs/, and separately in apart/; return their folder."""
     side, root = max(32, size + size % 2), folder / f"{size}_{count}"
     for number in range(1, 1 if root.exists() else count + 1):
         pair = draw_pair(side, 0, "train", number)
@@ -168,15 +168,15 @@ def draw(folder: Path, size: int, count: int) -> Path:
 
 
 def environment(threads: int | None) -> dict[str, str]:
-    """Return the environment of a process that is timed."""
+    """Return the environment of a timed process."""
     return {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
 def work(what: str, job: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
-    """Return what a worker process finds.
+    """Run a job in a worker process and return its result.
 
     Raises:
-        UserError: it failed; the message is the last line of its own.
+        UserError: it failed; the message is the last line of its output.
     """
     command = [sys.executable, str(ROOT / "scripts" / "benchmark_worker.py")]
     done = subprocess.run(
@@ -193,8 +193,8 @@ def work(what: str, job: Mapping[str, Any], threads: int | None) -> dict[str, An
 def measure(
     settings: argparse.Namespace, model: str, flags: Mapping[str, list[str]], folder: Path
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return what the processes found, which take turns, by the variant's name."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in flags}
+    """Run the processes of all variants in turn, and return their results by variant."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in flags}
     record, first = folder / f"record_{model}", next(iter(flags))
     for turn in range(settings.rounds):
         for name, given in flags.items():
@@ -210,16 +210,16 @@ def measure(
             log.info("%s, %s, process %d of %d", model, name, turn + 1, settings.rounds)
             run = work(f"{model}, {name}", job, settings.threads)
             later = {**job, "task": "later_epochs", "flags": given, "record": None}
-            found[name].append(run | work(f"{model}, {name}", later, settings.threads))
-    return found
+            results[name].append(run | work(f"{model}, {name}", later, settings.threads))
+    return results
 
 
 def summarise(
-    model: str, found: Mapping[str, list[dict[str, Any]]], peaks: Mapping[str, float]
+    model: str, results: Mapping[str, list[dict[str, Any]]], peaks: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Return a row of medians for every variant, with their ratios to the first variant's."""
+    """Return a row of medians for every variant, with their ratios to those of the first."""
     rows: list[dict[str, Any]] = []
-    for name, runs in found.items():
+    for name, runs in results.items():
         times = [time for run in runs for time in run["step_ms"]]
         step_ms, first = statistics.median(times), runs[0]
         row = {"model": model, "variant": name, "step_ms": step_ms, "all_step_ms": times}
@@ -237,13 +237,13 @@ def summarise(
 
 
 def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float | None:
-    """Return the largest relative difference of losses that both have; None if there are none."""
+    """Return the largest relative difference of the common losses; None if there are none."""
     pairs = [(ours[name], theirs[name]) for name in ours.keys() & theirs.keys()]
     return max((abs(a - b) / max(abs(a), abs(b), 1e-30) for a, b in pairs), default=None)
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a row for the table, under `COLUMNS`."""
+    """Return the cells of a row, under `COLUMNS`."""
     measured = [f"{row[key]:.4g} (x{row['ratios'][key]:.2f})" for key in MEASURED]
     differ = "" if row["losses_differ"] is None else f"{row['losses_differ']:.1e}"
     work_done = f"{row['flops'] / 1e9:.4g}", f"{row['of_peak']:.0%}"
@@ -251,7 +251,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, its head first, which is aligned to be read as it is."""
+    """Return a Markdown table with aligned columns; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
@@ -261,7 +261,7 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Return what is measured on, and when."""
+    """Return the hardware, the version of torch and the time."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":")[1] for line in lines if line.startswith("model name")]
@@ -275,9 +275,9 @@ def machine() -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> int:
-    settings, on = parse_arguments(argv), machine()
+    settings, hardware = parse_arguments(argv), machine()
     if settings.whole_test:
-        time_whole_tests(settings, argv, on)
+        time_whole_tests(settings, argv, hardware)
         return 0
     trained = [name for name in MODELS.names() if MODELS.get(name).trains]
     models = settings.models.split(",") if settings.models else trained
@@ -287,18 +287,18 @@ def main(argv: list[str]) -> int:
         folder = Path(temporary)
         plans = {model: plan(settings, model, folder) for model in models}
         for model, flags in plans.items():
-            found = measure(settings, model, flags, folder)
-            for run in (runs[0] for runs in found.values()):
+            results = measure(settings, model, flags, folder)
+            for run in (runs[0] for runs in results.values()):
                 if run["precision"] not in peaks:
                     job = {"task": "peak", "calls": 10, **{key: run[key] for key in ("precision", "device")}}
                     peaks[run["precision"]] = work("the peak", job, settings.threads)["peak_gflops"]
-            rows += summarise(model, found, peaks)
-    report(settings, {"machine": on, "command": argv, "peak_gflops": peaks, "results": rows})
+            rows += summarise(model, results, peaks)
+    report(settings, {"machine": hardware, "command": argv, "peak_gflops": peaks, "results": rows})
     return 0
 
 
-def time_whole_tests(settings: argparse.Namespace, argv: list[str], on: Mapping[str, Any]) -> None:
-    """Time test.py instead, on weights that are written once for a model and that all variants read."""
+def time_whole_tests(settings: argparse.Namespace, argv: list[str], hardware: Mapping[str, Any]) -> None:
+    """Time whole processes of test.py; all variants of a model read the same weights."""
     rows: list[dict[str, Any]] = []
     count, own = settings.whole_test, variants(settings.variant or ["ours="])
     alone = argparse.Namespace(**{**vars(settings), "variant": None, "peer": None, "items": count})
@@ -308,7 +308,7 @@ def time_whole_tests(settings: argparse.Namespace, argv: list[str], on: Mapping[
             trained = [*plan(alone, model, folder)["ours"], "--name", "whole_test"]
             job = {"task": "export", "flags": trained, "peer": None, "record": None}
             work(f"{model}, writing weights", job, settings.threads)
-            # All that is drawn is in the phase train.
+            # Generated images are all in the phase train.
             common = [*trained, "--phase", "train", "--num_test", str(count)]
             common += ["--load_size", str(settings.crop_size)]
             commands = {name: [str(ROOT / "test.py"), *common, *flags] for name, flags in own.items()}
@@ -318,32 +318,32 @@ def time_whole_tests(settings: argparse.Namespace, argv: list[str], on: Mapping[
             turns = settings.rounds, count, folder, environment(settings.threads)
             rows += whole_test.summarise(model, whole_test.take_turns(started, *turns), count)
     text = table([whole_test.COLUMNS, *map(whole_test.cells, rows)])
-    write(settings, {"machine": on, "command": argv, "results": rows}, text)
+    write(settings, {"machine": hardware, "command": argv, "results": rows}, text)
 
 
-def report(settings: argparse.Namespace, found: Mapping[str, Any]) -> None:
-    """Print the table, and write the files that were asked for."""
-    rows = found["results"]
-    peaks = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in found["peak_gflops"].items())
+def report(settings: argparse.Namespace, record: Mapping[str, Any]) -> None:
+    """Log the table and write the files of --json and --markdown."""
+    rows = record["results"]
+    peaks = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in record["peak_gflops"].items())
     text = (
         f"Measured peak: {peaks}. {rows[0]['threads']} threads. Memory: the peak of the"
         f" {'process' if rows[0]['device'] == 'cpu' else 'GPU'} in training. First batch: of an epoch after"
-        " the first, with worker processes. First losses: their largest relative difference from the first"
-        f" variant's.\n\n{table([COLUMNS, *map(cells, rows)])}"
+        " the first, with worker processes. First losses: their largest relative difference from those of the"
+        f" first variant.\n\n{table([COLUMNS, *map(cells, rows)])}"
     )
-    write(settings, found, text)
+    write(settings, record, text)
 
 
-def write(settings: argparse.Namespace, found: Mapping[str, Any], text: str) -> None:
-    """Print what was found, after the machine, and write the files that were asked for."""
-    on = found["machine"]
+def write(settings: argparse.Namespace, record: Mapping[str, Any], text: str) -> None:
+    """Log the hardware and `text`, and write the files of --json and --markdown."""
+    on = record["machine"]
     where = f"{on['cpu']}, {on['cores']} cores, GPU: {on['gpu'] or 'none'}, torch {on['torch']}"
     text = f"{where}; {on['when']}.\n{text}"
     log.info("\n%s", text)
     if settings.json:
-        write_text(settings.json, json.dumps(found, indent=1) + "\n")
+        write_text(settings.json, json.dumps(record, indent=1) + "\n")
     if settings.markdown:
-        command = shlex.join(found["command"])
+        command = shlex.join(record["command"])
         write_text(settings.markdown, f"    python scripts/benchmark.py {command}\n\n{text}\n")
 
 

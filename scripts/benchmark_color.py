@@ -1,8 +1,8 @@
-"""Time Lab conversion against scikit-image, and a colorization data item against a plain one, on one thread.
+"""Time Lab conversion beside scikit-image, and a colorization item beside an RGB item, on one thread.
 
     python scripts/benchmark_color.py [--size 256] [--rounds 30]
 
-Both sides take turns in one process; medians and their ratio are printed.
+Both alternate in one process; medians and their ratio are printed.
 """
 
 import argparse
@@ -29,9 +29,9 @@ CALLS = 10
 
 
 def compare(name: str, theirs: Callable[[], object], ours: Callable[[], object], rounds: int) -> None:
-    """Print the median milliseconds of two functions that take turns, and how many times faster ours is.
+    """Print the median milliseconds of two alternating functions, and how many times faster ours is.
 
-    A turn is several calls, so that neither is timed with the caches and the heap that the other one left.
+    Each turn has several calls, so that most of them do not start with the other function's caches and heap.
     """
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(rounds + 1):
@@ -47,7 +47,7 @@ def compare(name: str, theirs: Callable[[], object], ours: Callable[[], object],
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", type=int, default=256, help="side of the image in pixels (default: 256)")
-    parser.add_argument("--rounds", type=int, default=30, help="turns of each (default: 30)")
+    parser.add_argument("--rounds", type=int, default=30, help="turns per function (default: 30)")
     options = parser.parse_args()
     torch.set_num_threads(1)
 

@@ -1,10 +1,10 @@
-"""Count what processes that share the work tell each other in a training step, and how long that takes.
+"""Measure the communication of ranks in a training step: bytes, collectives and time.
 
     torchrun --nproc_per_node=2 scripts/benchmark_processes.py [--models pix2pix,cycle_gan] [-- FLAGS]
 
-The flags are train.py's; batches are drawn at random. Printed are, for each model, the bytes that a process
-hands over in a step, their ratio to the size of all gradients, in how many messages they are, the time of a
-step, and the share of it that is communication, waiting for the other processes included.
+The flags are those of train.py; batches are random. Printed for each model: the bytes that a rank sends in a
+step, their ratio to the size of all gradients, the number of collective calls, the time of a step, and the
+share of communication in it, including the wait for other ranks.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from util.device import prepare_device  # noqa: E402
 
 
 class Traffic:
-    """Counts what goes through torch's collective operations, and waits for it to measure the time."""
+    """Counts the bytes of torch's collectives and measures their time, waiting for each to complete."""
 
     def __init__(self, device: torch.device):
         self.device, self.bytes, self.messages, self.seconds = device, 0, 0, 0.0
@@ -46,26 +46,26 @@ class Traffic:
             self.bytes += args[position].nbytes
             self.messages += 1
             work = self.timed(lambda: operation(*args, **kwargs))
-            return None if work is None else Awaited(work, self)
+            return None if work is None else TimedWork(work, self)
 
         return run
 
     def timed(self, act: Callable[[], Any]) -> Any:
-        """Return what `act` returns; the time that it takes counts."""
+        """Call `act` and add its time to `seconds`."""
         self._wait()
         began = time.perf_counter()
-        found = act()
+        result = act()
         self._wait()
         self.seconds += time.perf_counter() - began
-        return found
+        return result
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
-class Awaited:
-    """What goes on beside the computation: only the wait for it counts."""
+class TimedWork:
+    """An asynchronous collective, of which only the wait is timed: the rest overlaps with computation."""
 
     def __init__(self, work: dist.Work, traffic: Traffic):
         self.work, self.traffic = work, traffic
@@ -75,7 +75,7 @@ class Awaited:
 
 
 def measure(name: str, flags: list[str], traffic: Traffic, steps: int) -> None:
-    """Print a row of the table."""
+    """Measure a model and print its row of the table."""
     common = ["--dataroot", ".", "--model", name, *OWN_FLAGS.get(name, []), *flags]
     options = parse(TrainOptions, common, MODELS, DATASETS)
     model = create_model(options, traffic.device)
@@ -103,7 +103,7 @@ def measure(name: str, flags: list[str], traffic: Traffic, steps: int) -> None:
 
 
 def draw(options: TrainOptions, model: BaseModel) -> Batch:
-    """Return this process's part of a batch of random images."""
+    """Return this rank's rows of a batch of random images."""
     mine = distributed.rank_slice(options.data.batch_size, distributed.world_size(), distributed.rank())
     count, size = mine.stop - mine.start, options.data.crop_size
     channels = 3 if options.data.dataset_mode in ("colorization", "style") else options.network.input_nc
@@ -121,16 +121,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     trained = [name for name in MODELS.names() if MODELS.get(name).trains]
     parser.add_argument(
-        "--models", default=",".join(trained), help="names with commas between (default: all)"
+        "--models", default=",".join(trained), help="names separated by commas (default: all)"
     )
-    parser.add_argument("--steps", type=int, default=5, help="timed steps")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps (default: 5)")
     settings, flags = parser.parse_args(sys.argv[1:cut]), sys.argv[cut + 1 :]
     if "--batch_size" not in flags:
         flags += ["--batch_size", "2"]
     gpu_ids = "0" if torch.cuda.is_available() else "-1"
     device = prepare_device(gpu_ids, explicit=False, deterministic=False)
     if distributed.world_size() == 1:
-        sys.exit("start it with torchrun --nproc_per_node=2 or more: one process tells nobody anything")
+        sys.exit("start it with torchrun --nproc_per_node=2 or more: a single rank does not communicate")
     if distributed.rank() == 0:
         print("| model | gradients MB | sent MB | ratio | messages | step ms | communication |")
         print("| --- | --- | --- | --- | --- | --- | --- |")

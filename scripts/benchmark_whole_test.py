@@ -1,4 +1,4 @@
-"""What `benchmark.py --whole_test` times: test.py as a user starts it, from its start to its end."""
+"""``benchmark.py --whole_test``: time whole processes of test.py."""
 
 import logging
 import statistics
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 def take_turns(
     commands: Mapping[str, list[str]], rounds: int, images: int, results: Path, environment: dict[str, str]
 ) -> dict[str, list[float]]:
-    """Return the seconds that each command took, by its name; the commands take turns.
+    """Run commands alternately, and return the seconds of their runs by name.
 
     Raises:
-        UserError: a command fails, or makes another number of images.
+        UserError: a command fails or writes too few images.
     """
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for turn in range(rounds):
@@ -34,27 +34,27 @@ def take_turns(
             seconds[name].append(time.perf_counter() - began)
             if done.returncode:
                 raise UserError(f"{name}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-            made = len(list(folder.rglob("*_fake_B*")))
-            if made < images:
-                raise UserError(f"{name}: it made {made} of {images} images; give --dataroot more")
+            written = len(list(folder.rglob("*_fake_B*")))
+            if written < images:
+                raise UserError(f"{name}: wrote {written} of {images} images; --dataroot needs more")
     return seconds
 
 
-def summarise(model: str, found: Mapping[str, list[float]], images: int) -> list[dict[str, Any]]:
-    """Return a row for every command: the median of its seconds, and the first one's relative to it."""
-    medians = {name: statistics.median(times) for name, times in found.items()}
+def summarise(model: str, seconds: Mapping[str, list[float]], images: int) -> list[dict[str, Any]]:
+    """Return a row for every command: its median time, and its speed relative to the first command."""
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
     first = next(iter(medians.values()))
     return [
         {
             **{"model": model, "variant": name, "pictures": images, "seconds": median},
-            **{"all_seconds": found[name], "times_as_fast": first / median},
+            **{"all_seconds": seconds[name], "times_as_fast": first / median},
         }
         for name, median in medians.items()
     ]
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return a row for the table, under `COLUMNS`."""
+    """Return the cells of a row, under `COLUMNS`."""
     return (
         *(row["model"], row["variant"], str(row["pictures"])),
         *(f"{row['seconds']:.4g}", f"{row['times_as_fast']:.2f}"),

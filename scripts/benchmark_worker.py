@@ -1,6 +1,6 @@
-"""One measurement of `benchmark.py`, in a process of its own: a job in, numbers out, both as JSON.
+"""One measurement of ``benchmark.py`` in its own process: a job on stdin, its result on stdout, both JSON.
 
-Whose code is timed decides what is imported: the peer's packages have the names of the project's.
+The project and the peer are imported inside functions, because their packages have the same names.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).parents[1]
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KEPT = 8
-"""How many batches the steps go through in turn."""
+"""Batches that the timed steps cycle through."""
 
 
 class Ours:
-    """The project, called as train.py and test.py do."""
+    """This project, used as train.py and test.py use it."""
 
     def __init__(self, job: dict[str, Any]):
         sys.path.insert(0, str(ROOT))
@@ -78,7 +78,7 @@ class Ours:
         save(self.options)
 
     def _write_record(self, record: Path, batches: list[Any]) -> None:
-        """Write what the peer needs to begin as we do: weights, images, the seed of the first step."""
+        """Write what the peer needs for the same first step: weights, images and the seed of dropout."""
         from util.color import to_L_ab
         from util.seeding import seed_for
 
@@ -103,7 +103,7 @@ class Ours:
 
 
 class Peer:
-    """A checkout of the peer, called as its train.py does, on the images and weights that ours recorded."""
+    """A checkout of the peer, used as its train.py does, on the images and weights that `Ours` recorded."""
 
     precision = "fp32"
 
@@ -156,7 +156,7 @@ class Peer:
 
 
 def seconds(device: torch.device, function: Callable[..., object], *arguments: object) -> float:
-    """Return how long a call takes until the device has done with it."""
+    """Return the seconds of a call, until the device has completed it."""
     wait = torch.cuda.synchronize if device.type == "cuda" else int
     wait()
     began = time.perf_counter()
@@ -166,13 +166,13 @@ def seconds(device: torch.device, function: Callable[..., object], *arguments: o
 
 
 def read(side: Ours | Peer, items: int) -> tuple[list[Any], float]:
-    """Return the first batches of an epoch, and the samples read in a second after the first batch."""
+    """Return the first batches of an epoch, and the samples read per second after the first batch."""
     batches: list[Any] = []
     count, began = 0, 0.0
     for batch in side.epoch(1):
         if batches:
             count += side.count(batch)
-        else:  # the first batch also pays for imports
+        else:  # the first batch includes imports
             began = time.perf_counter()
         whole = not batches or side.count(batch) == side.count(batches[0])
         if whole and len(batches) < KEPT:
@@ -180,12 +180,12 @@ def read(side: Ours | Peer, items: int) -> tuple[list[Any], float]:
         if count >= items:
             break
     if not count:
-        sys.exit("--dataroot: there is only one batch; give more images or a lower --batch_size")
+        sys.exit("--dataroot: there is only one batch; use more images or a lower --batch_size")
     return batches, count / (time.perf_counter() - began)
 
 
 def later_epochs(job: dict[str, Any]) -> dict[str, Any]:
-    """Time from the start of an epoch to its first batch, when there were epochs before."""
+    """Measure the time from the start of an epoch after the first to its first batch."""
     side: Ours | Peer = Peer(job) if job["peer"] else Ours(job)
     times = []
     for number in range(1, 2 + job["steps"]):
@@ -199,7 +199,7 @@ def later_epochs(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def export(job: dict[str, Any]) -> dict[str, Any]:
-    """Write initial weights and the options, as a training that has just begun would."""
+    """Write initial weights and the options, as a new training run does."""
     side = Ours(job)
     side.record_options()
     side.export(side.options.run_folder)
@@ -207,7 +207,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory(device: torch.device) -> float:
-    """Return the peak so far in MiB: of the GPU's memory, or else of the process."""
+    """Return the peak memory so far in MiB: of the GPU, or else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
@@ -215,7 +215,7 @@ def memory(device: torch.device) -> float:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Time one side: its data, `steps` training steps after `warmup` ones, and as many translations."""
+    """Time data loading, `steps` training steps after `warmup` ones, and as many translations."""
     side: Ours | Peer = Peer(job) if job["peer"] else Ours(job)
     batches, items_per_s = read(side, job["items"])
     batches = side.start(batches)
@@ -248,7 +248,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def peak(job: dict[str, Any]) -> dict[str, Any]:
-    """Return the GFLOP/s of the fastest of many large convolutions and matrix products."""
+    """Return the GFLOP/s of the fastest large convolution or matrix product."""
     device, dtype = torch.device(job["device"]), DTYPES[job["precision"]]
     width, images = (8192, 64) if device.type == "cuda" else (1024, 1)
     matrix = torch.randn(width, width, device=device).to(dtype)
@@ -264,8 +264,8 @@ def main() -> None:
     job = json.load(sys.stdin)
     with contextlib.redirect_stdout(sys.stderr):  # the peer prints
         tasks = {"measure": measure, "peak": peak, "later_epochs": later_epochs, "export": export}
-        found = tasks[job["task"]](job)
-    json.dump(found, sys.stdout)
+        result = tasks[job["task"]](job)
+    json.dump(result, sys.stdout)
 
 
 if __name__ == "__main__":

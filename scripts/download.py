@@ -3,7 +3,7 @@
     python scripts/download.py pix2pix_dataset facades       # to datasets/facades/
     python scripts/download.py cyclegan_model horse2zebra    # to checkpoints/horse2zebra_pretrained/
 
-The files are those that the authors of the papers publish; see their terms before passing anything on.
+The files are published by the authors of the papers; check their terms before redistributing anything.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from tqdm import tqdm
 ROOT = Path(__file__).parents[1]
 HOST = "http://efrosgans.eecs.berkeley.edu"
 CITYSCAPES = (
-    "cityscapes is not published here, for its licence: get it from https://www.cityscapes-dataset.com"
+    "cityscapes: its licence forbids redistribution; download it from https://www.cityscapes-dataset.com"
 )
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What can be downloaded: `names`, from `url` to `target`, both with the name in braces."""
+    """A kind of download: its `names`, and `url` and `target` with braces in place of the name."""
 
     url: str
     target: str
@@ -67,10 +67,10 @@ KINDS = {
 
 
 def download(url: str, target: Path) -> None:
-    """Write what is at `url` to `target`, which appears only when it is complete.
+    """Download `url` to the file `target`.
 
     Raises:
-        OSError: the server cannot be reached, or has no such file.
+        OSError: the server is unreachable or has no such file.
     """
     with urllib.request.urlopen(url, timeout=30) as answer, target.open("wb") as file:
         length = int(answer.headers.get("Content-Length", 0)) or None
@@ -79,7 +79,7 @@ def download(url: str, target: Path) -> None:
 
 
 def fetch(kind: Kind, name: str, root: Path) -> Path:
-    """Download `name` below `root`, unpacked if it is an archive, and return where it is."""
+    """Download `name` below `root`, unpack it if it is an archive, and return its path."""
     target = root / kind.target.format(name)
     if target.exists():
         return target
@@ -96,7 +96,7 @@ def fetch(kind: Kind, name: str, root: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns 0, or 1 after one line that says what to do."""
+    """Run the command; return 0, or 1 after an error message of one line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("name")
@@ -115,7 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         url, target = HOST + kind.url.format(name), options.root / kind.target.format(name)
         print(
-            f"{url} cannot be downloaded ({reason}): get it elsewhere and put it to {target}", file=sys.stderr
+            f"{url} cannot be downloaded ({reason}); if you have the file, copy it to {target}",
+            file=sys.stderr,
         )
         return 1
     return 0

@@ -1,10 +1,10 @@
-"""Kill a small training run again and again, resume it each time, and compare it with one left in peace.
+"""Kill a small training run at random times, resume it each time, and compare it with an uninterrupted one.
 
     python scripts/kill_and_resume.py [--kills 200] [--model pix2pix|cycle_gan] [--seed 0] [--folder FOLDER]
 
-Every process is killed (SIGKILL) at a random moment, often while it saves, which it does after every step.
-Then a good state must be there; and at the end weights, optimizers, pools and logs must equal, bit for bit,
-those of the run that nobody disturbed.
+Every process is killed (SIGKILL) at a random time, often while it saves, which it does after every step.
+Afterwards there must be an undamaged state. At the end weights, optimizers, image pools and logs must equal
+those of the uninterrupted run, bit for bit.
 """
 
 import argparse
@@ -41,7 +41,7 @@ FLAGS = {
 
 
 def make_data(folder: Path) -> None:
-    """Draw pairs, and take them apart into two folders."""
+    """Draw pairs, and also write their halves to two folders."""
     write_pairs(folder / "pairs", {"train": 8, "val": 1, "test": 1}, size=32)
     for path in sorted((folder / "pairs" / "train").iterdir()):
         for side, left in (("A", 0), ("B", 32)):
@@ -51,7 +51,7 @@ def make_data(folder: Path) -> None:
 
 
 def start(folder: Path, name: str, flags: str, workers: int) -> "subprocess.Popen[bytes]":
-    """Start a training run, or go on with it if it has begun."""
+    """Start a training run, or resume it if it exists."""
     begun = (folder / "checkpoints" / name / "train_opt.json").exists()
     argv = [sys.executable, str(ROOT / "train.py"), *flags.split(), "--name", name]
     argv += ["--num_threads", str(workers), *(["--continue_train"] if begun else [])]
@@ -67,7 +67,7 @@ def start(folder: Path, name: str, flags: str, workers: int) -> "subprocess.Pope
 
 
 def differences(one: Path, other: Path) -> Iterator[str]:
-    """Yield in what the runs in two folders differ, timings apart."""
+    """Yield the differences of the runs in two folders, except times."""
     logs = [
         [re.sub(r"time: .*?\) ", "", line) for line in (run / "loss_log.txt").read_text().splitlines()[1:]]
         for run in (one, other)
@@ -108,13 +108,13 @@ def _same(a: Any, b: Any) -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200, help="how often to kill (default: 200)")
+    parser.add_argument("--kills", type=int, default=200, help="number of kills (default: 200)")
     parser.add_argument("--model", choices=FLAGS, default="pix2pix")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of 8 steps (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
     parser.add_argument(
-        "--epochs", type=int, default=20, help="length of the run in epochs of 8 steps (default: 20)"
+        "--folder", type=Path, help="folder to work in and to keep (default: a temporary one)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
-    parser.add_argument("--folder", type=Path, help="where to work and leave everything; else nothing stays")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
@@ -126,14 +126,14 @@ def main() -> int:
 
 
 def kill_and_compare(folder: Path, model: str, kills: int, epochs: int, rng: random.Random) -> int:
-    """Kill runs until `kills` are through and the last one is complete; return the exit status."""
+    """Kill runs `kills` times and complete the last one; return the exit status."""
     flags, runs = f"{FLAGS[model]} --n_epochs {epochs - 2}", folder / "checkpoints"
     began = time.monotonic()
     if start(folder, "whole", flags, workers=0).wait():
-        print(f"The undisturbed run failed: {folder / 'whole.txt'}")
+        print(f"The uninterrupted run failed: {folder / 'whole.txt'}")
         return 1
     seconds = time.monotonic() - began
-    print(f"Undisturbed: {epochs * 8} steps in {seconds:.1f} s", flush=True)
+    print(f"Uninterrupted: {epochs * 8} steps in {seconds:.1f} s", flush=True)
 
     killed, complete = 0, 0
     while killed < kills or (runs / f"killed_{complete}").exists():
@@ -151,15 +151,15 @@ def kill_and_compare(folder: Path, model: str, kills: int, epochs: int, rng: ran
             except UserError as error:
                 print(f"After kill {killed}: {error}")
                 return 1
-            at = f"good state at step {state['progress']['pictures']}" if state else "nothing saved yet"
+            at = f"undamaged state at step {state['progress']['pictures']}" if state else "nothing saved yet"
             print(f"kill {killed}: {at}", flush=True)
             continue
-        found = [f"exit status {status}"] if status else list(differences(runs / "whole", runs / name))
-        if found:
-            print(f"{name} is not the same run, see {folder / (name + '.txt')}:", *found, sep="\n  ")
+        errors = [f"exit status {status}"] if status else list(differences(runs / "whole", runs / name))
+        if errors:
+            print(f"{name} differs, see {folder / (name + '.txt')}:", *errors, sep="\n  ")
             return 1
         complete += 1
-    print(f"{killed} kills, {complete} runs completed: every one equals the undisturbed run, bit for bit.")
+    print(f"{killed} kills, {complete} runs completed: all equal the uninterrupted run, bit for bit.")
     return 0
 
 

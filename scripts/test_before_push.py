@@ -1,8 +1,8 @@
-"""Train and test every model for a moment, as its users would, on small data drawn on the spot.
+"""Train and test every model briefly with the commands of users, on small generated data.
 
     python scripts/test_before_push.py [--folder FOLDER]
 
-The quick end-to-end check before a push; the test suite (make test) looks closer.
+A quick end-to-end check before a push; the test suite (make test) is thorough.
 """
 
 import argparse
@@ -45,7 +45,7 @@ COMMANDS = (
 
 
 def run(command: str, folder: Path) -> None:
-    """Run one of the project's scripts in `folder`; end with its status if it fails."""
+    """Run one of the project's scripts in `folder`; exit with its status if it fails."""
     print(f"python {command}", flush=True)
     script, *arguments = command.split()
     status = subprocess.run([sys.executable, str(ROOT / script), *arguments], cwd=folder).returncode
@@ -54,7 +54,7 @@ def run(command: str, folder: Path) -> None:
 
 
 def make_data(folder: Path) -> None:
-    """Draw pairs, and take them apart into folders of images."""
+    """Draw pairs, and also write their halves to folders of single images."""
     run("datasets/make_demo_dataset.py --out pairs --train 12 --val 2 --test 4 --size 64", folder)
     for path in sorted((folder / "pairs").rglob("*.png")):
         phase = path.parent.name
@@ -66,7 +66,9 @@ def make_data(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--folder", type=Path, help="where to work and leave the results; else nothing stays")
+    parser.add_argument(
+        "--folder", type=Path, help="folder to work in and to keep (default: a temporary one)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)

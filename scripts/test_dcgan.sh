@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# Samples of scripts/train_dcgan.sh. Further flags may follow.
+# Generate samples with the run of scripts/train_dcgan.sh. Accepts further flags.
 exec "${PYTHON:-python}" "$(dirname "$0")/../test.py" --name mnist_dcgan --model dcgan --num_samples 64 "$@"

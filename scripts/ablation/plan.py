@@ -1,4 +1,4 @@
-"""What an ablation consists of: every combination of flags' values, with every seed, and how far each is."""
+"""The runs of an ablation: every combination of flag values with every seed, and which are complete."""
 
 import itertools
 import json
@@ -25,19 +25,19 @@ from scripts.comparison.runs import WITHOUT_EFFECT, Values, read_flags, text
 from training.checkpoint import state_path
 from util.errors import UserError
 
-LONGEST_NAME = 120
-"""Characters of a run's name; file systems take 255 bytes, of which results need some."""
+MAX_NAME_LENGTH = 120
+"""Characters of a run's name; file systems allow 255 bytes, including the names of results."""
 
 OWN = {
     "name": "--name before the --",
     "suffix": "--name before the --",
     "seed": "--seeds N",
-    "continue_train": "nothing: what was cut goes on by itself",
+    "continue_train": "nothing: interrupted runs are resumed",
     "epoch_count": "--n_epochs",
     "epoch": "--init_from with a file",
     "load_iter": "--init_from with a file",
 }
-"""Flags of train.py that the ablation sets itself, and what to give instead."""
+"""Flags of train.py that the ablation sets itself, and what to use instead."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class PlannedRun:
     """One training run and its test.
 
     Attributes:
-        values: train.py's flags as train_opt.json will have them.
-        cosmetic: the names of those that leave what is learned unchanged.
-        train, test: the command lines, without the program.
-        results: the folder of the gallery.
+        values: train.py's flags as train_opt.json records them.
+        cosmetic: names of flags that do not change the trained weights.
+        train, test: the arguments of train.py and test.py.
+        results: folder of the gallery.
     """
 
     name: str
@@ -62,55 +62,55 @@ class PlannedRun:
 
     @property
     def log(self) -> Path:
-        """The file with the output of train.py and test.py."""
+        """File with the output of train.py and test.py."""
         return self.folder / "ablation.log"
 
     @property
     def tested(self) -> Path:
-        """The file that records a complete test."""
+        """File that records a complete test."""
         return self.folder / "tested.json"
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Return the values of every flag ``FLAG=VALUE,VALUE``; semicolons part values that contain commas."""
-    found: dict[str, list[str]] = {}
+    """Return the values by flag of texts ``FLAG=VALUE,VALUE``; semicolons separate values with commas."""
+    vary: dict[str, list[str]] = {}
     for given in texts:
-        flag, _, listed = given.partition("=")
-        values = [value.strip() for value in listed.split(";" if ";" in listed else ",")]
+        flag, _, joined = given.partition("=")
+        values = [value.strip() for value in joined.split(";" if ";" in joined else ",")]
         if not re.fullmatch(r"\w+", flag) or not all(values):
             raise UserError(
-                f"--vary {given}: expected a flag without its dashes, =, and values, such as"
+                f"--vary {given}: expected FLAG=VALUE,VALUE without dashes, such as"
                 " norm=instance,batch or 'attention=none;32,64'"
             )
         if flag in OWN or flag == "checkpoints_dir":
             raise UserError(
-                f"--vary {given}: --{flag} cannot be varied; give {OWN.get(flag, 'it after the --')}"
+                f"--vary {given}: --{flag} cannot be varied; use {OWN.get(flag, 'it after the --')}"
             )
-        if flag in found or len(set(values)) < len(values):
-            raise UserError(f"--vary {given}: twice the same {'flag' if flag in found else 'value'}")
-        found[flag] = values
-    return found
+        if flag in vary or len(set(values)) < len(values):
+            raise UserError(f"--vary {given}: the same {'flag' if flag in vary else 'value'} twice")
+        vary[flag] = values
+    return vary
 
 
 def plan(
     name: str, vary: Mapping[str, Sequence[str]], seeds: int, flags: Sequence[str], test_flags: Sequence[str]
 ) -> list[PlannedRun]:
-    """Return all runs: the seeds of the first combination, then those of the next one.
+    """Return all runs: the seeds of the first combination, then those of the next.
 
     Args:
-        flags: of train.py, for all runs.
-        test_flags: of test.py, for all runs.
+        flags: flags of train.py for all runs.
+        test_flags: flags of test.py for all runs.
 
     Raises:
-        UserError: a flag or value that train.py or test.py would refuse, or combinations that are the same.
+        UserError: train.py or test.py would refuse a flag or value, or two combinations are the same run.
     """
     _refuse_own(flags, OWN, "after the --")
     _refuse_own(test_flags, ("name", "suffix", "checkpoints_dir", "config", "model"), "--test_flags")
     combinations = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
     names = run_names(combinations)
-    quiet = _SaidOnce()
+    once = _OnceFilter()
     parser_log = logging.getLogger("options.parse")
-    parser_log.addFilter(quiet)
+    parser_log.addFilter(once)
     try:
         runs = [
             _planned(name, f"{run}_seed{seed}".lstrip("_"), combination, seed, flags, test_flags)
@@ -118,23 +118,23 @@ def plan(
             for seed in range(seeds)
         ]
     finally:
-        parser_log.removeFilter(quiet)
+        parser_log.removeFilter(once)
     _refuse_equal(runs)
     return runs
 
 
 def run_names(combinations: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return a name for every combination that every file system takes: norm=instance_attention=1-8."""
+    """Return a name for every combination that is valid on all file systems: norm=instance_attention=1-8."""
     names = []
     for combination in combinations:
         plain = "_".join(f"{flag}={value}" for flag, value in combination.items())
         names.append(re.sub(r"[^\w.=+-]", "-", plain.replace(",", "+"), flags=re.ASCII))
-    # Names that differ in case alone are the same to some file systems.
+    # Some file systems ignore case.
     folded = [name.casefold() for name in names]
     for position, combination in enumerate(combinations):
-        if folded.count(folded[position]) > 1 or len(names[position]) > LONGEST_NAME:
+        if folded.count(folded[position]) > 1 or len(names[position]) > MAX_NAME_LENGTH:
             digest = sha256(json.dumps(combination).encode()).hexdigest()[:8]
-            names[position] = f"{names[position][: LONGEST_NAME - 9]}_{digest}"
+            names[position] = f"{names[position][: MAX_NAME_LENGTH - 9]}_{digest}"
     return names
 
 
@@ -174,24 +174,24 @@ def _planned(
     )
 
 
-class _SaidOnce(logging.Filter):
-    """Lets the parser's warnings through, each once for all combinations."""
+class _OnceFilter(logging.Filter):
+    """Passes every warning of the parser once, instead of once per combination."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[str] = set()
+        self._seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        told = record.getMessage()
-        new = record.levelno >= logging.WARNING and told not in self._said
-        self._said.add(told)
+        message = record.getMessage()
+        new = record.levelno >= logging.WARNING and message not in self._seen
+        self._seen.add(message)
         return new
 
 
 def _refuse_own(flags: Sequence[str], own: Iterable[str], where: str) -> None:
     for flag in own:
         if any(word.split("=")[0] == f"--{flag}" for word in flags):
-            instead = f"; give {OWN[flag]}" if flag in OWN else ""
+            instead = f"; use {OWN[flag]}" if flag in OWN else ""
             raise UserError(f"--{flag} {where}: the ablation sets it itself{instead}")
 
 
@@ -201,16 +201,16 @@ def _refuse_equal(runs: Sequence[PlannedRun]) -> None:
         key = json.dumps({name: value for name, value in run.values.items() if name not in run.cosmetic})
         if key in seen:
             raise UserError(
-                f"--vary: {seen[key]} and {run.name} are the same run; leave one of the values out"
+                f"--vary: {seen[key]} and {run.name} are the same run; leave out one of the values"
             )
         seen[key] = run.name
 
 
 def refuse_other_runs(runs: Sequence[PlannedRun]) -> None:
     """Raise a `UserError` if a run's folder holds one that was trained with other flags."""
-    together = runs[0].folder.parent
-    if (together / "train_opt.json").exists():
-        raise UserError(f"{together}: is a run itself, where no others belong; choose another --name")
+    parent = runs[0].folder.parent
+    if (parent / "train_opt.json").exists():
+        raise UserError(f"{parent}: is itself a run; choose another --name for the ablation")
     for run in runs:
         if not (run.folder / "train_opt.json").exists():
             continue
@@ -222,28 +222,28 @@ def refuse_other_runs(runs: Sequence[PlannedRun]) -> None:
         ]
         if changed:
             raise UserError(
-                f"{run.folder}: holds a run with other flags: {', '.join(changed)}. Give the same flags,"
-                " another --name, or remove the folder"
+                f"{run.folder}: holds a run with other flags: {', '.join(changed)}. Use the same flags"
+                " or another --name, or remove the folder"
             )
 
 
 def is_trained(run: PlannedRun) -> bool:
-    """Return whether the run's last state is that after its last epoch, or where ``--patience`` ended it."""
+    """Return whether the saved state is that after the last epoch, or where ``--patience`` ended training."""
     path = state_path(run.folder, "latest")
     if not path.exists():
         return False
     try:
-        # Mapped, so that of a large file little is read; whether all of it is sound train.py finds out.
+        # Memory-mapped: only a little of a large file is read. train.py verifies the checksum.
         state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception:
-        return False  # damaged: train.py says so and goes on from the state before
+        return False  # damaged: train.py reports it and resumes from the previous state
     patience = run.values["patience"] or math.inf
     out_of_patience = state.get("validation", {"stale": 0})["stale"] >= patience
     return out_of_patience or state["progress"]["epoch"] > run.last_epoch
 
 
 def is_tested(run: PlannedRun) -> bool:
-    """Return whether the results are those of these weights and these flags of test.py."""
+    """Return whether the results were made with the present weights and flags of test.py."""
     weights = state_path(run.folder, "latest")
     if not (run.tested.exists() and weights.exists() and (run.results / "index.html").exists()):
         return False
@@ -252,7 +252,7 @@ def is_tested(run: PlannedRun) -> bool:
 
 
 def split_flags(given: str) -> list[str]:
-    """Return the words of ``--test_flags``."""
+    """Return the arguments in ``--test_flags``."""
     try:
         return shlex.split(given)
     except ValueError as error:

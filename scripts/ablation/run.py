@@ -1,4 +1,4 @@
-"""The runs of an ablation as processes of this machine: some at a time, stopped together, each with a log."""
+"""Run an ablation as local processes, some at a time, each with a log file."""
 
 import json
 import logging
@@ -26,76 +26,76 @@ log = logging.getLogger(__name__)
 
 
 def next_stage(run: PlannedRun) -> Stage:
-    """Return what a run needs next."""
+    """Return the next stage of a run."""
     if not is_trained(run):
         return "train"
     return "done" if is_tested(run) else "test"
 
 
 class Worker:
-    """Takes one run through training and test, in processes of their own.
+    """Trains and tests one run, in a process for each stage.
 
     Attributes:
-        state: where it is.
-        told: what went wrong, for the reader; empty otherwise.
+        reason: why the run is not done; empty otherwise.
+        seconds: run time so far.
     """
 
     def __init__(self, run: PlannedRun, gpu: str = "", environment: dict[str, str] | None = None):
         self.run, self.gpu, self.environment = run, gpu, environment
         self.state: State = "waiting"
-        self.told = ""
+        self.reason = ""
         self.seconds = 0.0
-        self._root = ROOT  # travels with a job to its machine
+        self._root = ROOT  # pickled with a Slurm job
         self._stage: Stage = "done"
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
         self._signalled = False
 
     def start(self) -> None:
-        """Start the next stage of the run; a stage that leads to itself has failed."""
+        """Start the next stage of the run; a stage that is still next after it has run has failed."""
         before, self._stage = self._stage, next_stage(self.run)
         if self._stage == "done":
             self.state = "done"
         elif self._stage == before:
-            self._fail(f"{before}.py ended without an error, but its work is not complete")
+            self._fail(f"{before}.py ended without an error, but the run is incomplete")
         else:
             self.state = "running"
             self._began = self._began or time.monotonic()
             self._process = self._spawn()
 
     def poll(self) -> State:
-        """Return the state, after starting the next stage where one has ended."""
+        """Start the next stage if one has ended, and return the state."""
         if self.state == "running" and self._process and (status := self._process.poll()) is not None:
             self.seconds = time.monotonic() - self._began
             if status and self._signalled:
-                self.state, self.told = "stopped", "stopped before its end"
+                self.state, self.reason = "stopped", "stopped"
             elif status == STOPPED_STATUS:
-                self.state, self.told = "stopped", "stopped by a signal from outside"
+                self.state, self.reason = "stopped", "stopped by another signal"
             elif status:
                 self._fail(f"{self._stage}.py ended with status {status}")
             else:
                 if self._stage == "test":
                     write_text(self.run.tested, json.dumps(list(self.run.test)) + "\n")
                 if self._signalled and next_stage(self.run) != "done":
-                    self.state, self.told = "stopped", "trained, not tested yet"
+                    self.state, self.reason = "stopped", "trained, not tested"
                 else:
                     self.start()
         return self.state
 
     def stop(self, number: int) -> None:
-        """Send a signal to the process that runs, once."""
+        """Send a signal to the running process, once."""
         if self._process and self._process.poll() is None and not self._signalled:
             self._process.send_signal(number)
         self._signalled = True
 
     def wait(self) -> State:
-        """Go on until nothing of it runs any more."""
+        """Wait until no stage is running, and return the state."""
         while self.poll() == "running":
             time.sleep(POLL_SECONDS)
         return self.state
 
-    def _fail(self, why: str) -> None:
-        self.state, self.told = "failed", f"{why}, see {self.run.log}"
+    def _fail(self, reason: str) -> None:
+        self.state, self.reason = "failed", f"{reason}, see {self.run.log}"
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         run = self.run
@@ -108,7 +108,7 @@ class Worker:
             argv = [str(self._root / "test.py"), *run.test]
         argv += [f"--gpu_ids={self.gpu}"] if self.gpu else []
         with run.log.open("a") as output:
-            # A session of its own: Ctrl-C would reach it twice, and a second one ends train.py at once.
+            # In its own session: otherwise Ctrl-C would arrive twice, which ends train.py without saving.
             return subprocess.Popen(
                 [sys.executable, *argv],
                 stdin=subprocess.DEVNULL,
@@ -120,16 +120,16 @@ class Worker:
 
 
 def run_here(runs: Sequence[PlannedRun], jobs: int, gpus: Sequence[str], stop: StopSignals) -> list[Worker]:
-    """Run all that is not done, `jobs` at a time; return how each has ended."""
+    """Run all incomplete runs, `jobs` at a time, and return the workers with their final states."""
     environment = dict(os.environ)
-    if jobs > 1:  # or each would take all cores
+    if jobs > 1:  # by default each would use all cores
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     workers = [Worker(run, environment=environment) for run in runs]
     todo = [worker for worker in workers if next_stage(worker.run) != "done"]
     for worker in workers:
         if worker not in todo:
             worker.state = "done"
-            log.info("%s: done before", worker.run.name)
+            log.info("%s: already done", worker.run.name)
     free = [gpus[slot % len(gpus)] if gpus else "" for slot in range(jobs)]
     waiting, running = list(todo), list[Worker]()
     began, done = time.monotonic(), 0
@@ -146,17 +146,19 @@ def run_here(runs: Sequence[PlannedRun], jobs: int, gpus: Sequence[str], stop: S
                 running.remove(worker)
                 free.append(worker.gpu)
                 done += worker.state == "done"
-                each = (time.monotonic() - began) / done if done else None
-                report(worker, len(waiting) + len(running), each)
+                seconds_per_run = (time.monotonic() - began) / done if done else None
+                report(worker, len(waiting) + len(running), seconds_per_run)
         time.sleep(POLL_SECONDS)
     for worker in waiting:
-        worker.told = "not begun" if next_stage(worker.run) == "train" else "not tested yet"
+        worker.reason = "not started" if next_stage(worker.run) == "train" else "not tested"
     return workers
 
 
-def report(worker: Worker, left: int, seconds: float | None) -> None:
-    """Print a run's line: its name, state and time, and, from the `seconds` for each so far, what is left."""
-    guess = f", about {timedelta(seconds=round(seconds * left))}" if left and seconds else ""
-    state = f"{worker.state}: {worker.told}" if worker.told else worker.state
-    took = timedelta(seconds=round(worker.seconds))
-    log.info("%s: %s, %s; %d left%s", worker.run.name, state, took, left, guess)
+def report(worker: Worker, left: int, seconds_per_run: float | None) -> None:
+    """Log the state and run time of a run, and the runs that are left with an estimate of their time."""
+    estimate = (
+        f", about {timedelta(seconds=round(seconds_per_run * left))}" if left and seconds_per_run else ""
+    )
+    state = f"{worker.state}: {worker.reason}" if worker.reason else worker.state
+    run_time = timedelta(seconds=round(worker.seconds))
+    log.info("%s: %s, %s; %d left%s", worker.run.name, state, run_time, left, estimate)

@@ -1,4 +1,4 @@
-"""Print --continue_train if the run that these flags of train.py belong to has begun, else nothing."""
+"""Print --continue_train if the run with these flags of train.py exists, otherwise nothing."""
 
 import sys
 from pathlib import Path

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Trains many runs, each on one node. Seeds 1 to 5, as N_seed1 to N_seed5, two of them at a time:
+# Train many runs, each on one node. Seeds 1 to 5, as N_seed1 to N_seed5, two at a time:
 #
 #     sbatch --array=1-5%2 scripts/slurm/array.sh --dataroot D --name N
 #
-# Or the lines 1 to 4 of a file, which are flags that come after the others, a --name in each:
+# Or lines 1 to 4 of a file of flags, each with a --name, which follow the common flags:
 #
 #     sbatch --array=1-4 scripts/slurm/array.sh runs.txt --dataroot D --model pix2pix
 #
-# Each stops and goes on like one_node.sh.
+# Each stops and resumes like one_node.sh.
 #SBATCH --job-name=train --output=%x-%A_%a.out
 #SBATCH --nodes=1 --ntasks-per-node=1 --cpus-per-task=8
 #SBATCH --requeue --open-mode=append --signal=USR1@120

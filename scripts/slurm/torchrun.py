@@ -1,8 +1,7 @@
-"""torchrun with the exit status of what it runs: 75 where train.py was stopped and can go on.
+"""torchrun with the exit status of its workers: 75 if train.py was stopped and can be resumed.
 
-torchrun alone ends with status 1 then. SIGTERM and SIGUSR1, which Slurm sends to every process of a step, are
-left to the processes that train: torchrun would pass them on a second time, and kill what has not saved
-within 30 s.
+torchrun itself exits with 1. SIGTERM and SIGUSR1 are ignored here, because Slurm sends them to every process
+of a step: torchrun would send them to the workers again, and kill workers that have not saved within 30 s.
 """
 
 import signal
@@ -16,12 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from util.stopping import STOPPED_STATUS
 
-LEFT_ALONE = (signal.SIGTERM, signal.SIGUSR1)
+IGNORED = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def main(argv: list[str]) -> int:
-    for number in LEFT_ALONE:
-        # Not SIG_IGN: the processes would be born with it, and live on if it came before they are ready.
+    for number in IGNORED:
+        # Not SIG_IGN: workers would inherit it and miss a signal that comes before they set their handler.
         signal.signal(number, lambda *_: None)
     parser = run.get_args_parser()
     parser.allow_abbrev = False  # else it takes train.py's --log for an abbreviation of its own flags
@@ -30,7 +29,7 @@ def main(argv: list[str]) -> int:
         run.run(arguments)
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
-        if statuses <= {STOPPED_STATUS, *(-number for number in LEFT_ALONE)}:
+        if statuses <= {STOPPED_STATUS, *(-number for number in IGNORED)}:
             return STOPPED_STATUS
         sys.stderr.write(f"{error}\n")
         _, first = error.get_first_failure()

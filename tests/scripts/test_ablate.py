@@ -1,4 +1,4 @@
-"""Ablations: their combinations, what is refused, what is run (mostly stand-ins for train.py, test.py)."""
+"""Ablations: combinations, invalid flags, scheduling (mostly with stand-ins for train.py and test.py)."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ TRAIN = [
     *("--crop_size", "32", "--load_size", "36", "--n_epochs_decay", "0", "--num_threads", "0"),
 ]
 
-# It trains as the file beside it says: to the end, not at all, or until it is stopped.
+# ways.json says how each run goes: to the end ("done"), with an exit status, or until it is stopped ("slow").
 STAND_IN_TRAIN = """
 import json, os, shutil, signal, sys, time
 from pathlib import Path
@@ -49,7 +49,7 @@ if way == "slow":
     shutil.copy("cut.pth", folder / "latest_state.pth")
     sys.exit(75)
 if way != "done":
-    print("it went wrong")
+    print("training failed")
     sys.exit(int(way))
 shutil.copyfile("end.pth", folder / "latest_state.pth")
 """
@@ -66,7 +66,7 @@ with Path("calls.txt").open("a") as calls:
 """
 
 
-def test_values_are_parted_by_commas_or_semicolons() -> None:
+def test_values_are_separated_by_commas_or_semicolons() -> None:
     assert parse_vary(["norm=instance,batch", "attention=none;32,64"]) == {
         "norm": ["instance", "batch"],
         "attention": ["none", "32,64"],
@@ -76,20 +76,20 @@ def test_values_are_parted_by_commas_or_semicolons() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["norm"], "expected a flag"),
-        (["--norm=batch"], "without its dashes"),
-        (["norm=batch,"], "expected a flag"),
-        (["norm=batch,batch"], "twice the same value"),
-        (["norm=batch", "norm=none"], "twice the same flag"),
+        (["norm"], "expected FLAG=VALUE"),
+        (["--norm=batch"], "without dashes"),
+        (["norm=batch,"], "expected FLAG=VALUE"),
+        (["norm=batch,batch"], "the same value twice"),
+        (["norm=batch", "norm=none"], "the same flag twice"),
         (["seed=1,2"], "--seeds N"),
     ],
 )
-def test_a_mistake_in_the_values_is_named(given: list[str], message: str) -> None:
+def test_invalid_values_are_named(given: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_vary(given)
 
 
-def test_names_are_safe_and_differ_on_every_file_system() -> None:
+def test_names_are_valid_and_distinct_on_every_file_system() -> None:
     long = "x" * 300
     values = ["none", "32,64", "1/8", "1-8", "a:b", "A:B", "ä", long, long + "y", ".."]
     names = run_names([{"attention": value} for value in values])
@@ -125,11 +125,11 @@ def test_every_combination_has_every_seed(tmp_path: Path) -> None:
         (["--vary", "norm=batch,none"], ["--name=x"], "--name before the --"),
         (["--vary", "norm=batch,none", "--gpus", "0,1"], [], "--gpu_ids after the --"),
         (["--vary", "norm=batch,none", "--partition", "p"], [], "--slurm"),
-        (["--vary", "norm=batch,none", "--name", "a/b"], [], "plain name"),
+        (["--vary", "norm=batch,none", "--name", "a/b"], [], "folder name without a path"),
         ([], [], "nothing to compare"),
     ],
 )
-def test_a_mistake_is_refused_before_anything_runs(
+def test_invalid_flags_are_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: list[str], train: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -141,7 +141,7 @@ def test_a_mistake_is_refused_before_anything_runs(
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs an ablation of two norms and two seeds with the stand-ins; `ways` says how runs go."""
+    """Runs an ablation of two norms and two seeds with the stand-ins; for `ways` see `STAND_IN_TRAIN`."""
     (tmp_path / "train.py").write_text(STAND_IN_TRAIN)
     (tmp_path / "test.py").write_text(STAND_IN_TEST)
     for name, epoch in (("cut", 2), ("end", 6)):
@@ -162,7 +162,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def calls(folder: Path) -> list[str]:
-    """Return what has been run since the last look."""
+    """Return the commands that ran since the last call."""
     path = folder / "calls.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
@@ -170,7 +170,7 @@ def calls(folder: Path) -> list[str]:
 
 
 def stop_when(true: Callable[[], bool], act: Callable[[], None]) -> None:
-    """Act in another thread as soon as something is true."""
+    """Call `act` in another thread as soon as `true` returns True."""
 
     def wait() -> None:
         while not true():
@@ -181,7 +181,7 @@ def stop_when(true: Callable[[], bool], act: Callable[[], None]) -> None:
 
 
 def has_begun(folder: Path) -> bool:
-    """Return whether a run is in its second epoch."""
+    """Return whether a run has reached its second epoch."""
     return any('"epoch": 2' in path.read_text() for path in folder.glob("checkpoints/*/*/losses.jsonl"))
 
 
@@ -190,7 +190,7 @@ def table(folder: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(text.splitlines()))
 
 
-def test_what_is_done_is_skipped_and_what_is_outdated_is_not(
+def test_complete_runs_are_skipped_and_outdated_ones_are_not(
     tmp_path: Path, call: Callable[..., int]
 ) -> None:
     assert call() == 0
@@ -213,7 +213,7 @@ def test_what_is_done_is_skipped_and_what_is_outdated_is_not(
     assert calls(tmp_path) == ["train norm=batch_seed1 true ", "test norm=batch_seed1"]
 
 
-def test_a_run_that_patience_has_ended_is_trained(tmp_path: Path) -> None:
+def test_a_run_that_patience_ended_counts_as_trained(tmp_path: Path) -> None:
     early = ["--val_freq=1", "--best=psnr", "--patience=3", "--n_epochs=9"]
     flags = [*TRAIN, *early, "--dataroot=x", f"--checkpoints_dir={tmp_path}"]
     (run,) = plan("group", {"norm": ["instance"]}, 1, flags, [])
@@ -225,22 +225,22 @@ def test_a_run_that_patience_has_ended_is_trained(tmp_path: Path) -> None:
         assert is_trained(run) == ended
 
 
-def test_other_flags_in_a_runs_folder_are_refused(tmp_path: Path, call: Callable[..., int]) -> None:
+def test_a_run_with_other_flags_in_the_folder_is_refused(tmp_path: Path, call: Callable[..., int]) -> None:
     folder = tmp_path / "checkpoints" / "ablation" / "norm=batch_seed1"
     folder.mkdir(parents=True)
     (folder / "train_opt.json").write_text(json.dumps({"lr": 0.5, "norm": "batch", "num_threads": 77}))
-    with pytest.raises(UserError, match=r"norm=batch_seed1: holds .*--lr 0\.0002 \(there: 0\.5\)\. Give"):
+    with pytest.raises(UserError, match=r"norm=batch_seed1: holds .*--lr 0\.0002 \(there: 0\.5\)\. Use"):
         call()
     assert calls(tmp_path) == []
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(
+def test_a_failed_run_is_named_and_the_others_continue(
     tmp_path: Path, call: Callable[..., int], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert call(norm_instance_seed1="3") == 1
     log = Path("checkpoints/ablation/norm=instance_seed1/ablation.log")
     assert f"norm=instance_seed1: train.py ended with status 3, see {log}" in caplog.text
-    assert log.read_text() == "it went wrong\n"
+    assert log.read_text() == "training failed\n"
     assert sum(line.startswith("test") for line in calls(tmp_path)) == 3
     page = (tmp_path / "results" / "ablation" / "index.html").read_text()
     assert "Missing: 1 of 4 runs" in page and "ended with status 3" in page
@@ -250,7 +250,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(
     assert "Missing" not in (tmp_path / "results" / "ablation" / "index.html").read_text()
 
 
-def test_a_signal_stops_the_run_and_the_same_command_goes_on(
+def test_a_signal_stops_the_run_and_the_same_command_continues(
     tmp_path: Path, call: Callable[..., int]
 ) -> None:
     ready = tmp_path / "ready"
@@ -266,13 +266,13 @@ def test_a_signal_stops_the_run_and_the_same_command_goes_on(
     assert left[0] == "train norm=instance_seed1 true " and len(left) == 6
 
 
-def test_gpus_are_shared_out(tmp_path: Path, call: Callable[..., int]) -> None:
+def test_runs_are_spread_over_gpus(tmp_path: Path, call: Callable[..., int]) -> None:
     assert call("--gpus", "4,7") == 0
     used = [line.split()[3] for line in calls(tmp_path) if line.startswith("train")]
     assert sorted(used) == ["4", "4", "7", "7"]
 
 
-def test_a_job_that_is_stopped_saves_and_goes_on_in_another(
+def test_a_stopped_job_saves_and_is_resumed_by_another(
     tmp_path: Path, call: Callable[..., int], pairs: Path
 ) -> None:
     pytest.importorskip("submitit")
@@ -285,7 +285,7 @@ def test_a_job_that_is_stopped_saves_and_goes_on_in_another(
     while not (tmp_path / "ready").exists():
         time.sleep(0.02)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signal, "SIGUSR1", signal.SIGTERM)  # which the stand-in understands
+        patch.setattr(signal, "SIGUSR1", signal.SIGTERM)  # the stand-in handles this one
         again = job.checkpoint().function
     assert job.worker.state == "stopped"
     (tmp_path / "ways.json").write_text("{}")
@@ -293,7 +293,7 @@ def test_a_job_that_is_stopped_saves_and_goes_on_in_another(
     assert (run.results / "metrics.json").exists()
 
 
-def test_runs_are_jobs_of_submitit(tmp_path: Path, call: Callable[..., int]) -> None:
+def test_runs_are_submitted_with_submitit(tmp_path: Path, call: Callable[..., int]) -> None:
     pytest.importorskip("submitit")
     (tmp_path / "ways.json").write_text(json.dumps({"norm=none_seed0": "3"}))
     flags = ["--dataroot", ".", *TRAIN, "--n_epochs", "5"]
@@ -302,8 +302,8 @@ def test_runs_are_jobs_of_submitit(tmp_path: Path, call: Callable[..., int]) -> 
     settings = Namespace(name="a", time=5, cpus_per_task=1, **given)
     with StopSignals() as stop:
         good, bad = ablate_slurm.run_on_slurm(runs, settings, stop, cluster="local")
-    assert (good.state, good.told) == ("done", "") and (runs[0].results / "metrics.json").exists()
-    assert bad.state == "failed" and "train.py ended with status 3" in bad.told
+    assert (good.state, good.reason) == ("done", "") and (runs[0].results / "metrics.json").exists()
+    assert bad.state == "failed" and "train.py ended with status 3" in bad.reason
 
 
 def command(pairs: Path, *own: str, epochs: int) -> list[str]:
@@ -311,7 +311,7 @@ def command(pairs: Path, *own: str, epochs: int) -> list[str]:
     return [sys.executable, str(ROOT / "scripts" / "ablate.py"), *own, "--", *train]
 
 
-def test_a_real_ablation_is_stopped_and_goes_on(
+def test_a_real_ablation_is_stopped_and_continues(
     tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -325,7 +325,7 @@ def test_a_real_ablation_is_stopped_and_goes_on(
     assert len(logs) == 2 and sum("Going on in epoch" in log for log in logs) == 1
     for path in tmp_path.glob("checkpoints/small/*/losses.jsonl"):
         seen = [json.loads(line)["total_iters"] for line in path.read_text().splitlines()]
-        assert seen == list(range(2, 6 * 6 + 1, 2))  # neither a gap nor anything twice
+        assert seen == list(range(2, 6 * 6 + 1, 2))  # no step is missing or repeated
     out = tmp_path / "results" / "small"
     page = (out / "index.html").read_text()
     assert page.count('data-key="real_A"') == page.count('data-key="fake_B: norm batch"') == 2
@@ -335,25 +335,25 @@ def test_a_real_ablation_is_stopped_and_goes_on(
 
 
 @pytest.mark.slow
-def test_two_by_two_by_two_seeds_killed_once_equal_those_left_in_peace(tmp_path: Path, pairs: Path) -> None:
+def test_an_interrupted_ablation_equals_an_uninterrupted_one(tmp_path: Path, pairs: Path) -> None:
     vary = ["--vary", "norm=instance,batch", "--vary", "attention=none,8", "--seeds", "2"]
-    argv = command(pairs, "--name", "killed", *vary, epochs=12)
+    argv = command(pairs, "--name", "interrupted", *vary, epochs=12)
     with subprocess.Popen(argv, cwd=tmp_path, env=ONE_THREAD) as process:
         stop_when(lambda: has_begun(tmp_path), lambda: process.send_signal(signal.SIGINT))
         assert process.wait(timeout=300) == STOPPED_STATUS
     assert subprocess.run(argv, cwd=tmp_path, env=ONE_THREAD).returncode == 0
     calm = command(pairs, "--name", "calm", *vary, "--jobs", "2", epochs=12)
     assert subprocess.run(calm, cwd=tmp_path, env=ONE_THREAD).returncode == 0
-    found = sorted((tmp_path / "checkpoints" / "calm").glob("*/latest_net_G.pth"))
-    assert len(found) == 8
-    for path in found:
-        other = tmp_path / "checkpoints" / "killed" / path.parent.name / path.name
-        one, two = (torch.load(each, weights_only=True) for each in (path, other))
-        assert all(np.array_equal(one[name].numpy(), two[name].numpy()) for name in one), path
+    paths = sorted((tmp_path / "checkpoints" / "calm").glob("*/latest_net_G.pth"))
+    assert len(paths) == 8
+    for path in paths:
+        interrupted = tmp_path / "checkpoints" / "interrupted" / path.parent.name / path.name
+        expected, weights = (torch.load(file, weights_only=True) for file in (path, interrupted))
+        assert all(np.array_equal(expected[name].numpy(), weights[name].numpy()) for name in expected), path
 
 
 @pytest.mark.slow
-def test_runs_are_jobs_of_slurm(cluster: Cluster, tmp_path: Path, pairs: Path) -> None:  # noqa: F811
+def test_runs_are_submitted_to_slurm(cluster: Cluster, tmp_path: Path, pairs: Path) -> None:  # noqa: F811
     slurm = ["--slurm", "--partition", "main", "--time", "10", "--cpus_per_task", "1"]
     argv = command(pairs, "--name", "jobs", "--vary", "norm=instance,batch", *slurm, epochs=2)
     done = subprocess.run(argv, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True)

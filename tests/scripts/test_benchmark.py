@@ -1,4 +1,4 @@
-"""The benchmark of speed: a small run in real processes, its medians and ratios, and what it refuses."""
+"""The speed benchmark: a small run in real processes, medians and ratios, and invalid flags."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def run(tmp_path: Path, *flags: str) -> dict[str, Any]:
     return json.loads((tmp_path / "found.json").read_text())
 
 
-def test_two_variants_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_two_variants_are_measured_in_separate_processes(tmp_path: Path) -> None:
     found = run(tmp_path, "--variant", "small=", "--variant", "wide=--ngf 8 --precision fp64")
     assert found["machine"].keys() == {"cpu", "cores", "gpu", "torch", "when"}
     assert found["peak_gflops"].keys() == {"fp32", "fp64"}
@@ -55,27 +55,27 @@ def test_two_variants_are_measured_in_processes_of_their_own(tmp_path: Path) -> 
 
 
 @needs_peer
-def test_the_first_losses_are_the_peers(tmp_path: Path) -> None:
+def test_the_first_losses_equal_the_peers(tmp_path: Path) -> None:
     _, peer = run(tmp_path, "--peer", str(PEER))["results"]
     assert peer["variant"] == "peer"
     assert 0 <= peer["losses_differ"] < 1e-5
 
 
-def test_whole_processes_of_test_py_take_turns(tmp_path: Path) -> None:
+def test_whole_processes_of_test_py_alternate(tmp_path: Path) -> None:
     peer = ["--peer", str(PEER)] if (PEER / "test.py").exists() else []
-    one, other, *theirs = run(
+    first, second, *peers = run(
         tmp_path, "--whole_test", "2", "--variant", "a=", "--variant", "b=--eval", *peer
     )["results"]
-    assert (one["variant"], other["variant"], len(theirs)) == ("a", "b", len(peer) // 2)
-    for row in (one, other, *theirs):
+    assert (first["variant"], second["variant"], len(peers)) == ("a", "b", len(peer) // 2)
+    for row in (first, second, *peers):
         assert row["pictures"] == 2 and len(row["all_seconds"]) == 1
-        assert row["times_as_fast"] == pytest.approx(one["seconds"] / row["seconds"])
+        assert row["times_as_fast"] == pytest.approx(first["seconds"] / row["seconds"])
 
 
-def test_a_test_that_fails_or_makes_too_few_images_is_said(tmp_path: Path) -> None:
+def test_a_failing_test_or_too_few_images_is_an_error(tmp_path: Path) -> None:
     fails = tmp_path / "fails.py"
     fails.write_text("import sys; sys.exit('no such weights' if '--fail' in sys.argv else 0)")
-    for flags, message in ((["--fail"], "a: no such weights"), ([], "a: it made 0 of 3 images")):
+    for flags, message in ((["--fail"], "a: no such weights"), ([], "a: wrote 0 of 3 images")):
         with pytest.raises(UserError, match=message):
             whole_test.take_turns({"a": [sys.executable, str(fails), *flags]}, 1, 3, tmp_path, ONE_THREAD)
 
@@ -86,10 +86,10 @@ def runs(*step_ms: list[float], loss: float) -> list[dict[str, Any]]:
     return [{**common, **rates, "step_ms": times, "first_losses": {"G": loss}} for times in step_ms]
 
 
-def test_ratios_are_of_medians_over_all_processes() -> None:
-    found = {"a": runs([10.0, 400.0], [10.0], loss=2.0), "b": runs([5.0, 5.0], [90.0], loss=1.5)}
-    found["b"][0]["memory_mib"] = 3.0  # with the other process's 1 the median is 2
-    a, b = benchmark.summarise("pix2pix", found, {"fp32": 4.0})
+def test_ratios_are_those_of_medians_over_all_processes() -> None:
+    results = {"a": runs([10.0, 400.0], [10.0], loss=2.0), "b": runs([5.0, 5.0], [90.0], loss=1.5)}
+    results["b"][0]["memory_mib"] = 3.0  # the median with the other process's 1 is 2
+    a, b = benchmark.summarise("pix2pix", results, {"fp32": 4.0})
     assert (a["step_ms"], b["step_ms"]) == (10.0, 5.0)
     assert (a["images_per_s"], a["gflops"], a["of_peak"]) == (200.0, 0.4, 0.1)
     assert set(a["ratios"].values()) == {1.0}
@@ -111,7 +111,7 @@ def test_ratios_are_of_medians_over_all_processes() -> None:
         ("--json absent/found.json", "--json absent/found.json: there is no folder absent"),
     ],
 )
-def test_what_will_not_do_is_said_before_anything_is_timed(
+def test_invalid_flags_are_refused_before_anything_is_timed(
     flags: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(benchmark, "work", lambda *_: pytest.fail("something was timed"))
@@ -119,7 +119,7 @@ def test_what_will_not_do_is_said_before_anything_is_timed(
         benchmark.main(["--models", "pix2pix", "--crop_size", "32", "--items", "1", *flags.split()])
 
 
-def test_a_worker_that_fails_is_one_line(pairs: Path) -> None:
+def test_a_failing_worker_is_reported_in_one_line(pairs: Path) -> None:
     flags = [
         "--model",
         "pix2pix",
@@ -140,7 +140,7 @@ def test_a_worker_that_fails_is_one_line(pairs: Path) -> None:
         benchmark.work("pix2pix", job | {"flags": one_batch}, 1)
 
 
-def test_traffic_counts_messages_and_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traffic_counts_collectives_and_the_time_of_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     class Work:
         def wait(self) -> bool:
             time.sleep(0.05)

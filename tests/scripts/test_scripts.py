@@ -1,4 +1,4 @@
-"""The scripts: their command lines are valid, and a download that fails says what to do."""
+"""The scripts: valid command lines, and downloads with helpful errors."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ COMMANDS = sorted((ROOT / "scripts").glob("t*_*.sh"))
 
 
 def command(script: Path) -> tuple[str, list[str]]:
-    """The Python script that a shell script starts, and its arguments."""
+    """Return the Python script that a shell script starts, and its arguments."""
     text = script.read_text().replace("\\\n", " ")
     (line,) = re.findall(r"^exec .*?/\.\./(.*)$", text, re.MULTILINE)
     name, *arguments = shlex.split(line.replace('py" ', "py ").replace('"$@"', ""))
@@ -40,7 +40,7 @@ def test_the_command_lines_are_valid(script: Path, tmp_path: Path) -> None:
     assert script.stat().st_mode & 0o100
 
 
-def test_the_improved_cycle_gan_is_what_its_script_says() -> None:
+def test_the_colorization_cycle_gan_has_the_architecture_of_its_script() -> None:
     _, arguments = command(ROOT / "scripts" / "train_cyclegan_colorization.sh")
     network = parse(TrainOptions, arguments, MODELS, DATASETS).network
     assert (network.netG, network.norm, network.attention) == ("unet_256", "instance", "1/8")
@@ -59,12 +59,14 @@ def test_a_shell_script_passes_on_further_flags(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that the downloads come from."""
+    """A folder that stands in for the download server."""
     monkeypatch.setattr(download, "HOST", (tmp_path / "server").as_uri())
     return tmp_path / "server"
 
 
-def test_an_archive_is_unpacked_and_a_model_is_where_test_looks(server: Path, tmp_path: Path) -> None:
+def test_an_archive_is_unpacked_and_a_model_is_saved_where_test_py_reads_it(
+    server: Path, tmp_path: Path
+) -> None:
     archive = server / "pix2pix" / "datasets" / "maps.tar.gz"
     archive.parent.mkdir(parents=True)
     (tmp_path / "1.txt").write_text("one")
@@ -90,7 +92,7 @@ def test_an_archive_is_unpacked_and_a_model_is_where_test_looks(server: Path, tm
         (["pix2pix_model", "sat2map"], "cannot be downloaded"),
     ],
 )
-def test_what_cannot_be_downloaded_is_one_line(
+def test_a_failed_download_is_reported_in_one_line(
     server: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert download.main([*arguments, "--root", str(tmp_path / "project")]) == 1

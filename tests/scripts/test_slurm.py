@@ -1,4 +1,4 @@
-"""The scripts for Slurm: with stand-ins for its commands, and (slow) as jobs of a real one here."""
+"""The scripts for Slurm: with stand-ins for its commands, and (slow) as jobs of a local Slurm."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 from tests.support.cluster import SCRIPTS, Cluster
 from tests.support.environment import ONE_THREAD, ROOT
 
-# srun writes down what it was to run, does as $SRUN says, and ends; scontrol writes down what it was told.
+# srun records its arguments and runs $SRUN; scontrol records its arguments.
 STAND_INS = {
     "srun": 'printf "%s\\n" "$@" > srun.txt; eval "$SRUN"',
     "scontrol": 'if [ "$1" = show ]; then echo node7; else echo "$@" >> scontrol.txt; fi',
@@ -21,7 +21,7 @@ JOB = {"SLURM_JOB_ID": "4567", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST":
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project's folder with the scripts and stand-ins for what they call."""
+    """A folder with the scripts and stand-ins for the commands that they call."""
     for name, content in STAND_INS.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{content}\n")
         (tmp_path / name).chmod(0o755)
@@ -30,56 +30,54 @@ def project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, script: str, *arguments: str, **environment: str) -> tuple[int, list[str]]:
-    """Run a job script; return its status, and what srun was to run, from its own flags on."""
+    """Run a job script, and return its status and the arguments of srun."""
     clean = {name: value for name, value in ONE_THREAD.items() if not name.startswith("SLURM")}
     path = {"PATH": f"{project}:{os.environ['PATH']}", "PYTHON": sys.executable}
     job = ["bash", str(SCRIPTS / script), *arguments]
     done = subprocess.run(job, cwd=project, env={**clean, **path, **JOB, **environment}, check=False)
-    told = project / "srun.txt"
-    return done.returncode, told.read_text().splitlines() if told.exists() else []
+    recorded = project / "srun.txt"
+    return done.returncode, recorded.read_text().splitlines() if recorded.exists() else []
 
 
 @pytest.mark.parametrize(
-    ("what_happens", "status", "requeued"),
+    ("command", "status", "requeued"),
     [
         ("exit 0", 0, False),
-        ("exit 75", 75, True),  # the time is nearly over, or a preemption: only the step knows
-        ("kill -USR1 $$", 138, True),  # before there was a handler
+        ("exit 75", 75, True),  # time limit or preemption: only the step is signalled
+        ("kill -USR1 $$", 138, True),  # before the handler was set
         ("kill -TERM $PPID; exit 75", 75, False),  # scancel, or scontrol requeue: Slurm acts
         ("exit 2", 2, False),
     ],
 )
-def test_a_job_is_queued_again_if_it_was_stopped(
-    project: Path, what_happens: str, status: int, requeued: bool
-) -> None:
-    found, _ = run(project, "one_node.sh", "--name", "x", SRUN=what_happens)
-    assert found == status
+def test_a_stopped_job_is_requeued(project: Path, command: str, status: int, requeued: bool) -> None:
+    result, _ = run(project, "one_node.sh", "--name", "x", SRUN=command)
+    assert result == status
     calls = project / "scontrol.txt"
     assert calls.exists() == requeued
     if requeued:
         assert calls.read_text() == "requeue 4567\n"
 
 
-def test_a_task_of_an_array_is_queued_again_alone(project: Path) -> None:
+def test_a_task_of_an_array_is_requeued_alone(project: Path) -> None:
     array = {"SLURM_ARRAY_JOB_ID": "4567", "SLURM_ARRAY_TASK_ID": "3"}
-    _, told = run(project, "array.sh", "--name", "a b", SRUN="exit 75", **array)
+    _, arguments = run(project, "array.sh", "--name", "a b", SRUN="exit 75", **array)
     assert (project / "scontrol.txt").read_text() == "requeue 4567_3\n"
-    assert told[-6:] == ["--name", "a b", "--seed", "3", "--suffix", "seed{seed}"]
+    assert arguments[-6:] == ["--name", "a b", "--seed", "3", "--suffix", "seed{seed}"]
 
 
 def test_an_array_takes_a_line_of_a_file(project: Path) -> None:
     (project / "runs.txt").write_text("--name a --lr 1\n--name b --note 'two words'\n--lr 3\n")
     array = {"SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "2"}
-    _, told = run(project, "array.sh", "runs.txt", "--model", "pix2pix", **array)
-    assert told[-7:] == ["train.py", "--model", "pix2pix", "--name", "b", "--note", "two words"]
+    _, arguments = run(project, "array.sh", "runs.txt", "--model", "pix2pix", **array)
+    assert arguments[-7:] == ["train.py", "--model", "pix2pix", "--name", "b", "--note", "two words"]
     (project / "srun.txt").unlink()
-    for task in ("3", "4"):  # no name, which would make runs meet in one folder; no such line
-        found, told = run(project, "array.sh", "runs.txt", **{**array, "SLURM_ARRAY_TASK_ID": task})
-        assert (found, told) == (2, [])
+    for task in ("3", "4"):  # a line without a name, and no line
+        status, arguments = run(project, "array.sh", "runs.txt", **{**array, "SLURM_ARRAY_TASK_ID": task})
+        assert (status, arguments) == (2, [])
 
 
-def test_several_processes_meet_on_the_first_node(project: Path) -> None:
-    _, told = run(
+def test_the_rendezvous_of_several_processes_is_on_the_first_node(project: Path) -> None:
+    _, arguments = run(
         project,
         "many_nodes.sh",
         "--name",
@@ -88,23 +86,23 @@ def test_several_processes_meet_on_the_first_node(project: Path) -> None:
         SLURM_GPUS_ON_NODE="4",
         SLURM_CPUS_PER_TASK="8",
     )
-    flags = " ".join(told)
+    flags = " ".join(arguments)
     assert "--ntasks=2 --ntasks-per-node=1 --cpus-per-task=8" in flags
     assert "--nnodes 2 --nproc_per_node 4 --rdzv_backend c10d --rdzv_endpoint node7:24567" in flags
     assert flags.endswith("train.py --name x")
-    _, told = run(project, "one_node.sh", "--name", "x", SLURM_GPUS_ON_NODE="1")
-    assert told[-3:] == ["train.py", "--name", "x"] and "torchrun" not in " ".join(told)
+    _, arguments = run(project, "one_node.sh", "--name", "x", SLURM_GPUS_ON_NODE="1")
+    assert arguments[-3:] == ["train.py", "--name", "x"] and "torchrun" not in " ".join(arguments)
 
 
-def test_a_second_start_goes_on_with_what_has_begun(project: Path) -> None:
+def test_a_second_start_resumes_the_run(project: Path) -> None:
     flags = ["--dataroot", ".", "--name", "x", "--suffix", "{model}", "--model", "pix2pix"]
     flags += ["--checkpoints_dir", str(project)]
-    _, told = run(project, "one_node.sh", *flags, SLURM_RESTART_COUNT="1")
-    assert told[-len(flags) :] == flags
+    _, arguments = run(project, "one_node.sh", *flags, SLURM_RESTART_COUNT="1")
+    assert arguments[-len(flags) :] == flags
     (project / "x_pix2pix").mkdir()
     (project / "x_pix2pix" / "train_opt.json").write_text("{}")
-    _, told = run(project, "one_node.sh", *flags, SLURM_RESTART_COUNT="1")
-    assert told[-1] == "--continue_train"
+    _, arguments = run(project, "one_node.sh", *flags, SLURM_RESTART_COUNT="1")
+    assert arguments[-1] == "--continue_train"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +116,9 @@ def test_a_second_start_goes_on_with_what_has_begun(project: Path) -> None:
         ),
     ],
 )
-def test_torchrun_hands_on_how_its_processes_end(tmp_path: Path, statuses: list[int], status: int) -> None:
+def test_torchrun_exits_with_the_status_of_its_processes(
+    tmp_path: Path, statuses: list[int], status: int
+) -> None:
     ends = tmp_path / "ends.py"
     ends.write_text(
         "import os, signal, sys, time\n"
@@ -132,18 +132,18 @@ def test_torchrun_hands_on_how_its_processes_end(tmp_path: Path, statuses: list[
 
 
 EPOCHS = "40"
-"""More than a minute: Slurm looks every 30 s whether a job's time is over."""
+"""More than a minute: Slurm checks time limits every 30 s."""
 
 
 @pytest.fixture(scope="session")
-def calm(cluster: Cluster) -> str:
-    """The name of a run that nobody disturbed."""
-    cluster.wait_for_end(cluster.submit("one_node.sh", "--name", "calm", "--n_epochs", EPOCHS))
-    return "calm"
+def uninterrupted(cluster: Cluster) -> str:
+    """The name of an uninterrupted run."""
+    cluster.wait_for_end(cluster.submit("one_node.sh", "--name", "uninterrupted", "--n_epochs", EPOCHS))
+    return "uninterrupted"
 
 
 @pytest.mark.slow
-def test_a_requeued_run_ends_with_the_same_weights(cluster: Cluster, calm: str) -> None:
+def test_a_requeued_run_ends_with_the_same_weights(cluster: Cluster, uninterrupted: str) -> None:
     job = cluster.submit("one_node.sh", "--name", "requeued", "--n_epochs", EPOCHS)
     cluster.wait_for_start(job)
     cluster.call("scontrol", "requeue", job)
@@ -151,25 +151,25 @@ def test_a_requeued_run_ends_with_the_same_weights(cluster: Cluster, calm: str) 
     assert "Restarts=1" in cluster.job(job)
     log = cluster.log(job)
     assert "Stopped by SIGTERM" in log and "Going on in epoch" in log and "Done:" in log
-    assert cluster.is_the_same(calm, "requeued")
+    assert cluster.is_the_same(uninterrupted, "requeued")
 
 
 @pytest.mark.slow
-def test_the_end_of_the_time_leads_to_another_start(cluster: Cluster, calm: str) -> None:
+def test_the_time_limit_leads_to_another_start(cluster: Cluster, uninterrupted: str) -> None:
     flags = ("--name", "out_of_time", "--n_epochs", EPOCHS)
     job = cluster.submit("one_node.sh", *flags, sbatch="--time=30 --signal=USR1@50")
     cluster.wait_for_start(job)
-    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # it is looked at every 30 s
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # checked every 30 s
     cluster.wait(job, lambda: "Restarts=1" in cluster.job(job) or "Done:" in cluster.log(job))
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=30")
     cluster.wait_for_end(job)
     assert "Restarts=1" in cluster.job(job)
     assert "Stopped by SIGUSR1" in cluster.log(job)
-    assert cluster.is_the_same(calm, "out_of_time")
+    assert cluster.is_the_same(uninterrupted, "out_of_time")
 
 
 @pytest.mark.slow
-def test_a_preempted_run_goes_on_after_what_was_more_urgent(cluster: Cluster, calm: str) -> None:
+def test_a_preempted_run_resumes_after_the_urgent_job(cluster: Cluster, uninterrupted: str) -> None:
     job = cluster.submit("one_node.sh", "--name", "preempted", "--n_epochs", EPOCHS)
     cluster.wait_for_start(job)
     urgent = ["--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"]
@@ -177,11 +177,11 @@ def test_a_preempted_run_goes_on_after_what_was_more_urgent(cluster: Cluster, ca
     cluster.wait_for_end(job)
     assert "Restarts=1" in cluster.job(job)
     assert "Stopped by SIGTERM" in cluster.log(job)
-    assert cluster.is_the_same(calm, "preempted")
+    assert cluster.is_the_same(uninterrupted, "preempted")
 
 
 @pytest.mark.slow
-def test_a_cancelled_run_has_saved_and_does_not_come_back(cluster: Cluster) -> None:
+def test_a_cancelled_run_has_saved_and_is_not_requeued(cluster: Cluster) -> None:
     job = cluster.submit("one_node.sh", "--name", "cancelled", "--n_epochs", "50")
     cluster.wait_for_start(job)
     cluster.call("scancel", job)
@@ -195,7 +195,7 @@ def test_a_cancelled_run_has_saved_and_does_not_come_back(cluster: Cluster) -> N
 
 
 @pytest.mark.slow
-def test_an_array_trains_a_run_a_task(cluster: Cluster, tmp_path: Path) -> None:
+def test_an_array_trains_one_run_per_task(cluster: Cluster, tmp_path: Path) -> None:
     lines = [f"--name sweep_{seed} --seed {seed} --n_epochs 2" for seed in (1, 2, 2, 3)]
     lines[2] = lines[2].replace("sweep_2", "'sweep_again'")
     (tmp_path / "runs.txt").write_text("\n".join(lines))
@@ -206,16 +206,14 @@ def test_an_array_trains_a_run_a_task(cluster: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_are_stopped_and_go_on_together(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_stop_and_resume_together(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--n_epochs", "6", "--batch_size", "2")
     monkeypatch.setitem(cluster.environment, "PROCESSES", "2")
-    cluster.wait_for_end(cluster.submit("one_node.sh", "--name", "two_calm", *flags))
+    cluster.wait_for_end(cluster.submit("one_node.sh", "--name", "two_uninterrupted", *flags))
     job = cluster.submit("one_node.sh", "--name", "two", *flags)
     cluster.wait_for_start(job)
     cluster.call("scancel", "--signal=USR1", job)  # as --signal does: all processes of the step
     cluster.wait_for_end(job)
     assert "Restarts=1" in cluster.job(job)
     assert "Stopped by SIGUSR1" in cluster.log(job)
-    assert cluster.is_the_same("two_calm", "two")
+    assert cluster.is_the_same("two_uninterrupted", "two")

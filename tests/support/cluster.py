@@ -1,4 +1,4 @@
-"""A Slurm cluster on this machine."""
+"""A local Slurm cluster for tests."""
 
 import os
 import re
@@ -25,7 +25,7 @@ RUN = f"{SMALL} --num_threads 0 --save_latest_freq 1000000 --n_epochs_decay 0"
 
 
 class Cluster:
-    """A Slurm of this machine alone, and the jobs in it."""
+    """A Slurm cluster with this machine as its only node, and the jobs in it."""
 
     def __init__(self, folder: Path, data: Path):
         self.folder, self.data = folder, data
@@ -38,7 +38,7 @@ class Cluster:
         return done.stdout.strip()
 
     def submit(self, script: str, *arguments: str, sbatch: str = "") -> str:
-        """Submit a job with small flags; its log is JOB.log."""
+        """Submit a job that trains a small model, and return its ID; its log is ID.log."""
         options = f"--parsable --cpus-per-task=1 --output={self.folder}/%j.log {sbatch}".split()
         places = ["--dataroot", str(self.data), "--checkpoints_dir", str(self.folder / "checkpoints")]
         return self.call("sbatch", *options, str(SCRIPTS / script), *arguments, *places, *RUN.split())
@@ -60,11 +60,11 @@ class Cluster:
             time.sleep(0.5)
 
     def wait_for_start(self, number: str) -> None:
-        """Wait until two epochs of the run are through."""
+        """Wait until the run has completed two epochs."""
         self.wait(number, lambda: "End of epoch 2" in self.log(number))
 
     def wait_for_end(self, number: str) -> None:
-        """Wait until the job is complete, or all tasks of the array are."""
+        """Wait until the job, or all tasks of the array, are complete."""
         self.wait(number, lambda: set(re.findall(r"JobState=(\w+)", self.job(number))) == {"COMPLETED"})
 
     def weights(self, name: str) -> dict[str, torch.Tensor]:
