@@ -28,6 +28,8 @@ from models.base_model import BaseModel  # noqa: E402
 from options.parse import parse  # noqa: E402
 from options.train_options import TrainOptions  # noqa: E402
 from scripts.benchmark import OWN_FLAGS  # noqa: E402
+from training.optimizers import parameters_of  # noqa: E402
+from training.trainer import Trainer  # noqa: E402
 from util import distributed  # noqa: E402
 from util.batch import Batch  # noqa: E402
 from util.device import prepare_device  # noqa: E402
@@ -79,19 +81,17 @@ def measure(name: str, flags: list[str], traffic: Traffic, steps: int) -> None:
     common = ["--dataroot", ".", "--model", name, *OWN_FLAGS.get(name, []), *flags]
     options = parse(TrainOptions, common, MODELS, DATASETS)
     model = create_model(options, traffic.device)
-    batch = draw(options, model)
+    trainer, batch = Trainer(model, options), draw(options, model)
     times, shares = [], []
     for turn in range(steps + 2):
         traffic.bytes = traffic.messages = 0
         traffic.seconds, began = 0.0, time.perf_counter()
-        model.step(batch)
+        trainer.step(batch)
         seconds = time.perf_counter() - began
         if turn > 1:
             times.append(seconds)
             shares.append(traffic.seconds / seconds)
-    parameters = {
-        p for optimizer in model.optimizers.values() for g in optimizer.param_groups for p in g["params"]
-    }
+    parameters = {p for optimizer in trainer.optimizers.values() for p in parameters_of(optimizer)}
     gradients = sum(p.grad.nbytes for p in parameters if p.grad is not None)
     sent, share = traffic.bytes, statistics.median(shares)
     if distributed.rank() == 0:

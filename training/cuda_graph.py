@@ -25,7 +25,8 @@ MAX_GRAPHS = 8
 MAX_NAMES = 8
 """As many of the tensors that differ are named in a warning."""
 
-LOSS_TOLERANCE, LOW_PRECISION_TOLERANCE = 1e-4, 2e-2
+LOSS_TOLERANCE = 1e-4
+LOW_PRECISION_TOLERANCE = {"tf32": 1e-2, "fp16": 1e-2, "bf16": 2e-2}
 """Relative differences of losses and images that other algorithms or orders of summation may cause."""
 
 Compute = Callable[[Batch], Step]
@@ -141,9 +142,9 @@ class StepGraphs:
         compute: the step, on a batch whose draws are on the device; it must change state in place and never
             wait for the device.
         recorder: captures it.
-        owners: everything that `compute` may change can be reached from these objects' attributes; under
-            "optimizers" are the optimizers.
-        tolerance: the largest relative difference of losses and images between a replay and an eager step.
+        owners: objects from whose attributes everything that `compute` changes can be reached, by the name to
+            report; "optimizers" are the optimizers.
+        precision: a choice of ``--precision``; it decides how much losses and images may differ.
     """
 
     def __init__(
@@ -151,9 +152,10 @@ class StepGraphs:
         compute: Compute,
         recorder: Recorder,
         owners: Mapping[str, object],
-        tolerance: float = LOSS_TOLERANCE,
+        precision: str = "fp32",
     ):
-        self.compute, self.recorder, self.tolerance = compute, recorder, tolerance
+        self.compute, self.recorder = compute, recorder
+        self.tolerance = LOW_PRECISION_TOLERANCE.get(precision, LOSS_TOLERANCE)
         # Optimizers first: their weights are compared as one, not layer by layer.
         self.owners = {"optimizers": owners["optimizers"], **owners}
         self.captured: dict[Hashable, Captured] = {}

@@ -18,12 +18,12 @@ class LossScale:
 
     def __init__(self, device: torch.device):
         self.scale = torch.full((), FIRST_SCALE, device=device)
-        self._applied = self.scale  # to the losses whose gradients have not been unscaled yet
+        self._applied = self.scale.clone()  # to the losses whose gradients have not been unscaled yet
         self._good = torch.zeros((), device=device)
 
     def apply(self, loss: Tensor) -> Tensor:
         """Return the scaled loss."""
-        self._applied = self.scale.clone()
+        self._applied.copy_(self.scale)
         return loss * self.scale
 
     def unscale(self, parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -207,9 +207,9 @@ class Trainer:
 
     def capture_steps(self, recorder: Recorder) -> None:
         """Replay captured steps from now on, see `StepGraphs`."""
-        owners = {"optimizers": self.optimizers, "nets": self.model.nets, "state": self._stateful()}
-        owners |= {"nonfinite": self.nonfinite}
-        self._graphs = StepGraphs(self._compute, recorder, owners)
+        owners = {"optimizers": self.optimizers, "model": self.model}
+        owners |= {"nonfinite": self.nonfinite, "loss_scale": self.loss_scale}
+        self._graphs = StepGraphs(self._compute, recorder, owners, self.model.precision.name)
         for optimizer in self.optimizers.values():
             make_capturable(optimizer, self.device)
 
