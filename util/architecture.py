@@ -20,9 +20,9 @@ def infer_flags(weights: Mapping[str, Tensor]) -> dict[str, str]:
         bias = "net.2.bias"
     elif "model.model.0.weight" in shapes:
         flags, bias = _unet(shapes), "model.model.1.model.1.bias"
-    elif any(".conv_block." in name for name in shapes):
+    elif shapes.get("model.1.weight", ())[2:] == (7, 7) and any(".conv_block." in name for name in shapes):
         flags, bias = _resnet(shapes), "model.1.bias"
-    elif "model.2.weight" in shapes and "last.weight" not in shapes:
+    elif "model.2.weight" in shapes and _last(shapes)[0] == 1 and _last(shapes)[2:] == (4, 4):
         flags, bias = _patches(shapes), "model.2.bias"
     else:
         return {}
@@ -49,18 +49,23 @@ def _unet(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
 
 def _resnet(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     blocks = {name.split(".")[1] for name in shapes if ".conv_block." in name}
-    last = max(int(match[1]) for name in shapes if (match := re.fullmatch(r"model\.(\d+)\.weight", name)))
     ngf, input_nc = shapes["model.1.weight"][:2]
     return {
         "netG": f"resnet_{len(blocks)}blocks",
         "ngf": ngf,
         "input_nc": input_nc,
-        "output_nc": shapes[f"model.{last}.weight"][0],
+        "output_nc": _last(shapes)[0],
         "no_dropout": any(name.endswith("conv_block.5.weight") for name in shapes),
         "upsample": "nearest or bilinear"
         if any(re.match(r"model\.\d+\.2\.w", name) for name in shapes)
         else "deconv",
     }
+
+
+def _last(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of the last ``model.<number>.weight``."""
+    numbers = [int(match[1]) for name in shapes if (match := re.fullmatch(r"model\.(\d+)\.weight", name))]
+    return shapes[f"model.{max(numbers)}.weight"]
 
 
 def _patches(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
