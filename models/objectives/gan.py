@@ -1,4 +1,4 @@
-"""The adversarial objective that flags choose, with all that steadies it."""
+"""The adversarial objective: losses, penalties and augmentation that the flags choose."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ from util.errors import UserError
 
 @dataclass
 class Objective:
-    """How discriminators and generators are judged.
+    """The adversarial losses, regularisation and augmentation of generators and discriminators.
 
     Attributes:
         mode: see `discriminator_loss`.
         lambda_gp: weight of the gradient penalty.
-        lambda_r1: weight of the penalty on real images, taken every `r1_every` steps with so many times the
-            weight (Karras et al. 2020, appendix B).
+        lambda_r1: weight of the R1 penalty on real images; it is computed in every `r1_every`-th step, with
+            `r1_every` times the weight (lazy regularisation, Karras et al. 2020, appendix B).
         label_smoothing: see `discriminator_loss`.
-        diffaug: what `augment` does to all images that discriminators see.
-        instance_noise: standard deviation of noise on all of them (Sønderby et al. 2017).
-        diagnostics: what is told of every judgement.
+        diffaug: augmentations of all images that discriminators see, see `augment`.
+        instance_noise: standard deviation of the noise added to all of them (Sønderby et al. 2017).
+        diagnostics: records the discriminators' logits and losses.
     """
 
     mode: str
@@ -72,31 +72,40 @@ class Objective:
     def draws(
         self, names: Sequence[str], count: int, generator: torch.Generator, iteration: int
     ) -> dict[str, Tensor]:
-        """Return the random decisions of a step for the discriminators of these names.
+        """Return the random decisions of a step, which `discriminator` and `generator` require.
 
-        They are: where between real and fake `count` images' penalties are taken; how the real images,
-        the discriminator's fakes and the generator's fakes are augmented; and, in steps that have one, the
-        weight of the penalty on real images, 0-d. The others are (count, ...).
+        Args:
+            names: of the discriminators.
+            count: images in the batch.
+
+        Returns:
+            On the CPU, for each discriminator, what the objective needs of: ``_alpha``, (count, 1, 1, 1), the
+            points between real and fake images that the gradient penalty is taken at; ``_augment``,
+            (count, 3, 7), the augmentations of real images, of the discriminator's fakes and of the
+            generator's; ``_r1``, 0-d, the weight of the R1 penalty, or ``_no_r1``, (count, 0), in steps
+            without it.
         """
-        found: dict[str, Tensor] = {}
+        draws: dict[str, Tensor] = {}
         for name in names:
             if self.lambda_gp:
                 shape = (count, 1, 1, 1)
-                found[f"{name}_alpha"] = torch.rand(shape, generator=generator, dtype=torch.float64)
+                draws[f"{name}_alpha"] = torch.rand(shape, generator=generator, dtype=torch.float64)
             if self.diffaug:
                 decisions = torch.rand(3, count, AUGMENTATION_DRAWS, generator=generator)
-                found[f"{name}_augment"] = decisions.transpose(0, 1)
+                draws[f"{name}_augment"] = decisions.transpose(0, 1)
             if self.lambda_r1 and iteration % self.r1_every == 0:
-                found[f"{name}_r1"] = torch.tensor(self.lambda_r1 * self.r1_every)
-        return found
+                draws[f"{name}_r1"] = torch.tensor(self.lambda_r1 * self.r1_every)
+            elif self.lambda_r1:
+                # By its presence a step knows that it has no penalty, without reading a value on the device.
+                draws[f"{name}_no_r1"] = torch.empty(count, 0)
+        return draws
 
     def generator(
         self, D: nn.Module, fake: Tensor, draws: Mapping[str, Tensor], *conditions: Tensor, name: str = "D"
     ) -> Tensor:
-        """Return how far fakes are from passing for real; for the arguments see `discriminator`."""
-        logits = at_least_float32(
-            D(self.augment_for_discriminator(fake, draws.get(f"{name}_augment"), 2), *conditions)
-        )
+        """Return the generator's adversarial loss, 0-d; for the arguments see `discriminator`."""
+        decisions = _draw(draws, f"{name}_augment") if self.diffaug else None
+        logits = at_least_float32(D(self.augment_for_discriminator(fake, decisions, 2), *conditions))
         loss = generator_loss(self.mode, logits)
         self.diagnostics.record_generator(name, loss)
         return loss
@@ -110,41 +119,56 @@ class Objective:
         *conditions: Tensor,
         name: str = "D",
     ) -> dict[str, Tensor]:
-        """Return the discriminator's losses by name: ``real``, ``fake``, and penalties ``gp`` and ``r1``.
+        """Return the losses of the discriminator by name, 0-d: ``real``, ``fake``, and penalties ``gp``, ``r1``.
 
         Args:
-            real, fake: (N, C, H, W); no gradient flows to what made the fakes.
-            draws: what `draws` returned, on their device.
-            conditions: what D is given beside the images, (N, ...) each.
-            name: the name that its draws have.
+            real, fake: (N, C, H, W); `fake` is detached.
+            draws: contains those of `Objective.draws`, on the device.
+            conditions: (N, ...) each, passed to D with the images.
+            name: the discriminator's name in `draws`.
+
+        Raises:
+            RuntimeError: `draws` lacks a decision that the objective needs.
         """
-        fake, decisions = fake.detach(), draws.get(f"{name}_augment")
-        shown_real, shown_fake = (
-            self.augment_for_discriminator(real, decisions, 0),
-            self.augment_for_discriminator(fake, decisions, 1),
-        )
+        fake = fake.detach()
+        decisions = _draw(draws, f"{name}_augment") if self.diffaug else None
+        shown_real = self.augment_for_discriminator(real, decisions, 0)
+        shown_fake = self.augment_for_discriminator(fake, decisions, 1)
         fake_logits, real_logits = apply_to_both(D, shown_fake, shown_real, *conditions)
         fake_logits, real_logits = at_least_float32(fake_logits), at_least_float32(real_logits)
         losses = {
             "real": discriminator_loss(self.mode, real_logits, real=True, smoothing=self.label_smoothing),
             "fake": discriminator_loss(self.mode, fake_logits, real=False),
         }
-        judged = (losses["real"] + losses["fake"]) / 2
-        self.diagnostics.record_discriminator(
-            name, self.mode, (real, fake), (real_logits, fake_logits), judged
-        )
-        alpha, r1 = draws.get(f"{name}_alpha"), draws.get(f"{name}_r1")
-        if alpha is not None:
-            penalty = gradient_penalty(lambda x: D(x, *conditions), real, fake, alpha.to(real.dtype))
+        loss = (losses["real"] + losses["fake"]) / 2
+        self.diagnostics.record_discriminator(name, self.mode, (real, fake), (real_logits, fake_logits), loss)
+        if self.lambda_gp:
+            alpha = _draw(draws, f"{name}_alpha").to(real.dtype)
+            penalty = gradient_penalty(lambda x: D(x, *conditions), real, fake, alpha)
             losses["gp"] = self.lambda_gp * penalty
-        if r1 is not None:
-            losses["r1"] = r1.to(real.dtype) * r1_penalty(lambda x: D(x, *conditions), real)
+        if self.lambda_r1 and f"{name}_no_r1" not in draws:
+            weight = _draw(draws, f"{name}_r1").to(real.dtype)
+            losses["r1"] = weight * r1_penalty(lambda x: D(x, *conditions), real)
         return losses
 
     def augment_for_discriminator(self, images: Tensor, decisions: Tensor | None, role: int) -> Tensor:
-        """Return what a discriminator sees of images, (N, C, H, W)."""
+        """Return images, (N, C, H, W), with augmentation and noise.
+
+        Args:
+            decisions: (N, 3, 7), see `draws`; None without augmentation.
+            role: index into the decisions: 0 for real images, 1 for the discriminator's fakes, 2 for the
+                generator's.
+        """
         if decisions is not None:
             images = augment(images, self.diffaug, decisions[:, role].to(images.dtype))
         if self.instance_noise:
             images = images + self.instance_noise * torch.randn_like(images)
         return images
+
+
+def _draw(draws: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in draws:
+        raise RuntimeError(
+            f"the draws {name} are missing: a model's draws() must include those of its objective"
+        )
+    return draws[name]

@@ -1,4 +1,4 @@
-"""What steadies adversarial training: each means by itself, and all models with each of them."""
+"""Regularisation of adversarial training: each technique by itself, and models trained with it."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from models.objectives.gan import Objective
 from models.objectives.losses import discriminator_loss, gradient_penalty, r1_penalty
-from tests.support.models import CPU, assert_equal_states, trainer_and_batches
+from models.pix2pix_model import Pix2PixModel
+from tests.support.models import CPU, TRAINED, assert_equal_states, trainer_and_batches
 from training.ema import Ema
 from util.errors import UserError
 
@@ -68,6 +69,52 @@ def test_r1_comes_every_so_many_steps_with_so_many_times_the_weight() -> None:
         assert ("r1" in losses) == (iteration % 4 == 0)
         if "r1" in losses:
             torch.testing.assert_close(losses["r1"], 3 * 4 * r1_penalty(net, real))
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_discriminator_of_every_model_is_penalised(name: str, data: dict[str, Path]) -> None:
+    norm = "none" if name == "unified" else "instance"
+    flags = ["--gan_mode", "wgangp", "--lambda_r1", "10", "--r1_every", "2", "--diffaug", "color"]
+    trainer, batches = trainer_and_batches(name, data, *flags, "--norm", norm)
+    names = {net for net in trainer.model.nets if net.startswith("D")}
+    penalised: list[tuple[str, int, bool]] = []
+    judge = trainer.model.objective.discriminator
+
+    def discriminator(*arguments: object, name: str = "D") -> dict[str, torch.Tensor]:
+        losses = judge(*arguments, name=name)
+        assert losses["gp"] > 0
+        penalised.append((name, trainer.iteration, "r1" in losses))
+        return losses
+
+    trainer.model.objective.discriminator = discriminator
+    for batch in (batches * 2)[:2]:
+        trainer.step(batch)
+    assert sorted(penalised) == [(net, step, step == 2) for net in sorted(names) for step in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "missing"),
+    [
+        ("--gan_mode wgangp", "D_alpha"),
+        ("--lambda_r1 10", "D_r1"),  # the first of 16 steps, which has no penalty
+        ("--lambda_r1 10 --r1_every 1", "D_r1"),
+        ("--diffaug color", "D_augment"),
+    ],
+)
+def test_a_model_whose_draws_lack_those_of_the_objective_is_stopped(
+    flags: str, missing: str, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, batches = trainer_and_batches("pix2pix", data, "--norm", "instance", *flags.split())
+    trainer.step(batches[0])
+    monkeypatch.setattr(Pix2PixModel, "draws", lambda *_: {})
+    with pytest.raises(RuntimeError, match=f"the draws {missing} are missing"):
+        trainer.step(batches[0])
+
+
+def test_generators_need_the_augmentation_too() -> None:
+    objective = Objective("vanilla", diffaug=("color",))
+    with pytest.raises(RuntimeError, match="the draws D_augment are missing"):
+        objective.generator(nn.Identity(), torch.rand(1, 3, 8, 8), {})
 
 
 def test_discriminators_see_augmented_images_and_penalties_real_ones() -> None:
