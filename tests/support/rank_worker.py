@@ -1,4 +1,4 @@
-"""Trains models for some steps in one of several processes; the first of them saves what became of them.
+"""Train models for some steps as one of several ranks; rank 0 saves their losses and states.
 
 torchrun --nproc_per_node=2 tests/support/rank_worker.py JOBS.json
 """
@@ -40,9 +40,9 @@ def main() -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(CPU)
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        found = train(job["argv"], job["steps"])
+        result = train(job["argv"], job["steps"])
         if distributed.rank() == 0:
-            torch.save(found, job["out"])
+            torch.save(result, job["out"])
     distributed.shutdown()
 
 

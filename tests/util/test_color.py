@@ -1,4 +1,4 @@
-"""Colour spaces, differences and codes against known numbers."""
+"""Colour spaces, differences and ab bins against reference values."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def pixel(*values: float) -> torch.Tensor:
         ((0, 1, 0), (87.7351, -86.1813, 83.1775)),
         ((0, 0, 1), (32.2957, 79.1870, -107.8617)),
         ((0.5, 0.5, 0.5), (53.3889, 0, 0)),
-        ((0.01, 0.02, 0.03), (1.3001, -0.3124, -1.1998)),  # the straight parts of both curves
+        ((0.01, 0.02, 0.03), (1.3001, -0.3124, -1.1998)),  # the linear parts of both curves
     ],
 )
 def test_lab_of_known_colours(rgb: tuple[float, ...], lab: tuple[float, ...]) -> None:
@@ -52,7 +52,7 @@ def test_lab_agrees_with_scikit_image() -> None:
     assert torch.equal((lab_to_rgb(lab) * 255).round(), rgb.float())
 
 
-def test_every_colour_comes_back() -> None:
+def test_round_trip() -> None:
     levels = torch.arange(0, 256, 5)
     rgb = torch.cartesian_prod(levels, levels, levels).T.reshape(1, 3, -1, 1)
     assert torch.equal((lab_to_rgb(rgb_to_lab(rgb / 255)) * 255).round(), rgb.float())
@@ -62,7 +62,7 @@ def test_every_colour_comes_back() -> None:
     assert L.min() >= -1.001 and L.max() <= 1.001 and ab.abs().max() < 1
 
 
-def test_the_conversions_have_the_right_gradient_everywhere() -> None:
+def test_gradients_of_the_conversions() -> None:
     values = torch.tensor([0.01, 0.03, 0.06, 0.3, 0.9], dtype=torch.float64)
     rgb = torch.cartesian_prod(values, values, values).T.reshape(1, 3, -1, 1).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: rgb_to_lab(x), rgb, eps=1e-7, atol=1e-3)
@@ -73,7 +73,7 @@ def test_the_conversions_have_the_right_gradient_everywhere() -> None:
     assert black.grad is not None and black.grad.isfinite().all()
 
 
-@pytest.mark.skipif(not SHARMA.exists(), reason="no table of colour differences at hand")
+@pytest.mark.skipif(not SHARMA.exists(), reason="needs the table of colour differences")
 def test_ciede2000_agrees_with_sharmas_table() -> None:
     rows = [line.split() for line in SHARMA.read_text().splitlines() if not line.startswith("#")]
     table = torch.tensor([[float(value) for value in row] for row in rows], dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_matched_colours_have_the_mean_and_covariance() -> None:
     torch.testing.assert_close(grey, expected)
 
 
-def test_matching_does_not_blow_up_what_a_grey_image_has_no_colour_in() -> None:
+def test_matching_does_not_amplify_nearly_grey_colours() -> None:
     generator = torch.Generator().manual_seed(0)
     grey = torch.rand(1, 1, 8, 8, generator=generator).expand(-1, 3, -1, -1)
     nearly = grey + 1e-3 * torch.randn(1, 3, 8, 8, generator=generator)
@@ -138,7 +138,7 @@ def test_the_313_bins() -> None:
     assert AB_BINS[0] == (-90, 50) and AB_BINS[-1] == (100, 0) and (0, 0) in AB_BINS
 
 
-def test_soft_codes() -> None:
+def test_soft_encoding() -> None:
     points = torch.tensor([[0.0, 0.0], [0.0, 5.0], [300.0, 300.0]])
     code = soft_encode(points)
     torch.testing.assert_close(code.sum(-1), torch.ones(3))

@@ -1,4 +1,4 @@
-"""Memory that is freed stays in the process."""
+"""Choice of the GPU, and memory that stays in the process."""
 
 import subprocess
 import sys
@@ -24,9 +24,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it is for glibc")
-def test_a_step_like_the_one_before_needs_no_new_pages() -> None:
-    # Without it about every second process faults 15,000 pages in again.
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_a_repeated_step_has_no_page_faults() -> None:
+    # Otherwise about every second process has 15,000 page faults.
     for _ in range(3):
         command = [sys.executable, "-c", PROGRAM]
         found = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=ONE_THREAD)
@@ -34,7 +34,7 @@ def test_a_step_like_the_one_before_needs_no_new_pages() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu_ids", "explicit", "turn", "processes", "expected"),
+    ("gpu_ids", "explicit", "local_rank", "processes", "expected"),
     [
         ("1", False, 0, 1, "cuda:1"),  # from a --config
         ("0", False, 2, 3, "cuda:2"),
@@ -43,13 +43,18 @@ def test_a_step_like_the_one_before_needs_no_new_pages() -> None:
         ("0", True, 1, 2, "2 processes need as many GPUs"),
     ],
 )
-def test_each_process_has_a_gpu_of_its_own(
-    gpu_ids: str, explicit: bool, turn: int, processes: int, expected: str, monkeypatch: pytest.MonkeyPatch
+def test_each_rank_has_its_own_gpu(
+    gpu_ids: str,
+    explicit: bool,
+    local_rank: int,
+    processes: int,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
-    monkeypatch.setenv("LOCAL_RANK", str(turn))
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     if "need" in expected:
         with pytest.raises(UserError, match=expected):

@@ -1,4 +1,4 @@
-"""Several processes compute what one does, stop together, and go on in another number."""
+"""Several ranks compute the same as one, stop together, and resume as another number of ranks."""
 
 import json
 import os
@@ -34,7 +34,7 @@ FLAGS = {
     "dcgan": ["--batch_size=4", "--lambda_r1=1", "--r1_every=2", "--norm=none", "--diffaug=color,cutout"],
     "cycle_gan, in parts": ["--netG=resnet_6blocks", "--pool_size=12", "--batch_size=6", "--accumulate=3"],
 }
-"""Six images: full batches are shared out, and the smaller one at the end is computed by all."""
+"""Of six images, full batches are split over ranks; every rank computes the smaller last one."""
 
 SHORT = {2: ["pix2pix", "cycle_gan"], 3: ["dcgan"]}
 LONG = {2: list(FLAGS), 3: ["pix2pix", "cycle_gan", "memory_colorization", "dcgan"]}
@@ -42,7 +42,7 @@ LONG = {2: list(FLAGS), 3: ["pix2pix", "cycle_gan", "memory_colorization", "dcga
 RUN = ["--model=pix2pix", "--netG=unet_32", "--ngf=4", "--ndf=4", "--norm=instance", "--load_size=36"]
 RUN += ["--crop_size=32", "--gpu_ids=-1", "--no_dropout", "--num_threads=0", "--no_html", "--precision=fp64"]
 RUN += ["--batch_size=4", "--print_freq=4", "--no_flip", "--name=run", "--val_freq=1", "--best=psnr"]
-"""Six images: a full batch an epoch, and a smaller one."""
+"""Of six images, an epoch has one full batch and a smaller one."""
 
 
 def torchrun(count: int, *command: object) -> list[str]:
@@ -51,11 +51,11 @@ def torchrun(count: int, *command: object) -> list[str]:
 
 
 def call(*command: object, cwd: Path, status: int | None = 0) -> str:
-    ran = subprocess.run(
+    result = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, cwd=cwd, env=ONE_THREAD, timeout=300
     )
-    assert status is None or ran.returncode == status, ran.stdout + ran.stderr
-    return ran.stdout + ran.stderr
+    assert status is None or result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
 def tensors(value: object, path: str = "") -> dict[str, Tensor]:
@@ -66,12 +66,13 @@ def tensors(value: object, path: str = "") -> dict[str, Tensor]:
     return {path: value} if isinstance(value, Tensor) and value.is_floating_point() else {}
 
 
-def assert_close(expected: object, found: object, what: object, within: float = 1e-8) -> None:
-    """Of the whole: biases before a norm, of no true gradient, are rounding that Adam enlarges."""
-    ours, theirs = (
-        torch.cat([each.flatten().double() for each in tensors(side).values()]) for side in (expected, found)
+def assert_close(expected: object, actual: object, case: object, rtol: float = 1e-8) -> None:
+    """Compare all tensors together: biases before a norm have no gradient but rounding, which Adam amplifies."""
+    x, y = (
+        torch.cat([tensor.flatten().double() for tensor in tensors(side).values()])
+        for side in (expected, actual)
     )
-    assert (ours - theirs).norm() <= within * ours.norm(), what
+    assert (x - y).norm() <= rtol * x.norm(), case
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def assert_close(expected: object, found: object, what: object, within: float = 
     [(count, cases, 5) for count, cases in SHORT.items()]
     + [pytest.param(count, cases, 20, marks=pytest.mark.slow) for count, cases in LONG.items()],
 )
-def test_processes_compute_what_one_does(
+def test_ranks_compute_the_same_as_one(
     count: int, cases: list[str], steps: int, data: dict[str, Path], tmp_path: Path
 ) -> None:
     jobs = {case: job(case, data, tmp_path, "fp64", steps) for case in cases}
@@ -88,22 +89,23 @@ def test_processes_compute_what_one_does(
     call(
         *torchrun(count, ROOT / "tests" / "support" / "rank_worker.py", tmp_path / "jobs.json"), cwd=tmp_path
     )
-    for case, done in jobs.items():
-        expected, found = train(done["argv"], done["steps"]), torch.load(done["out"], weights_only=True)
-        if "first gradients" in case:  # of which Adam's mean is a part now
-            assert_close(expected["state"]["optimizers"], found["state"]["optimizers"], case, within=1e-5)
+    for case, settings in jobs.items():
+        expected = train(settings["argv"], settings["steps"])
+        actual = torch.load(settings["out"], weights_only=True)
+        if "first gradients" in case:  # Adam's first moments are proportional to them
+            assert_close(expected["state"]["optimizers"], actual["state"]["optimizers"], case, rtol=1e-5)
             continue
         for loss, value in expected["losses"].items():
-            torch.testing.assert_close(found["losses"][loss], value, rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(actual["losses"][loss], value, rtol=1e-7, atol=1e-9)
         for net, state in expected["state"]["nets"].items():
-            assert_close(state, found["state"]["nets"][net], (case, net))
-        ours, theirs = (
+            assert_close(state, actual["state"]["nets"][net], (case, net))
+        expected_pools, pools = (
             [part["images"] for part in side["state"]["state"].values() if "images" in part]
-            for side in (expected, found)
+            for side in (expected, actual)
         )
-        if ours:
-            assert ours[0].abs().sum((2, 3, 4)).all()  # every position's share has been filled
-            assert_close(ours, theirs, (case, "pools"))
+        if expected_pools:
+            assert expected_pools[0].abs().sum((2, 3, 4)).all()  # the pool of every position is full
+            assert_close(expected_pools, pools, (case, "pools"))
 
 
 def job(case: str, data: dict[str, Path], folder: Path, precision: str, steps: int) -> dict[str, Any]:
@@ -117,67 +119,65 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "checkpoints" / "run" / "latest_net_G.pth", weights_only=True)
 
 
-def test_a_run_and_its_test_on_two_processes(pairs: Path, tmp_path: Path) -> None:
-    """Two processes train two epochs, one goes on; test.py on two writes what it writes on one."""
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    for folder in (alone, together):
+def test_a_run_and_its_test_on_two_ranks(pairs: Path, tmp_path: Path) -> None:
+    """Two ranks train two epochs, one process resumes; test.py on two ranks writes the same files as on one."""
+    single, double = tmp_path / "single", tmp_path / "double"
+    for folder in (single, double):
         folder.mkdir()
     flags = [f"--dataroot={pairs}", *RUN]
-    call(sys.executable, ROOT / "train.py", *flags, "--n_epochs=3", "--n_epochs_decay=0", cwd=alone)
-    begun = call(*torchrun(2, ROOT / "train.py", *flags, "--n_epochs=2", "--n_epochs_decay=0"), cwd=together)
-    assert begun.count("(epoch: 2, iters: 4") == 1, begun  # one of them tells
-    assert "2 processes share each batch of 4" in begun
+    call(sys.executable, ROOT / "train.py", *flags, "--n_epochs=3", "--n_epochs_decay=0", cwd=single)
+    output = call(*torchrun(2, ROOT / "train.py", *flags, "--n_epochs=2", "--n_epochs_decay=0"), cwd=double)
+    assert output.count("(epoch: 2, iters: 4") == 1, output  # rank 0 alone logs
+    assert "2 processes share each batch of 4" in output
     more = ["--n_epochs=3", "--n_epochs_decay=0", "--continue_train"]
-    call(sys.executable, ROOT / "train.py", *flags, *more, cwd=together)
-    assert_close(weights(alone), weights(together), "two processes, then one")
+    call(sys.executable, ROOT / "train.py", *flags, *more, cwd=double)
+    assert_close(weights(single), weights(double), "two ranks, then one")
     logs = [
         [json.loads(line) for line in (folder / "checkpoints/run" / name).read_text().splitlines()]
         for name in ("losses.jsonl", "metrics.jsonl")
-        for folder in (alone, together)
+        for folder in (single, double)
     ]
     assert len(logs[0]) == len(logs[1])
-    for ours, theirs in zip(*logs[2:], strict=True):
-        assert ours["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
+    for expected, actual in zip(*logs[2:], strict=True):
+        assert actual["metrics"] == pytest.approx(expected["metrics"], rel=1e-6)
 
     test = [f"--dataroot={pairs}", "--model=pix2pix", "--name=run", "--crop_size=32", "--gpu_ids=-1"]
     test += ["--num_threads=0", "--batch_size=2", "--precision=fp64"]
-    told = [
-        call(sys.executable, ROOT / "test.py", *test, "--results_dir=one", cwd=together),
-        call(*torchrun(2, ROOT / "test.py", *test, "--results_dir=two"), cwd=together),
+    outputs = [
+        call(sys.executable, ROOT / "test.py", *test, "--results_dir=one", cwd=double),
+        call(*torchrun(2, ROOT / "test.py", *test, "--results_dir=two"), cwd=double),
     ]
-    means = [re.findall(r"Mean .*", text) for text in told]
+    means = [re.findall(r"Mean .*", text) for text in outputs]
     assert means[0] and means[0] == means[1]
     files = [
-        {path.relative_to(together / name): path.read_bytes() for path in (together / name).rglob("*.*")}
+        {path.relative_to(double / name): path.read_bytes() for path in (double / name).rglob("*.*")}
         for name in ("one", "two")
     ]
     assert len(files[0]) > 9 and files[0].keys() == files[1].keys()
-    differ = [path for path, content in files[0].items() if content != files[1][path]]
-    assert not differ
-    gallery = together / "two" / "run" / "test_latest"
-    measured_are_those_of_the_files(gallery, together / "measured")
+    assert not [path for path, content in files[0].items() if content != files[1][path]]
+    check_metrics_of_the_files(double / "two" / "run" / "test_latest", double / "measured")
 
 
-def measured_are_those_of_the_files(gallery: Path, out: Path) -> None:
-    """What test.py measured is what `python -m util.metrics` finds in the images that it has written."""
+def check_metrics_of_the_files(gallery: Path, out: Path) -> None:
+    """Check that test.py's metrics equal those of `python -m util.metrics` on the files that it wrote."""
     suffixes = ["--suffix_a=_fake_B", "--suffix_b=_real_B", "--gpu_ids=-1"]
     assert compare_folders.main([*[str(gallery / "images")] * 2, *suffixes, f"--out={out}"]) == 0
-    ours, theirs = (json.loads((folder / "metrics.json").read_text()) for folder in (gallery, out))
-    assert ours.keys() == {"pictures", "mean", "reference", "protocol", "left_out"}
-    assert [row["name"] for row in ours["pictures"]] == ["0001", "0002", "0003"]
-    assert ours["mean"].keys() == {"psnr", "ssim", "l1"} == ours["protocol"].keys()
-    for metric, mean in ours["mean"].items():
-        assert mean == pytest.approx(theirs["mean"][metric], rel=1e-9)
-        found, expected = ([row[metric] for row in each["pictures"]] for each in (ours, theirs))
-        assert found == pytest.approx(expected, rel=1e-9) and len(set(found)) == 3
+    written, measured = (json.loads((folder / "metrics.json").read_text()) for folder in (gallery, out))
+    assert written.keys() == {"pictures", "mean", "reference", "protocol", "left_out"}
+    assert [row["name"] for row in written["pictures"]] == ["0001", "0002", "0003"]
+    assert written["mean"].keys() == {"psnr", "ssim", "l1"} == written["protocol"].keys()
+    for metric, mean in written["mean"].items():
+        assert mean == pytest.approx(measured["mean"][metric], rel=1e-9)
+        values, expected = ([row[metric] for row in side["pictures"]] for side in (written, measured))
+        assert values == pytest.approx(expected, rel=1e-9) and len(set(values)) == 3
     table = [line.split(",") for line in (gallery / "metrics.csv").read_text().splitlines()]
     assert table[0] == ["name", "psnr", "ssim", "l1"] and len(table) == 5
-    assert table[-1] == ["mean", *(str(ours["mean"][name]) for name in table[0][1:])]
+    assert table[-1] == ["mean", *(str(written["mean"][name]) for name in table[0][1:])]
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_the_run_comes_back(pairs: Path, tmp_path: Path) -> None:
-    """SIGKILL: all end, and start again from the last state; then a signal to one of them; three go on."""
+def test_torchrun_restarts_a_run_after_a_killed_rank(pairs: Path, tmp_path: Path) -> None:
+    """After SIGKILL all ranks restart from the last checkpoint; SIGTERM to one stops all; three ranks resume."""
     flags = [f"--dataroot={pairs}", *RUN, "--save_latest_freq=24", "--n_epochs_decay=0"]
     checkpoint, log = tmp_path / "checkpoints" / "run" / "latest_state.pth", tmp_path / "log"
     command = torchrun(2, "--max_restarts=1", ROOT / "train.py", *flags, "--n_epochs=5000")
@@ -186,13 +186,13 @@ def test_a_killed_process_ends_the_others_and_the_run_comes_back(pairs: Path, tm
     try:
         wait_for(lambda: checkpoint.exists())
         os.kill(process_of(run.pid, rank=1), signal.SIGKILL)
-        began = time.monotonic()
+        start = time.monotonic()
         wait_for(lambda: "Going on in epoch" in log.read_text())
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - start < 60
         assert "lost the connection to another rank" in log.read_text()
         written = checkpoint.stat().st_mtime_ns
         wait_for(lambda: checkpoint.stat().st_mtime_ns > written)
-        # A signal to a single one of them: all stop in the same step, and save.
+        # A signal to one rank: all stop in the same step, and save.
         os.kill(process_of(run.pid, rank=1), signal.SIGTERM)
         wait_for(lambda: "Stopped by" in log.read_text())
     finally:
@@ -202,30 +202,30 @@ def test_a_killed_process_ends_the_others_and_the_run_comes_back(pairs: Path, tm
     epochs = state["progress"]["epoch"] + 1
     more = [*flags, f"--n_epochs={epochs}", "--continue_train"]
     call(*torchrun(3, ROOT / "train.py", *more), cwd=tmp_path)
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    call(sys.executable, ROOT / "train.py", *flags, f"--n_epochs={epochs}", cwd=alone)
-    assert_close(weights(alone), weights(tmp_path), "two processes, killed, stopped, then three")
+    single = tmp_path / "single"
+    single.mkdir()
+    call(sys.executable, ROOT / "train.py", *flags, f"--n_epochs={epochs}", cwd=single)
+    assert_close(weights(single), weights(tmp_path), "two ranks, killed, stopped, then three")
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.2)
 
 
 def process_of(launcher: int, rank: int) -> int:
-    """Return the process that a launcher has started as number `rank`."""
+    """Return the process id of a rank."""
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    mine = [pid for pid in children if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text()]
-    return int(mine[0])
+    pids = [pid for pid in children if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_text()]
+    return int(pids[0])
 
 
-def test_several_gpus_start_a_process_each(
+def test_one_rank_is_launched_for_each_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """By torch's launcher, which hands on how the processes end."""
+    """torch's launcher returns how the ranks end."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os, sys\n"
@@ -241,7 +241,7 @@ def test_several_gpus_start_a_process_each(
     assert "process 1 of 2 0" in capfd.readouterr().out
 
 
-def test_what_cannot_be_shared_out_is_refused(pairs: Path, tmp_path: Path) -> None:
+def test_batches_smaller_than_the_number_of_ranks_are_refused(pairs: Path, tmp_path: Path) -> None:
     flags = [f"--dataroot={pairs}", *RUN, "--batch_size=1"]
-    told = call(*torchrun(2, ROOT / "train.py", *flags), cwd=tmp_path, status=None)
-    assert "--batch_size 1 is the size of the whole batch" in told and "raise it to 2" in told
+    output = call(*torchrun(2, ROOT / "train.py", *flags), cwd=tmp_path, status=None)
+    assert "--batch_size 1 is the size of the whole batch" in output and "raise it to 2" in output

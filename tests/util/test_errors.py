@@ -1,4 +1,4 @@
-"""What ends a command: one line that says what to do, and a status."""
+"""Errors end a command with one line that says what to do, and an exit status."""
 
 import errno
 import re
@@ -27,11 +27,11 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv.pop(1)),) * 2)
 sys.exit(run_command(train.main, train.TO_SAVE_MEMORY))
 """
-"""train.py with so many bytes of memory beyond what its modules take."""
+"""train.py with a limit on memory, in bytes beyond what its modules take."""
 
 
 @pytest.mark.parametrize(
-    ("error", "asked_for"),
+    ("error", "requested"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has"), "20.00 GiB"),
         (
@@ -44,26 +44,26 @@ sys.exit(run_command(train.main, train.TO_SAVE_MEMORY))
         (MemoryError(), None),
     ],
 )
-def test_a_lack_of_memory_is_explained(
-    error: Exception, asked_for: str | None, capsys: pytest.CaptureFixture[str]
+def test_out_of_memory_is_explained(
+    error: Exception, requested: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(_: list[str]) -> int:
         raise error
 
     assert run_command(main, "Try --accumulate N") == 2
-    more = f" (tried to allocate {asked_for})" if asked_for else ""
+    more = f" (tried to allocate {requested})" if requested else ""
     assert capsys.readouterr().err.endswith(f": error: out of memory{more}. Try --accumulate N\n")
 
 
 def test_other_errors_keep_their_traceback() -> None:
     def main(_: list[str]) -> int:
-        raise RuntimeError("the shapes do not fit")
+        raise RuntimeError("shapes differ")
 
-    with pytest.raises(RuntimeError, match="the shapes"):
+    with pytest.raises(RuntimeError, match="shapes differ"):
         run_command(main)
 
 
-def test_the_flags_that_save_memory_are_there() -> None:
+def test_flags_that_save_memory_exist() -> None:
     for kind, advice, needed in (
         (TrainOptions, train.TO_SAVE_MEMORY, {"accumulate", "checkpointing", "batch_size", "crop_size"}),
         (TestOptions, test_command.TO_SAVE_MEMORY, {"tile", "batch_size", "precision"}),
@@ -72,10 +72,8 @@ def test_the_flags_that_save_memory_are_there() -> None:
         assert needed <= named <= parse(kind, ["--dataroot", "."], MODELS, DATASETS).values().keys()
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is for Linux")
-def test_a_run_that_lacks_memory_ends_with_advice_and_its_state_untouched(
-    pairs: Path, tmp_path: Path
-) -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's limit on memory")
+def test_out_of_memory_ends_a_run_with_advice_and_keeps_its_checkpoint(pairs: Path, tmp_path: Path) -> None:
     flags = f"--dataroot {pairs} --name run --checkpoints_dir {tmp_path} --model pix2pix --gpu_ids -1"
     flags += " --netG unet_32 --ngf 4 --ndf 4 --num_threads 0 --no_html"
     flags += " --batch_size 6 --n_epochs_decay 0"

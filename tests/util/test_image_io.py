@@ -1,4 +1,4 @@
-"""Every kind of image comes in upright, in 8-bit RGB; what is none is said to be bad."""
+"""Every kind of image is read upright in 8-bit RGB; other files raise BadImage."""
 
 import struct
 import zlib
@@ -21,7 +21,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
     upright = np.arange(24, dtype=np.uint8).reshape(2, 4, 3) * 10
     how_stored = {
         1: lambda p: p,
@@ -40,11 +40,11 @@ def test_images_are_turned_upright(tmp_path: Path, orientation: int) -> None:
     assert np.array_equal(pixels(tmp_path / "x.png"), upright)
 
 
-@pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
-def test_sixteen_bits_scale_by_their_full_range(tmp_path: Path, ending: str) -> None:
+@pytest.mark.parametrize("extension", ["png", "tif", "pgm"])
+def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path: Path, extension: str) -> None:
     levels = np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4)
-    Image.fromarray(levels).save(tmp_path / f"x.{ending}")
-    assert np.array_equal(pixels(tmp_path / f"x.{ending}")[..., 0], levels // 256)
+    Image.fromarray(levels).save(tmp_path / f"x.{extension}")
+    assert np.array_equal(pixels(tmp_path / f"x.{extension}")[..., 0], levels // 256)
 
 
 @pytest.mark.parametrize(
@@ -52,20 +52,22 @@ def test_sixteen_bits_scale_by_their_full_range(tmp_path: Path, ending: str) -> 
     [
         ([0, 0.5, 1], [0, 128, 255]),  # fractions of white
         ([0, 1, 254.6], [0, 1, 255]),  # levels
-        ([-3, 0, 3], [0, 128, 255]),  # anything else: from the lowest to the highest
+        ([-3, 0, 3], [0, 128, 255]),  # otherwise: minimum to maximum
         ([0, 100, 1000], [0, 26, 255]),
         ([float("nan"), -1, 1], [0, 0, 255]),
         ([float("inf"), float("-inf"), 0.25], [64, 64, 64]),
         ([7e9, 7e9, 7e9], [0, 0, 0]),
     ],
 )
-@pytest.mark.parametrize("ending", ["tif", "pfm"])
-def test_floating_point_values(tmp_path: Path, ending: str, values: list[float], levels: list[int]) -> None:
-    Image.fromarray(np.array([values], np.float32)).save(tmp_path / f"x.{ending}")
-    assert pixels(tmp_path / f"x.{ending}")[0, :, 0].tolist() == levels
+@pytest.mark.parametrize("extension", ["tif", "pfm"])
+def test_floating_point_values(
+    tmp_path: Path, extension: str, values: list[float], levels: list[int]
+) -> None:
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / f"x.{extension}")
+    assert pixels(tmp_path / f"x.{extension}")[0, :, 0].tolist() == levels
 
 
-def test_transparent_places_are_white(tmp_path: Path) -> None:
+def test_transparent_pixels_are_white(tmp_path: Path) -> None:
     colours = {"RGBA": (200, 100, 0, 0), "LA": (100, 0)}
     for mode, colour in colours.items():
         Image.new(mode, (2, 2), colour).save(tmp_path / f"{mode}.png")
@@ -101,7 +103,7 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-def test_what_is_no_image_is_bad(tmp_path: Path) -> None:
+def test_files_that_are_not_images_raise(tmp_path: Path) -> None:
     Image.fromarray(VALUES).resize((64, 64)).save(tmp_path / "good.jpg")
     info = PngImagePlugin.PngInfo()
     info.add_text("note", "x" * (8 << 20), zip=True)
@@ -151,4 +153,4 @@ def test_odd_files(folder: str, capfd: pytest.CaptureFixture[str]) -> None:
         else:
             with pytest.raises(BadImage):
                 read_image(path)
-    assert capfd.readouterr() == ("", "")  # libraries keep their remarks to themselves
+    assert capfd.readouterr() == ("", "")  # no warnings of the libraries

@@ -1,4 +1,4 @@
-"""Weights of ours and of others: which load, and what is said of those that do not."""
+"""Export and loading of weights, of this program and the peer, and messages about mismatches."""
 
 import logging
 import os
@@ -37,7 +37,7 @@ def test_exports_are_plain_float32_on_the_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-def test_old_forms_of_weights_load(tmp_path: Path, prefix: str) -> None:
+def test_legacy_formats_load(tmp_path: Path, prefix: str) -> None:
     source, target = net(), net()
     weights = {prefix + name: tensor for name, tensor in source.state_dict().items()}
     old = {
@@ -52,7 +52,7 @@ def test_old_forms_of_weights_load(tmp_path: Path, prefix: str) -> None:
         assert torch.equal(target.state_dict()[name], tensor)
 
 
-def test_another_architecture_is_described() -> None:
+def test_mismatches_are_listed() -> None:
     weights = net().state_dict()
     del weights["0.bias"]
     weights["9.weight"] = torch.zeros(1)
@@ -74,7 +74,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize("content", ["code", "noise", "list", "numbers", "cut", "empty", None])
-def test_files_that_are_no_weights(
+def test_files_without_weights_are_refused(
     tmp_path: Path, content: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -93,23 +93,23 @@ def test_files_that_are_no_weights(
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_flipped_bit_is_noticed_or_harmless(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_detected_or_harmless(tmp_path: Path) -> None:
     source, path = net(), tmp_path / "x_net_G.pth"
     torch.save(source.state_dict(), path)
-    whole, rng, noticed = path.read_bytes(), random.Random(0), 0
+    content, rng, detected = path.read_bytes(), random.Random(0), 0
     for _ in range(200):
-        data = bytearray(whole)
+        data = bytearray(content)
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         path.write_bytes(data)
         target = net()
         try:
             load_weights(target, path)
         except UserError:
-            noticed += 1
+            detected += 1
         else:
             for name, tensor in source.state_dict().items():
                 assert torch.equal(target.state_dict()[name], tensor)
-    assert noticed > 20
+    assert detected > 20
 
 
 GENERATOR = {"input_nc": 3, "output_nc": 1, "ngf": 8, "norm": "batch", "dropout": True}
@@ -120,7 +120,7 @@ CHANNELS = {"input_nc": "3", "output_nc": "1"}
 
 
 @pytest.mark.parametrize(
-    ("made", "flags"),
+    ("built", "flags"),
     [
         (UnetGenerator(num_downs=7, **GENERATOR), UNET | CHANNELS | {"norm": "batch", "upsample": "deconv"}),
         (
@@ -151,17 +151,17 @@ CHANNELS = {"input_nc": "3", "output_nc": "1"}
         ),
     ],
 )
-def test_the_flags_can_be_read_off_weights(made: nn.Module, flags: dict[str, str]) -> None:
-    assert infer_flags(made.state_dict()).items() >= (flags | {"spectral_norm": "none"}).items()
-    normalise_spectrum(made)
-    assert infer_flags(made.state_dict()).items() >= (flags | {"spectral_norm": "on"}).items()
+def test_flags_are_inferred_from_weights(built: nn.Module, flags: dict[str, str]) -> None:
+    assert infer_flags(built.state_dict()).items() >= (flags | {"spectral_norm": "none"}).items()
+    normalise_spectrum(built)
+    assert infer_flags(built.state_dict()).items() >= (flags | {"spectral_norm": "on"}).items()
 
 
-def test_other_networks_have_no_flags() -> None:
+def test_no_flags_of_other_networks() -> None:
     assert infer_flags(net().state_dict()) == {}
 
 
-def test_the_message_says_which_flags_to_change() -> None:
+def test_the_message_names_the_flags_to_change() -> None:
     def advice(theirs: nn.Module, ours: nn.Module) -> str:
         with pytest.raises(UserError) as caught:
             load_into(ours, theirs.state_dict(), "file.pth")
@@ -178,7 +178,7 @@ def test_the_message_says_which_flags_to_change() -> None:
     assert "other channels: 6 (here 3)" in message
 
 
-def test_a_generator_alone_is_enough_to_start_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_initial_weights_of_the_generator_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source, nets = net(), {"G_A": net(), "G_B": net(), "D_A": net()}
     before = {name: {k: t.clone() for k, t in n.state_dict().items()} for name, n in nets.items()}
     save_checkpoint(tmp_path, ["latest"], {}, {"G": source})
@@ -190,9 +190,7 @@ def test_a_generator_alone_is_enough_to_start_from(tmp_path: Path, caplog: pytes
     assert "start fresh: G_B, D_A" in caplog.text
 
 
-def test_entries_that_a_file_lacks_start_fresh_and_are_listed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_entries_start_fresh_and_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plain = UnetGenerator(num_downs=5, **GENERATOR)
     attentive = UnetGenerator(num_downs=5, **GENERATOR, attention=(2,))
     torch.save(plain.state_dict(), tmp_path / "weights.pth")
@@ -209,7 +207,7 @@ def test_entries_that_a_file_lacks_start_fresh_and_are_listed(
         )
 
 
-def test_where_weights_to_start_from_are_found(tmp_path: Path) -> None:
+def test_files_of_initial_weights(tmp_path: Path) -> None:
     nets = {"G_A": net(), "G_B": net(), "D_A": net()}
     save_checkpoint(tmp_path, ["7"], {}, {"G_B": net(), "D_A": net(), "other": net()})
     found = find_initial_weights(tmp_path, "7", nets)

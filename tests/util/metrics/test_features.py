@@ -1,4 +1,4 @@
-"""FID, KID and LPIPS against closed forms and float64, with networks that stand in for trained ones."""
+"""FID, KID and LPIPS against closed forms and float64, with stand-ins for the trained networks."""
 
 import logging
 import math
@@ -29,7 +29,7 @@ Array = NDArray[np.float64]
 
 
 class StandIn(nn.Module):
-    """Features (N, 12) of uint8 images: the means of quarters, bent."""
+    """Map uint8 images to features (N, 12), a nonlinear function of the means of quarters."""
 
     def forward(self, x: Tensor) -> Tensor:
         assert x.dtype == torch.uint8
@@ -46,7 +46,7 @@ def sets(fake: int, real: int) -> tuple[Tensor, Tensor]:
 
 
 def measured(fake: Tensor, real: Tensor) -> Metrics:
-    """Metrics that have seen the images in batches of unequal size, some of them twice."""
+    """Return metrics updated with batches of unequal size that overlap."""
     metrics = Metrics(["fid", "kid"], networks={"inception": Network(StandIn(), "a stand-in")})
     for side, images in (("fake", fake), ("real", real)):
         for chosen in (range(3), range(2, 9), range(9, len(images))):
@@ -66,7 +66,7 @@ def reference_mmd(x: Array, y: Array) -> float:
     return total
 
 
-def test_fid_and_kid_are_those_of_float64() -> None:
+def test_fid_and_kid_equal_float64() -> None:
     fake, real = sets(60, 60)
     summary = measured(fake, real).compute()
     x, y = (StandIn()(images).double().numpy() for images in (fake, real))
@@ -79,7 +79,7 @@ def test_fid_and_kid_are_those_of_float64() -> None:
     assert "/ 12 + 1)^3" in summary.protocol["kid"] and "of all images" in summary.protocol["kid"]
 
 
-def test_kid_of_many_images_is_the_mean_over_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kid_is_the_mean_over_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_metrics, "KID_SUBSETS", 4)
     monkeypatch.setattr(feature_metrics, "KID_SUBSET_SIZE", 10)
     fake, real = sets(30, 25)
@@ -94,7 +94,7 @@ def test_kid_of_many_images_is_the_mean_over_subsets(monkeypatch: pytest.MonkeyP
     assert "4 random subsets of 10, seed 0" in summary.protocol["kid"]
 
 
-def test_sets_of_one_image_have_no_distance() -> None:
+def test_sets_of_one_image_are_left_out() -> None:
     metrics = Metrics(["fid", "kid", "l1"], networks={"inception": Network(StandIn(), "a stand-in")})
     fake, real = sets(1, 1)
     metrics.update(fake, real, keys=[0])
@@ -104,7 +104,7 @@ def test_sets_of_one_image_have_no_distance() -> None:
 
 
 def test_unpaired_results_are_compared_as_sets() -> None:
-    """Each file once, however often the shorter folder comes round; single values there are none."""
+    """A file of the shorter folder that is repeated counts once; there are no values of single images."""
     fake, real = (images / 127.5 - 1 for images in sets(4, 4))
     metrics = Metrics(["fid", "psnr"], networks={"inception": Network(StandIn(), "a stand-in")})
     for paths_B in (["x", "y", "z", "w"], ["x", "y", "z", "w"]):
@@ -118,7 +118,7 @@ def test_unpaired_results_are_compared_as_sets() -> None:
 
 
 def alexnet() -> dict[str, Tensor]:
-    """Weights of AlexNet's convolutions, by torchvision's names."""
+    """Return weights of AlexNet's convolutions, by torchvision's names."""
     generator = torch.Generator().manual_seed(0)
     shapes = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
     weights = {}
@@ -130,7 +130,7 @@ def alexnet() -> dict[str, Tensor]:
 
 
 def reference_lpips(weights: dict[str, Tensor], heads: list[Tensor], images: Tensor) -> float:
-    """LPIPS (Zhang et al. 2018) of two images in [-1, 1], (2, 3, H, W), float64."""
+    """Return LPIPS (Zhang et al. 2018) of two images in [-1, 1], (2, 3, H, W), in float64."""
     shift, scale = (
         torch.tensor(v).double().view(3, 1, 1) for v in ((-0.030, -0.088, -0.188), (0.458, 0.448, 0.450))
     )
@@ -148,7 +148,7 @@ def reference_lpips(weights: dict[str, Tensor], heads: list[Tensor], images: Ten
 
 
 @needs_torchmetrics
-def test_lpips_is_that_of_the_paper(tmp_path: Path) -> None:
+def test_lpips_equals_the_paper(tmp_path: Path) -> None:
     from torchmetrics.functional.image import lpips
 
     heads = torch.load(Path(lpips.__file__).parent / "lpips_models" / "alex.pth", "cpu", weights_only=True)
@@ -156,7 +156,7 @@ def test_lpips_is_that_of_the_paper(tmp_path: Path) -> None:
     torch.save(weights, file)
     torch.manual_seed(7)
     metrics = Metrics(["lpips"], networks={"lpips": load_lpips(str(file))})
-    assert torch.equal(torch.rand(3), torch.manual_seed(7) and torch.rand(3))  # randomness is left alone
+    assert torch.equal(torch.rand(3), torch.manual_seed(7) and torch.rand(3))  # the random state is unchanged
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (2, 2, 3, 70, 64), dtype=torch.uint8, generator=generator)
     found = metrics.update(*images, keys=[0, 1])["lpips"]
@@ -172,7 +172,7 @@ def test_lpips_is_that_of_the_paper(tmp_path: Path) -> None:
 
 
 @needs_torchmetrics
-def test_what_cannot_be_had_is_left_out_and_told_once(
+def test_unavailable_metrics_are_left_out_with_one_warning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import torch_fidelity.feature_extractor_inceptionv3 as inception
@@ -195,7 +195,7 @@ def test_what_cannot_be_had_is_left_out_and_told_once(
 
 
 @needs_torchmetrics
-def test_files_that_are_no_such_weights_are_refused(tmp_path: Path) -> None:
+def test_other_weights_are_refused(tmp_path: Path) -> None:
     absent, other = tmp_path / "absent.pth", tmp_path / "other.pth"
     torch.save({"weight": torch.zeros(2)}, other)
     for load in (load_lpips, load_inception):
@@ -206,13 +206,13 @@ def test_files_that_are_no_such_weights_are_refused(tmp_path: Path) -> None:
 
 
 def features(mean: list[float], covariance: list[list[float]]) -> Tensor:
-    """Features with exactly this mean and covariance."""
+    """Return features with exactly this mean and covariance."""
     size = len(mean)
     points = torch.cat([torch.eye(size), -torch.eye(size)]).double() * math.sqrt((2 * size - 1) / 2)
     return points @ torch.linalg.cholesky(torch.tensor(covariance).double()).mT + torch.tensor(mean)
 
 
-def test_without_correlations_standard_deviations_are_compared() -> None:
+def test_frechet_distance_of_diagonal_covariances() -> None:
     one = features([1, 2, 3], [[4, 0, 0], [0, 1, 0], [0, 0, 9]])
     other = features([1, 0, 6], [[1, 0, 0], [0, 16, 0], [0, 0, 9]])
     # ‖μ₁ − μ₂‖² + Σ(σ₁ − σ₂)²
@@ -220,10 +220,10 @@ def test_without_correlations_standard_deviations_are_compared() -> None:
     assert frechet_distance(one, one).item() < 1e-12
 
 
-def test_covariances_that_do_not_commute() -> None:
+def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
     A, B = [[2.0, 1.0], [1.0, 3.0]], [[1.0, -0.5], [-0.5, 2.0]]
     product = torch.tensor(A) @ torch.tensor(B)
-    # Of a 2 x 2 matrix the root's trace is √(tr M + 2√det M).
+    # The trace of the square root of a 2 x 2 matrix is √(tr M + 2√det M).
     root = math.sqrt(product.trace().item() + 2 * math.sqrt(torch.linalg.det(product).item()))
     expected = 5 + 3 - 2 * root
     for one, other in ((A, B), (B, A)):
@@ -231,7 +231,7 @@ def test_covariances_that_do_not_commute() -> None:
         assert abs(found - expected) < 1e-6
 
 
-def test_features_that_never_vary_are_no_trouble() -> None:
+def test_frechet_distance_of_constant_features() -> None:
     generator = torch.Generator().manual_seed(0)
     one = torch.randn(50, 4, generator=generator) * torch.tensor([1.0, 0.0, 2.0, 0.0])
     assert 0 <= frechet_distance(one, one).item() < 1e-9

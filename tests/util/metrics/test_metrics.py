@@ -1,4 +1,4 @@
-"""What is measured of results: against scikit-image and published values, in files, and of two folders."""
+"""Metrics against scikit-image and published values, their files, and two folders."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from util.metrics.names import METRICS, parse_names
 from util.metrics.summary import Summary, write_summary
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "metrics"
-needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason="no images with published values at hand")
+needs_published = pytest.mark.skipif(not PUBLISHED.exists(), reason="needs the images with published values")
 
 
 def image(levels: np.ndarray) -> Tensor:
@@ -31,7 +31,7 @@ def image(levels: np.ndarray) -> Tensor:
 
 
 def noisy(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """An image with smooth parts, edges and noise."""
+    """Return an image with smooth parts, edges and noise."""
     y, x = np.mgrid[:height, :width]
     shades = np.sin(x / 7)[..., None] * rng.uniform(20, 90, 3) + (y > height / 2)[..., None] * 60
     return (
@@ -39,13 +39,13 @@ def noisy(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     )
 
 
-def test_psnr_and_ssim_are_scikit_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_psnr_and_ssim_equal_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for case in range(50):
         height, width = rng.integers(11, 80, 2)
         real = noisy(rng, height, width)
         fake = (real + rng.normal(0, rng.uniform(1, 40), real.shape)).clip(0, 255).astype(np.uint8)
-        # In strips of a few rows every other time: their edges must not show.
+        # Strips of a few rows in every other case must not change the value.
         monkeypatch.setattr("util.metrics.images.STRIP_PIXELS", 1 << 16 if case % 2 else 1)
         expected = structural_similarity(
             fake, real, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
@@ -57,14 +57,14 @@ def test_psnr_and_ssim_are_scikit_images(monkeypatch: pytest.MonkeyPatch) -> Non
         assert l1(image(fake), image(real)).item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_images_of_a_batch_do_not_influence_each_other() -> None:
+def test_values_are_independent_of_the_batch() -> None:
     fake, real = torch.randint(256, (2, 3, 3, 20, 20), dtype=torch.uint8)
     names = [name for name, metric in METRICS.items() if not metric.network]
-    together = Metrics(METRICS).update(fake, real, range(3))
-    assert list(together) == names  # no network was given
+    batched = Metrics(METRICS).update(fake, real, range(3))
+    assert list(batched) == names  # no network was given
     for i in range(3):
         alone = Metrics(METRICS).update(fake[i : i + 1], real[i : i + 1], [i])
-        for name, values in together.items():
+        for name, values in batched.items():
             torch.testing.assert_close(values[i : i + 1], alone[name])
 
 
@@ -85,7 +85,7 @@ def test_published_values() -> None:
         assert ssim(fake, real).item() == pytest.approx(similarity, abs=6e-6)
 
 
-def test_what_has_no_value_is_left_out_of_the_mean(tmp_path: Path) -> None:
+def test_undefined_values_are_left_out_of_the_mean(tmp_path: Path) -> None:
     """Equal images have an infinite PSNR, images below the window no SSIM: null in JSON, not in means."""
     metrics = Metrics(["psnr", "ssim", "l1"])
     small = torch.randint(256, (2, 3, 10, 40), dtype=torch.uint8)
@@ -102,30 +102,41 @@ def test_what_has_no_value_is_left_out_of_the_mean(tmp_path: Path) -> None:
     }
     write_summary(tmp_path, rows, summary)
     text = (tmp_path / "metrics.json").read_text()
-    written = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    written = json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
     assert written["pictures"][0] == {"name": "0", "psnr": None, "ssim": None, "l1": 0.0}
     assert written["left_out"] == summary.left_out and written["protocol"].keys() == {"psnr", "l1"}
     table = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
     assert [row[0] for row in table] == ["name", "0", "1", "mean"]
     assert table[1] == ["0", "inf", "", "0.0"] and table[3][1] == table[2][1]
-    assert metrics.compute() == Summary({}, {}, {}, {})  # what was computed is forgotten
+    assert metrics.compute() == Summary({}, {}, {}, {})  # compute resets
 
 
-def test_processes_share_what_they_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that both have measured counts once; a metric that one of them lacks is left out."""
+def test_ranks_gather_their_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that two ranks have measured counts once."""
     fake, real = torch.randint(256, (2, 5, 3, 12, 12), dtype=torch.uint8)
-    alone, first, second = Metrics(["psnr", "l1"]), Metrics(["psnr", "l1"]), Metrics(["psnr", "l1"])
-    alone.update(fake, real, range(5))
+    single, first, second = Metrics(["psnr", "l1"]), Metrics(["psnr", "l1"]), Metrics(["psnr", "l1"])
+    single.update(fake, real, range(5))
     first.update(fake[[0, 2, 4]], real[[0, 2, 4]], [0, 2, 4])
     second.update(fake[[1, 3, 4]], real[[1, 3, 4]], [1, 3, 4])
     sent: list[object] = []
     with monkeypatch.context() as patch:
-        patch.setattr(distributed, "gather_objects", lambda mine: sent.append(mine) or [])
+        patch.setattr(distributed, "gather_objects", lambda value: sent.append(value) or [])
         assert second.compute() == Summary({}, {}, {}, {})
-    monkeypatch.setattr(distributed, "gather_objects", lambda mine: [mine, *sent])
-    together = first.compute()
+    monkeypatch.setattr(distributed, "gather_objects", lambda value: [value, *sent])
+    gathered = first.compute()
     monkeypatch.undo()
-    assert together == alone.compute()
+    assert gathered == single.compute()
+
+
+def test_a_metric_that_one_rank_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake, real = torch.randint(256, (2, 2, 3, 12, 12), dtype=torch.uint8)
+    first, second = Metrics(["psnr", "l1"]), Metrics(["psnr"], left_out={"l1": "needs a network"})
+    shares = []
+    for i, metrics in enumerate((second, first)):
+        metrics.update(fake[i : i + 1], real[i : i + 1], [i])
+        monkeypatch.setattr(distributed, "gather_objects", lambda value: shares.append(value) or shares)
+        summary = metrics.compute()
+    assert summary.mean.keys() == {"psnr"} and summary.left_out == {"l1": "needs a network"}
 
 
 @pytest.mark.parametrize(
@@ -145,14 +156,17 @@ def test_names() -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Two folders with images a and b, and one with both under the names of a gallery."""
+    """Return two folders with images a and b; a third, images/, has both under the names of a gallery."""
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
-        for side, ending, label in (("fake", "png", "fake_B"), ("real", "bmp", "real_B")):
-            made = Image.fromarray(noisy(rng, 20, 24))
-            for path in (tmp_path / side / f"{name}.{ending}", tmp_path / "images" / f"{name}_{label}.png"):
+        for side, extension, label in (("fake", "png", "fake_B"), ("real", "bmp", "real_B")):
+            noise = Image.fromarray(noisy(rng, 20, 24))
+            for path in (
+                tmp_path / side / f"{name}.{extension}",
+                tmp_path / "images" / f"{name}_{label}.png",
+            ):
                 path.parent.mkdir(exist_ok=True)
-                made.save(path)
+                noise.save(path)
     return tmp_path / "fake", tmp_path / "real"
 
 
@@ -173,7 +187,7 @@ def test_two_folders_are_compared(folders: tuple[Path, Path], caplog: pytest.Log
     ]
     assert written["mean"]["psnr"] == pytest.approx(sum(values).item() / 2)
     assert f"Mean psnr (dB): {written['mean']['psnr']:.4f}" in caplog.text and "Mean ssim: 0." in caplog.text
-    # One folder of a gallery, compared with itself.
+    # A gallery's folder, which has both sides.
     images = [str(tmp_path / "images")] * 2
     suffixes = ["--suffix_a", "_fake_B", "--suffix_b", "_real_B"]
     assert compare_folders.main([*images, *flags, *suffixes, "--out", str(tmp_path / "again")]) == 0
