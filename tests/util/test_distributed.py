@@ -67,7 +67,7 @@ def tensors(value: object, path: str = "") -> dict[str, Tensor]:
 
 
 def assert_close(expected: object, actual: object, case: object, rtol: float = 1e-8) -> None:
-    """Compare all tensors together: biases before a norm have no gradient but rounding, which Adam amplifies."""
+    """Compare all tensors as one: the gradients of biases before a norm are rounding, which Adam amplifies."""
     x, y = (
         torch.cat([tensor.flatten().double() for tensor in tensors(side).values()])
         for side in (expected, actual)
@@ -120,7 +120,7 @@ def weights(folder: Path) -> dict[str, Tensor]:
 
 
 def test_a_run_and_its_test_on_two_ranks(pairs: Path, tmp_path: Path) -> None:
-    """Two ranks train two epochs, one process resumes; test.py on two ranks writes the same files as on one."""
+    """Two ranks train, one process resumes; test.py on two ranks writes the same files as on one."""
     single, double = tmp_path / "single", tmp_path / "double"
     for folder in (single, double):
         folder.mkdir()
@@ -177,7 +177,7 @@ def check_metrics_of_the_files(gallery: Path, out: Path) -> None:
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_run_after_a_killed_rank(pairs: Path, tmp_path: Path) -> None:
-    """After SIGKILL all ranks restart from the last checkpoint; SIGTERM to one stops all; three ranks resume."""
+    """SIGKILL restarts all ranks from the last checkpoint, SIGTERM to one stops all; three ranks resume."""
     flags = [f"--dataroot={pairs}", *RUN, "--save_latest_freq=24", "--n_epochs_decay=0"]
     checkpoint, log = tmp_path / "checkpoints" / "run" / "latest_state.pth", tmp_path / "log"
     command = torchrun(2, "--max_restarts=1", ROOT / "train.py", *flags, "--n_epochs=5000")
