@@ -67,7 +67,7 @@ def tensors(value: object, path: str = "") -> dict[str, Tensor]:
 
 
 def assert_close(expected: object, actual: object, case: object, rtol: float = 1e-8) -> None:
-    """Compare all tensors as one: the gradients of biases before a norm are rounding, which Adam amplifies."""
+    """Compare all tensors as one: gradients of biases before a norm are rounding, which Adam amplifies."""
     x, y = (
         torch.cat([tensor.flatten().double() for tensor in tensors(side).values()])
         for side in (expected, actual)

@@ -185,6 +185,15 @@ def test_one_file_declares_a_metric(tmp_path: Path) -> None:
     assert find_metrics(tmp_path, "package")["contrast"].label == "Mean contrast (levels)"
 
 
+def test_the_documented_metric_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passage = (ROOT / "docs" / "overview.md").read_text().split("A metric of your own")[1]
+    (tmp_path / "documented").mkdir()
+    (tmp_path / "documented" / "mae.py").write_text(passage.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    mae = find_metrics(tmp_path / "documented", "documented")["mae"].load()
+    assert mae(images(2), images(2) + 3).tolist() == [3, 3]
+
+
 @pytest.mark.parametrize(
     ("declaration", "message"),
     [
