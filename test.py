@@ -19,7 +19,7 @@ from data.prefetch import on_device
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.objectives.backbones import untrained_backbones
-from options.parse import options_text, parse, save
+from options.parse import options_text, parse, read_changed, save
 from options.test_options import TestOptions
 from training.ema import EMA_SUFFIX
 from training.loggers.base import Visuals
@@ -29,8 +29,8 @@ from util.device import prepare_device, processes_to_launch
 from util.errors import UserError, run_command
 from util.image_io import to_uint8
 from util.metrics.measure import Metrics
-from util.metrics.summary import remove_summary, write_summary
-from util.pages.gallery import Gallery
+from util.metrics.summary import Summary, remove_summary, write_summary
+from util.pages.gallery import About, Gallery
 from util.weights import load_weights, weights_path
 
 PEERS_NUM_TEST = 50
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
         log.info("Translating all %d images; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
     rows: list[tuple[str, dict[str, float]]] = []
     shown = 0
-    with create_gallery(options) as gallery:
+    with create_gallery(options, loader.dataset.paired) as gallery:
         remove_summary(gallery.folder)
         if overview := model.overview():
             gallery.add("overview", {name: to_uint8(image) for name, image in overview.items()})
@@ -93,7 +93,9 @@ def main(argv: list[str]) -> int:
             shown += 1
             if result.measured:
                 rows.append((name, result.measured))
-    report(metrics, rows, gallery.folder)
+        summary = report(metrics, rows, gallery.folder)
+        gallery.summarize(summary)
+    gallery.link_from(options.run_folder / "web" / "index.html", summary)
     if not rows and "metrics" in options.explicit and metrics.needs_pairs:
         log.warning("--metrics %s: these results have no truth to be compared with", options.metrics.metrics)
     log.info("%d images: %s", shown, gallery.page.path)
@@ -101,13 +103,14 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def report(metrics: Metrics, rows: Sequence[tuple[str, Mapping[str, float]]], folder: Path) -> None:
-    """Log and write what was measured: each image's values, by its name, and what they come to together."""
+def report(metrics: Metrics, rows: Sequence[tuple[str, Mapping[str, float]]], folder: Path) -> Summary:
+    """Log and write the metrics of each image, by its name, and of all together; return the latter."""
     summary = metrics.compute()
     for line in summary.lines():
         log.info("%s", line)
     if rows or summary.mean or summary.left_out:
         write_summary(folder, rows, summary)
+    return summary
 
 
 def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Result]:
@@ -145,10 +148,16 @@ def results(batch: Batch, model: BaseModel, metrics: Metrics, paired: bool) -> d
     }
 
 
-def create_gallery(options: TestOptions) -> Gallery:
+def create_gallery(options: TestOptions, paired: bool) -> Gallery:
     """Return the gallery at the peer's path."""
     run, results = options.run, options.results
     title = f"Experiment = {options.run_name}, Phase = {options.data.phase}, Epoch = {run.tag}"
+    recorded = options.run_folder / "train_opt.txt"
+    flags: dict[str, Mapping[str, object]] = {
+        "test.py": {k: v for k, v in options.values().items() if v != options.defaults[k]}
+    }
+    if recorded.exists():
+        flags = {"train.py": read_changed(recorded.read_text()), **flags}
     return Gallery(
         options.results_folder,
         title,
@@ -157,6 +166,7 @@ def create_gallery(options: TestOptions) -> Gallery:
         file_format=results.format,
         png_level=results.png_level,
         warning=untrained_backbones(options),
+        about=About(options.run_name, options.data.phase, run.tag, paired, flags, recorded),
     )
 
 

@@ -142,6 +142,12 @@ def read_opt_txt(text: str) -> dict[str, str]:
     return {match[1]: match[2] for match in entry.finditer(text)}
 
 
+def read_changed(text: str) -> dict[str, str]:
+    """Return the values in an option file of the peer's form that differ from their defaults, as texts."""
+    entry = re.compile(r"^ *(\w+): (.*?) *\t\[default: .*\]$", re.MULTILINE)
+    return {match[1]: match[2] for match in entry.finditer(text)}
+
+
 def _debug_values(names: Set[str]) -> Values:
     """Return what ``--debug`` sets among the flags `names`, and log it."""
     values = {name: value for name, value in DEBUG.items() if name in names}

@@ -3,8 +3,8 @@
     python scripts/compare.py facades_pix2pix facades_l1_50 --out results/l1
     python scripts/compare.py checkpoints/norms                  # all runs in this folder
 
-A run is its name below --checkpoints_dir or the path of its folder. Runs whose flags agree but for the seed
-are one line of the table. Beside index.html are table.csv, runs.csv and, for papers, table.tex.
+A run is given by its name below --checkpoints_dir or by its folder. Runs whose flags are equal except for the
+seed are one line of the table. The tables are also written as table.csv, runs.csv and table.tex (LaTeX).
 """
 
 import argparse
@@ -27,17 +27,19 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the values of the flags."""
     parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a name, a run's folder, or a folder of runs")
-    parser.add_argument("--checkpoints_dir", type=Path, default=Path("checkpoints"), help="where runs are")
     parser.add_argument(
-        "--results_dir", type=Path, default=Path("results"), help="where test.py's results are"
+        "--checkpoints_dir", type=Path, default=Path("checkpoints"), help="folder of runs (./checkpoints)"
+    )
+    parser.add_argument(
+        "--results_dir", type=Path, default=Path("results"), help="folder of test.py's results (./results)"
     )
     parser.add_argument("--phase", default="test", help="the phase that was tested (test)")
     parser.add_argument("--epoch", default="latest", help="the checkpoint that was tested (latest)")
     parser.add_argument(
-        "--out", type=Path, default=Path("comparison"), help="where the page goes (./comparison)"
+        "--out", type=Path, default=Path("comparison"), help="folder of the page (./comparison)"
     )
     parser.add_argument("--title", default="Comparison of runs", help="the page's title")
-    parser.add_argument("--samples", type=int, default=8, help="inputs that the page shows (8)")
+    parser.add_argument("--samples", type=int, default=8, help="number of inputs that the page shows (8)")
     settings = parser.parse_args(argv)
     if settings.samples < 1:
         raise UserError(f"--samples {settings.samples}: expected 1 or more")
@@ -45,24 +47,24 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def run_folders(given: Sequence[str], checkpoints: Path) -> list[Path]:
-    """Return the folders of all runs that are meant, each once, in the order in which they are given.
+    """Return the folders of the given runs, each once, in the given order.
 
     Raises:
         UserError: a name or folder has no run.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for text in given:
         folder = Path(text) if Path(text).is_dir() else checkpoints / text
         inside = sorted(path.parent for path in folder.glob("*/train_opt.json"))
         runs = [folder] if (folder / "train_opt.json").exists() else inside
         if not runs:
             raise UserError(f"{text}: there is no run, neither in {Path(text)} nor in {checkpoints / text}")
-        found += runs
-    return list({folder.resolve(): folder for folder in found}.values())
+        folders += runs
+    return list({folder.resolve(): folder for folder in folders}.values())
 
 
 def results_folder(folder: Path, settings: argparse.Namespace) -> Path:
-    """Return where a run's results are: its place below --checkpoints_dir, below --results_dir."""
+    """Return the folder of a run's results: below --results_dir as the run is below --checkpoints_dir."""
     inside = folder.resolve().is_relative_to(settings.checkpoints_dir.resolve())
     place = folder.resolve().relative_to(settings.checkpoints_dir.resolve()) if inside else Path(folder.name)
     return settings.results_dir / place / f"{settings.phase}_{settings.epoch}"

@@ -7,27 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dominate import tags
-from dominate.util import raw
 from PIL import Image
 
-from scripts.comparison.charts import CurveGroup, by_name, chart, classes
+from scripts.comparison.curves import chart, curve_names
 from scripts.comparison.runs import (
+    NOISE,
     RunGroup,
     Series,
     Statistic,
     TrainedRun,
-    best_groups,
+    best_group,
     group_runs,
     metric_names,
 )
 from scripts.comparison.tables import decimals, groups_csv, groups_latex, runs_csv
 from util.errors import UserError
 from util.files import write_text
-from util.metrics.names import HIGHER_IS_BETTER
-from util.pages.page import Page, image_tag
-
-OPEN_CHARTS = 6
-"""So many curves are shown at once; losses come first, then the measures of health."""
+from util.pages.page import Page, arrow, direction, image_tag, record_tag
 
 TABLE, RUNS, LATEX = "table.csv", "runs.csv", "table.tex"
 
@@ -38,8 +34,8 @@ def write_comparison(
     """Write the page with its tables and copies of its images into `folder`; return its path.
 
     Args:
-        samples: how many inputs are shown with all that was made of them.
-        width: the largest width of an image on the page, in CSS pixels.
+        samples: number of inputs that are shown with the results of all groups.
+        width: the largest width of an image on the page in CSS pixels.
 
     Raises:
         UserError: the folder has another page.
@@ -52,33 +48,27 @@ def write_comparison(
     write_text(folder / RUNS, runs_csv(groups))
     write_text(folder / TABLE, groups_csv(groups))
     write_text(folder / LATEX, groups_latex(groups))
-    page = Page(path, title, width=width, kind="comparison", intro=(_hiding(len(groups)),))
-    sections = [_missing(runs), _table(groups)]
-    sections += [
+    paired = next((run.paired for run in runs if run.paired is not None), None)
+    page = Page(path, title, width=width, kind="comparison", paired=paired)
+    sections = [
+        _missing(runs),
+        _table(groups),
         _curves(groups, "Validation", lambda run: run.validation),
-        _curves(groups, "Losses in training", lambda run: run.losses),
+        _curves(groups, "Losses", lambda run: run.losses),
+        _curves(groups, "Diagnostics", lambda run: run.diagnostics),
         _images(groups, folder / "images", samples, width),
-        _every_run(groups),
+        _all_runs(groups),
     ]
     page.append(*(section for section in sections if section))
     return path
 
 
-def _hiding(count: int) -> tags.style:
-    """Return the rules by which the boxes of the legends hide groups."""
-    rules = "\n".join(
-        f"section:has(.show-{number}:not(:checked)) .group-{number} {{ display: none; }}"
-        for number in range(count)
-    )
-    return tags.style(raw("\n" + rules))
-
-
 def _missing(runs: Sequence[TrainedRun]) -> tags.section | None:
-    lacking = [run for run in runs if run.missing]
-    if not lacking:
+    incomplete = [run for run in runs if run.missing]
+    if not incomplete:
         return None
-    lines = [tags.li(tags.b(run.name), ": ", run.missing) for run in lacking]
-    head = tags.h2(f"Missing: {len(lacking)} of {len(runs)} runs")
+    lines = [tags.li(tags.b(run.name), ": ", run.missing) for run in incomplete]
+    head = tags.h2(f"Missing: {len(incomplete)} of {len(runs)} runs")
     return tags.section(head, tags.ul(*lines), cls="panel missing")
 
 
@@ -87,36 +77,37 @@ def _table(groups: Sequence[RunGroup]) -> tags.section:
     section = tags.section(tags.h2("Metrics"), cls="panel", id="metrics")
     if not metrics:
         section.add(
-            tags.p("Nothing was measured: test.py writes metrics.json where there is a truth.", cls="note")
+            tags.p("Nothing was measured: test.py writes metrics.json if there is a truth.", cls="note")
         )
-    head = [_head(name) for name in flags or ["run"]] + [_head("n", "runs that were measured", "number")]
-    head += [_head(name + _arrow(name), _direction(name), "number") for name in metrics]
+    head = [_head(name) for name in flags or ["run"]] + [_head("n", "runs with metrics", "number")]
+    head += [_head(name + arrow(name), direction(name), "number") for name in metrics]
     columns = {}
     for name in metrics:
-        found = [group.statistic(name) for group in groups]
-        columns[name] = (found, decimals(found), best_groups(groups, name))
+        statistics = [group.statistic(name) for group in groups]
+        columns[name] = (statistics, decimals(statistics), best_group(groups, name))
     body = []
     for row, group in enumerate(groups):
-        named = list(group.differing.values()) or [group.label]
-        first = tags.td(_swatch(row), named[0] or "–", data_value=named[0])
-        cells = [first, *(tags.td(value or "–", data_value=value) for value in named[1:])]
-        n = len(group.measured)
-        short = n < len(group.runs)
-        cells.append(
-            tags.td(f"{n} of {len(group.runs)}" if short else str(n), cls="number", data_value=str(n))
-        )
-        for found, places, best in columns.values():
-            cells.append(_cell(found[row], places, row in best, n))
+        values = list(group.differing.values()) or [group.label]
+        first = tags.td(_swatch(row), values[0] or "–", data_value=values[0])
+        cells = [first, *(tags.td(value or "–", data_value=value) for value in values[1:])]
+        n, count = len(group.measured), len(group.runs)
+        number = str(n) if n == count else f"{n} of {count}"
+        cells.append(tags.td(number, cls="number", data_value=str(n)))
+        for statistics, places, best in columns.values():
+            cells.append(_cell(statistics[row], places, row == best, n))
         body.append(tags.tr(*cells))
     table = tags.table(tags.thead(tags.tr(*head)), tags.tbody(*body), cls="sortable")
     section.add(tags.div(table, cls="scroller"))
     section.add(
         tags.p(
-            "Means over n seeds ± sample standard deviation; the best mean is bold. As files: ",
-            *(tags.a(name, href=name) for name in (TABLE, LATEX, RUNS)),
-            cls="note files",
+            "Means over n seeds ± sample standard deviation. A mean is bold if it is better than all others"
+            f" by more than {NOISE:g} standard errors of the difference; a single seed shows no noise, so"
+            " nothing is bold.",
+            cls="note",
         )
     )
+    links = [tags.a(name, href=name) for name in (TABLE, LATEX, RUNS)]
+    section.add(tags.p(*links, cls="note links"))
     return section
 
 
@@ -127,76 +118,53 @@ def _head(name: str, title: str = "", cls: str = "") -> tags.th:
     return cell
 
 
-def _arrow(metric: str) -> str:
-    return {True: " ↑", False: " ↓", None: ""}[HIGHER_IS_BETTER.get(metric)]
-
-
-def _direction(metric: str) -> str:
-    return {True: "higher is better", False: "lower is better", None: ""}[HIGHER_IS_BETTER.get(metric)]
-
-
-def _cell(found: Statistic | None, places: int, best: bool, n: int) -> tags.td:
-    if found is None:
+def _cell(statistic: Statistic | None, places: int, best: bool, n: int) -> tags.td:
+    if statistic is None:
         return tags.td("–", cls="number", data_value="")
-    mean = "∞" if math.isinf(found.mean) else f"{found.mean:.{places}f}"
-    cell = tags.td(tags.b(mean) if best else mean, cls="number", data_value=repr(found.mean))
-    if found.deviation is not None and math.isfinite(found.deviation):
-        cell.add(tags.span(f" ± {found.deviation:.{places}f}", cls="deviation"))
-    if found.n != n:
-        cell.add(tags.span(f" (n = {found.n})", cls="deviation"))
+    mean = "∞" if math.isinf(statistic.mean) else f"{statistic.mean:.{places}f}"
+    cell = tags.td(tags.b(mean) if best else mean, cls="number", data_value=repr(statistic.mean))
+    if statistic.deviation is not None and math.isfinite(statistic.deviation):
+        cell.add(tags.span(f" ± {statistic.deviation:.{places}f}", cls="deviation"))
+    if statistic.n != n:
+        cell.add(tags.span(f" (n = {statistic.n})", cls="deviation"))
     return cell
 
 
-def _swatch(number: int) -> tags.html_tag:
-    line = (
-        f'<svg class="swatch-line" viewBox="0 0 26 8" aria-hidden="true"><path class="mean {classes(number)}"'
-    )
-    return raw(f'{line} d="M1 4H25"/></svg>')
+def _swatch(group: int) -> tags.span:
+    """Return the place where the page's script draws the line style of a group."""
+    return tags.span(cls="swatch", data_group=str(group))
 
 
 def _curves(
     groups: Sequence[RunGroup], heading: str, curves_of: Callable[[TrainedRun], Mapping[str, Series]]
 ) -> tags.section | None:
-    """Return a chart for every curve that a run has, with one legend; None if there are none."""
-    names = by_name([curves_of(run) for group in groups for run in group.runs])
+    """Return the data of a chart for every curve of the runs; None if there are none."""
+    curves = [[curves_of(run) for run in group.runs] for group in groups]
+    names = curve_names([run for runs in curves for run in runs])
     if not names:
         return None
-    legend = tags.div(cls="groups", role="group", aria_label="shown")
-    for number, group in enumerate(groups):
-        box = tags.input_(type="checkbox", checked=True, cls=f"show-{number}", autocomplete="off")
-        legend.add(tags.label(box, _swatch(number), f"{group.label} ({len(group.runs)})"))
-    charts = []
-    for name in names:
-        drawn = []
-        for number, group in enumerate(groups):
-            series = [curves_of(run)[name] for run in group.runs if name in curves_of(run)]
-            if series:
-                drawn.append(CurveGroup(number, group.label, series))
-        charts.append(tags.figure(tags.figcaption(name), raw(chart(drawn))))
-    told = "Thin: a run. Thick: the mean of a group's runs, as far as all have got. Across: epochs."
-    section = tags.section(
-        tags.h2(heading), legend, tags.div(*charts[:OPEN_CHARTS], cls="charts"), cls="panel"
-    )
-    if further := charts[OPEN_CHARTS:]:
-        count = f"{len(further)} further curves" if len(further) > 1 else "one further curve"
-        section.add(tags.details(tags.summary(count), tags.div(*further, cls="charts"), cls="further"))
-    section.add(tags.p(told, cls="note"))
+    content = {
+        "groups": [f"{group.label} ({len(group.runs)})" for group in groups],
+        "charts": [chart(name, curves) for name in names],
+    }
+    section = tags.section(tags.h2(heading), cls="panel", id=heading.lower())
+    section.add(tags.noscript(tags.p("Charts need JavaScript.", cls="note")))
+    section.add(record_tag("curves", content))
     return section
 
 
 def _images(groups: Sequence[RunGroup], images: Path, samples: int, width: int) -> tags.section | None:
-    """Return the same inputs with what each group's first run made of them; the files are copied.
+    """Return the same inputs with the results of each group's first run; the files are copied.
 
     An image that is the same file in all of them, such as an input, is shown once.
     """
-    shown = [(group.label, next((run for run in group.runs if run.images), None)) for group in groups]
-    present = [(number, label, run) for number, (label, run) in enumerate(shown) if run]
-    first = [name for _, _, run in present for name in run.images]
-    names = [name for name in dict.fromkeys(first) if all(name in run.images for _, _, run in present)]
+    first_runs = [(group.label, next((run for run in group.runs if run.images), None)) for group in groups]
+    present = [(number, label, run) for number, (label, run) in enumerate(first_runs) if run]
+    all_names = dict.fromkeys(name for _, _, run in present for name in run.images)
+    names = [name for name in all_names if all(name in run.images for _, _, run in present)][:samples]
     if not names:
         return None
     images.mkdir(parents=True, exist_ok=True)
-    names = names[:samples]
     shared = _shared_labels([run for _, _, run in present], names)
     articles = []
     for name in names:
@@ -206,13 +174,12 @@ def _images(groups: Sequence[RunGroup], images: Path, samples: int, width: int) 
         for label in dict.fromkeys(label for _, _, run in present for label in run.images[name]):
             for number, group, run in present:
                 if label in run.images[name] and label not in shared:
-                    told = f"{label}: {group}"
-                    file = run.images[name][label]
-                    figures.append(_copied(file, images, f"group{number}_", name, told, width))
+                    file, prefix = run.images[name][label], f"group{number}_"
+                    figures.append(_copied(file, images, prefix, name, f"{label}: {group}", width))
         articles.append(tags.article(tags.h3(name), tags.div(*figures, cls="strip"), cls="sample"))
     lines = [tags.li(_swatch(number), f"{label}: {run.name}") for number, label, run in present]
-    note = tags.details(tags.summary("the runs that are shown"), tags.ul(*lines), cls="note")
-    return tags.section(tags.h2("Images"), note, *articles, cls="panel pictures-panel")
+    note = tags.details(tags.summary("Runs that are shown"), tags.ul(*lines), cls="note")
+    return tags.section(tags.h2("Images"), note, *articles, cls="panel")
 
 
 def _shared_labels(runs: Sequence[TrainedRun], names: Sequence[str]) -> list[str]:
@@ -237,12 +204,12 @@ def _copied(file: Path, images: Path, prefix: str, name: str, label: str, width:
     if file.resolve() != target.resolve():
         shutil.copyfile(file, target)
     with Image.open(target) as image:
-        across, down = image.size
-    return image_tag(target.name, label, f"{name}, {label}", (down, across), width, key=label)
+        size = (image.height, image.width)
+    return image_tag(target.name, label, f"{name}, {label}", size, width, key=label)
 
 
-def _every_run(groups: Sequence[RunGroup]) -> tags.section:
-    """Return a line for every run, folded in."""
+def _all_runs(groups: Sequence[RunGroup]) -> tags.section:
+    """Return a table with a line for every run, folded in."""
     metrics = metric_names(groups)
     head = [_head(name) for name in ("run", *groups[0].differing, "seed")]
     head += [_head(name, cls="number") for name in metrics]
@@ -253,8 +220,8 @@ def _every_run(groups: Sequence[RunGroup]) -> tags.section:
             cells = [tags.td(value or "–", data_value=value) for value in values]
             for name in metrics:
                 value = run.metrics.get(name)
-                shown = "–" if value is None else f"{value:.5g}"
-                cells.append(tags.td(shown, cls="number", data_value="" if value is None else repr(value)))
+                text = "–" if value is None else f"{value:.5g}"
+                cells.append(tags.td(text, cls="number", data_value="" if value is None else repr(value)))
             body.append(tags.tr(*cells))
     table = tags.table(tags.thead(tags.tr(*head)), tags.tbody(*body), cls="sortable")
     count = sum(len(group.runs) for group in groups)

@@ -1,31 +1,39 @@
-"""Runs side by side: what they were trained with, what they lost and measured, summed up over seeds."""
+"""Runs to compare: their flags, curves, metrics and images, and statistics over seeds."""
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import numpy as np
 
 from options.option import cosmetic_flags
 from options.train_options import TrainOptions
+from training.loggers.base import DIAGNOSTIC
 from util.errors import UserError
 from util.metrics.names import HIGHER_IS_BETTER
+from util.pages.gallery import ROWS_FILE
 
 WITHOUT_EFFECT = cosmetic_flags(TrainOptions.groups().values())
-"""Flags of train.py that leave what a run learns as it is."""
+"""Flags of train.py that do not affect what a run learns."""
+
+NOISE = 2.0
+"""Standard errors of the difference of two means, above which it is considered larger than the noise."""
+
+LABEL = re.compile(r"(.+?)_((?:real|fake|rec|idt)(?:_[AB](?:_rgb)?(?:_\d+)?)?|fake_style|style)")
+"""Name and label of an image in galleries that have no gallery.json."""
 
 Values = Mapping[str, Any]
 Images = dict[str, dict[str, Path]]
-"""The files of images, by sample and label."""
+"""Files by sample and label."""
 
 
 class Series(NamedTuple):
-    """One curve of a run: epochs, which count from 0 at its start, and values."""
+    """One curve of a run: its values, and their positions in epochs since its start."""
 
     epochs: list[float]
     values: list[float]
@@ -33,27 +41,30 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One run, as its files tell of it.
+    """One run, as read from its files.
 
     Attributes:
-        flags: train.py's, by name, as train_opt.json has them.
-        losses, validation: curves, by name.
-        metrics: of the whole test, by name; empty where nothing was measured.
+        flags: train.py's, by name, as in train_opt.json.
+        losses, diagnostics, validation: curves by name.
+        metrics: means over the test set, by name.
         images: those of its gallery.
-        missing: what it lacks, for the reader; empty if it is complete.
+        paired: whether real_B is the ground truth for fake_B; None: unknown.
+        missing: a text that says what is missing; empty if the run is complete.
     """
 
     name: str
     flags: Values
     losses: Mapping[str, Series] = field(default_factory=dict)
+    diagnostics: Mapping[str, Series] = field(default_factory=dict)
     validation: Mapping[str, Series] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     images: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+    paired: bool | None = None
     missing: str = ""
 
 
 class Statistic(NamedTuple):
-    """A metric over runs: their number, mean, sample standard deviation (None for a single run)."""
+    """A metric over n runs: their mean and sample standard deviation (None for a single run)."""
 
     n: int
     mean: float
@@ -62,11 +73,11 @@ class Statistic(NamedTuple):
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs whose flags agree but for the seed.
+    """Runs whose flags are equal except for the seed.
 
     Attributes:
-        label: the flags that distinguish it, for the reader.
-        differing: these flags' values, by name.
+        label: the flags that distinguish it, as a text.
+        differing: the values of these flags, by name.
     """
 
     label: str
@@ -79,7 +90,7 @@ class RunGroup:
         return [run for run in self.runs if run.metrics]
 
     def statistic(self, metric: str) -> Statistic | None:
-        """Return a metric over the group's runs that have it; None if none has."""
+        """Return the statistic of a metric over the runs that have it; None if none has."""
         values = [run.metrics[metric] for run in self.runs if metric in run.metrics]
         if not values:
             return None
@@ -89,10 +100,10 @@ class RunGroup:
 
 
 def read_flags(folder: Path) -> dict[str, Any]:
-    """Return what train_opt.json of a run's folder says.
+    """Return the flags in a run's train_opt.json.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: the file does not exist or cannot be read.
     """
     path = folder / "train_opt.json"
     if not path.exists():
@@ -104,115 +115,115 @@ def read_flags(folder: Path) -> dict[str, Any]:
 
 
 def read_run(name: str, folder: Path, results: Path | None, flags: Values, missing: str = "") -> TrainedRun:
-    """Return what the files of a run tell.
+    """Read a run.
 
     Args:
-        folder: that of its checkpoints.
-        results: that of its gallery, with metrics.json where something was measured; None: not to be shown.
+        folder: the folder of its checkpoints.
+        results: the folder of its gallery and metrics.json; None: results are not shown.
         flags: train.py's.
-        missing: what is known to be missing; else it is looked for.
+        missing: what is known to be missing; if empty, missing results are noticed.
     """
     metrics = read_metrics(results / "metrics.json") if results else {}
-    images = read_images(results) if results else {}
+    images, paired = read_images(results) if results else ({}, None)
+    losses, diagnostics = read_losses(folder / "losses.jsonl")
     if not missing and not images and not metrics:
         missing = f"no test results in {results}"
-    return TrainedRun(
-        name,
-        flags,
-        read_series(folder / "losses.jsonl", "losses"),
-        read_series(folder / "metrics.jsonl", "metrics"),
-        metrics,
-        images,
-        missing,
-    )
+    validation = read_series(folder / "metrics.jsonl", itemgetter("metrics"))
+    return TrainedRun(name, flags, losses, diagnostics, validation, metrics, images, paired, missing)
 
 
-def read_series(path: Path, key: str) -> dict[str, Series]:
-    """Return the curves of a log with an object a line, whose `key` has values by name; {} without a file.
+def read_losses(path: Path) -> tuple[dict[str, Series], dict[str, Series]]:
+    """Return the curves of losses and of diagnostics, which old records have among the losses."""
 
-    A last line that is being written just now is left out.
+    def losses(record: Values) -> Values:
+        return {k: v for k, v in record["losses"].items() if not DIAGNOSTIC.fullmatch(k)}
+
+    def diagnostics(record: Values) -> Values:
+        old = {k: v for k, v in record["losses"].items() if DIAGNOSTIC.fullmatch(k)}
+        return {**old, **record.get("diagnostics", {})}
+
+    return read_series(path, losses), read_series(path, diagnostics)
+
+
+def read_series(path: Path, values_of: Callable[[Values], Values]) -> dict[str, Series]:
+    """Return the curves in a file with one JSON object per line; none if the file does not exist.
+
+    An incomplete last line is left out: it is being written.
+
+    Args:
+        values_of: returns the values by name in an object.
     """
-    found: dict[str, Series] = {}
+    curves: dict[str, Series] = {}
     if not path.exists():
-        return found
+        return curves
     for line in path.read_text().splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             break
         epoch = record["epoch"] - 1 + record.get("epoch_fraction", 1.0)
-        for name, value in record[key].items():
-            series = found.setdefault(name, Series([], []))
+        for name, value in values_of(record).items():
+            series = curves.setdefault(name, Series([], []))
             series.epochs.append(epoch)
             series.values.append(math.nan if value is None else value)
-    return found
+    return curves
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Return the means that test.py's metrics.json has; {} without a file."""
+    """Return the means in test.py's metrics.json; none if the file does not exist."""
     if not path.exists():
         return {}
     content = _read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("mean"), dict):
-        raise UserError(f'{path}: expected an object with "mean"; test.py makes it anew')
+        raise UserError(f'{path}: expected an object with "mean"; run test.py again')
     return {name: float(value) for name, value in content["mean"].items() if value is not None}
 
 
-class _GalleryReader(HTMLParser):
-    """Collects the images of a gallery: in every <article> a name in <h2> and links with a data-key."""
+def read_images(results: Path) -> tuple[Images, bool | None]:
+    """Return the images of a gallery in its order, and whether real_B is the ground truth for fake_B.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: dict[str, dict[str, str]] = {}
-        self._name = ""
-        self._in_heading = False
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        given = dict(attributes)
-        if tag == "article":
-            self._name = ""
-        elif tag == "h2":
-            self._in_heading = True
-        elif tag == "a" and self._name and given.get("data-key") and given.get("href"):
-            self.found.setdefault(self._name, {})[str(given["data-key"])] = str(given["href"])
-
-    def handle_endtag(self, tag: str) -> None:
-        self._in_heading = self._in_heading and tag != "h2"
-
-    def handle_data(self, data: str) -> None:
-        if self._in_heading:
-            self._name += data
+    Without gallery.json (results of earlier versions, or of a test.py that was killed) the rows are derived
+    from the names of the files.
+    """
+    path = results / ROWS_FILE
+    if not path.exists():
+        return _images_by_file_name(results / "images"), None
+    content = _read_json(path)
+    try:
+        images = {
+            row["name"]: {label: results / file for label, file in row["images"].items()}
+            for row in content["rows"]
+        }
+        return images, content["paired"]
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path}: not the file that test.py writes; run test.py again") from None
 
 
-def read_images(results: Path) -> Images:
-    """Return the images of a gallery in its order; {} if there is none."""
-    page = results / "index.html"
-    if not page.exists():
-        return {}
-    reader = _GalleryReader()
-    reader.feed(page.read_text("utf-8"))
-    return {
-        name: {label: results / unquote(address) for label, address in images.items()}
-        for name, images in reader.found.items()
-    }
+def _images_by_file_name(folder: Path) -> Images:
+    images: Images = {}
+    for path in sorted(folder.glob("*_*")):
+        match = LABEL.fullmatch(path.stem)
+        name, label = match.groups() if match else path.stem.rsplit("_", 1)
+        images.setdefault(name, {})[label] = path
+    return images
 
 
 def differing_flags(runs: Sequence[TrainedRun]) -> list[str]:
-    """Return the flags, but the seed and those `WITHOUT_EFFECT`, that have not one value in all runs."""
+    """Return the flags whose values differ between runs, except the seed and those `WITHOUT_EFFECT`."""
     names = dict.fromkeys(name for run in runs for name in run.flags)
-    left = [name for name in names if name not in WITHOUT_EFFECT and name != "seed"]
-    return [name for name in left if len({text(run.flags.get(name, "")) for run in runs}) > 1]
+    considered = [name for name in names if name not in WITHOUT_EFFECT and name != "seed"]
+    return [name for name in considered if len({text(run.flags.get(name, "")) for run in runs}) > 1]
 
 
 def group_runs(runs: Sequence[TrainedRun]) -> list[RunGroup]:
-    """Return the runs in groups that differ in flags other than the seed, in the order of the runs."""
+    """Return groups of runs whose flags are equal except for the seed, in the order of the runs."""
     names = differing_flags(runs)
-    found: dict[tuple[str, ...], list[TrainedRun]] = {}
+    members_of: dict[tuple[str, ...], list[TrainedRun]] = {}
     for run in runs:
-        found.setdefault(tuple(text(run.flags.get(name, "")) for name in names), []).append(run)
+        members_of.setdefault(tuple(text(run.flags.get(name, "")) for name in names), []).append(run)
     groups = []
-    for values, members in found.items():
-        # What a model does not have at all says nothing of it.
+    for values, members in members_of.items():
+        # A flag that a model does not have is not part of the label.
         parts = [f"{name} {value}" for name, value in zip(names, values, strict=True) if value]
         label = ", ".join(parts) or members[0].name
         groups.append(RunGroup(label, dict(zip(names, values, strict=True)), tuple(members)))
@@ -220,22 +231,34 @@ def group_runs(runs: Sequence[TrainedRun]) -> list[RunGroup]:
 
 
 def metric_names(groups: Iterable[RunGroup]) -> list[str]:
-    """Return all metrics of the groups' runs, in the order of their files."""
+    """Return the metrics of all runs, in the order of their files."""
     return list(dict.fromkeys(name for group in groups for run in group.runs for name in run.metrics))
 
 
-def best_groups(groups: Sequence[RunGroup], metric: str) -> set[int]:
-    """Return the positions of the groups with the best mean; none where there is nothing to choose."""
-    found = {position: group.statistic(metric) for position, group in enumerate(groups)}
-    means = {position: each.mean for position, each in found.items() if each and not math.isnan(each.mean)}
-    if metric not in HIGHER_IS_BETTER or len(means) < 2:
-        return set()
-    best = max(means.values()) if HIGHER_IS_BETTER[metric] else min(means.values())
-    return {position for position, mean in means.items() if mean == best}
+def best_group(groups: Sequence[RunGroup], metric: str) -> int | None:
+    """Return the position of the group with the best mean if it is better than all others beyond noise.
+
+    The difference to each other mean must exceed `NOISE` standard errors of the difference,
+    sqrt(s1²/n1 + s2²/n2). So there is none with a single seed, whose deviation is unknown.
+    """
+    statistics = {i: statistic for i, group in enumerate(groups) if (statistic := group.statistic(metric))}
+    if metric not in HIGHER_IS_BETTER or len(statistics) < 2:
+        return None
+    sign = 1 if HIGHER_IS_BETTER[metric] else -1
+    best = max(statistics, key=lambda i: sign * statistics[i].mean)
+    others = [statistic for i, statistic in statistics.items() if i != best]
+    return best if all(_is_beyond_noise(statistics[best], other) for other in others) else None
+
+
+def _is_beyond_noise(one: Statistic, other: Statistic) -> bool:
+    if one.deviation is None or other.deviation is None:
+        return False
+    error = math.sqrt(one.deviation**2 / one.n + other.deviation**2 / other.n)
+    return abs(one.mean - other.mean) > NOISE * error  # False where one is not finite
 
 
 def text(value: object) -> str:
-    """Return a flag's value as the command line has it."""
+    """Return a flag's value as on the command line."""
     if isinstance(value, bool):
         return str(value).lower()
     return "inf" if value is None else str(value)

@@ -1,14 +1,14 @@
-"""Tables of metrics over runs: for people, for spreadsheets (CSV), for papers (LaTeX)."""
+"""Tables of metrics over runs as CSV and LaTeX."""
 
 import csv
 import io
 import math
 from collections.abc import Sequence
 
-from scripts.comparison.runs import RunGroup, Statistic, best_groups, metric_names, text
+from scripts.comparison.runs import RunGroup, Statistic, best_group, metric_names, text
 from util.metrics.names import HIGHER_IS_BETTER
 
-MOST_DECIMALS = 6
+MAX_DECIMALS = 6
 LATEX_ESCAPES = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -20,37 +20,37 @@ LATEX_ESCAPES = {
 
 
 def decimals(statistics: Sequence[Statistic | None]) -> int:
-    """Return with how many decimals a column shows two digits of the typical deviation.
+    """Return the number of decimals that shows two digits of a column's median deviation.
 
-    Without deviations it is as many as show four digits of the largest mean.
+    Without deviations it shows four digits of the largest mean.
     """
-    given = [each for each in statistics if each]
-    deviations = sorted(each.deviation for each in given if each.deviation and math.isfinite(each.deviation))
+    present = [statistic for statistic in statistics if statistic]
+    deviations = sorted(s.deviation for s in present if s.deviation and math.isfinite(s.deviation))
     if deviations:
         places = 1 - math.floor(math.log10(deviations[(len(deviations) - 1) // 2]))
     else:
-        largest = max((abs(each.mean) for each in given if math.isfinite(each.mean)), default=0)
+        largest = max((abs(s.mean) for s in present if math.isfinite(s.mean)), default=0)
         places = 3 - math.floor(math.log10(largest)) if largest else 0
-    return min(max(places, 0), MOST_DECIMALS)
+    return min(max(places, 0), MAX_DECIMALS)
 
 
 def groups_csv(groups: Sequence[RunGroup]) -> str:
-    """Return a row for every group: its flags, its runs, each metric's number of values, mean, deviation."""
+    """Return a row per group: flags, number of runs, and n, mean and deviation of each metric."""
     metrics = metric_names(groups)
     columns = [column for name in metrics for column in (f"{name}_n", f"{name}_mean", f"{name}_deviation")]
     lines: list[list[object]] = [[*groups[0].differing, "runs", *columns]]
     for group in groups:
         cells: list[object] = []
         for name in metrics:
-            found = group.statistic(name)
-            deviation = "" if found is None or found.deviation is None else found.deviation
-            cells += [found.n, found.mean, deviation] if found else [0, "", ""]
+            statistic = group.statistic(name)
+            deviation = "" if statistic is None or statistic.deviation is None else statistic.deviation
+            cells += [statistic.n, statistic.mean, deviation] if statistic else [0, "", ""]
         lines.append([*group.differing.values(), len(group.runs), *cells])
     return _csv(lines)
 
 
 def runs_csv(groups: Sequence[RunGroup]) -> str:
-    """Return a row for every run: its name, flags, seed, metrics, and what it lacks."""
+    """Return a row per run: name, flags, seed, metrics, and what is missing."""
     metrics = metric_names(groups)
     lines: list[list[object]] = [["run", *groups[0].differing, "seed", *metrics, "missing"]]
     for group in groups:
@@ -62,16 +62,16 @@ def runs_csv(groups: Sequence[RunGroup]) -> str:
 
 
 def groups_latex(groups: Sequence[RunGroup]) -> str:
-    """Return a table for booktabs: mean ± deviation, the best mean of each metric in bold."""
+    """Return a table for booktabs: mean ± deviation, a mean that is best beyond noise in bold."""
     flags, metrics = list(groups[0].differing), metric_names(groups)
     arrows = {True: r" $\uparrow$", False: r" $\downarrow$", None: ""}
     head = [*map(latex, flags or ["run"]), "$n$"]
     head += [latex(name) + arrows[HIGHER_IS_BETTER.get(name)] for name in metrics]
     columns: list[list[str]] = []
     for name in metrics:
-        found = [group.statistic(name) for group in groups]
-        places, best = decimals(found), best_groups(groups, name)
-        columns.append([latex_cell(each, places, row in best) for row, each in enumerate(found)])
+        statistics = [group.statistic(name) for group in groups]
+        places, best = decimals(statistics), best_group(groups, name)
+        columns.append([latex_cell(s, places, row == best) for row, s in enumerate(statistics)])
     lines = [
         "% needs \\usepackage{booktabs}; mean and sample standard deviation over n runs",
         f"\\begin{{tabular}}{{{'l' * len(flags or ['run'])}r{'r' * len(metrics)}}}",
@@ -87,19 +87,19 @@ def groups_latex(groups: Sequence[RunGroup]) -> str:
 
 
 def latex(plain: str) -> str:
-    """Return a text as LaTeX shows it."""
+    """Return a text with LaTeX's special characters escaped."""
     return "".join(LATEX_ESCAPES.get(character, character) for character in plain)
 
 
-def latex_cell(found: Statistic | None, places: int, best: bool) -> str:
+def latex_cell(statistic: Statistic | None, places: int, best: bool) -> str:
     """Return one cell of the table."""
-    if found is None:
+    if statistic is None:
         return "--"
-    mean = r"$\infty$" if math.isinf(found.mean) else f"{found.mean:.{places}f}"
+    mean = r"$\infty$" if math.isinf(statistic.mean) else f"{statistic.mean:.{places}f}"
     mean = f"\\textbf{{{mean}}}" if best else mean
-    if found.deviation is None or not math.isfinite(found.deviation):
+    if statistic.deviation is None or not math.isfinite(statistic.deviation):
         return mean
-    return f"{mean} $\\pm$ {found.deviation:.{places}f}"
+    return f"{mean} $\\pm$ {statistic.deviation:.{places}f}"
 
 
 def _csv(lines: Sequence[Sequence[object]]) -> str:

@@ -1,4 +1,4 @@
-"""Runs side by side: the numbers of the table, what is written to files, what the page shows."""
+"""Comparison of runs: the numbers of the table, the files, the data of the page."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.comparison.charts import resample, ticks
+from scripts.comparison.curves import resample
 from scripts.comparison.page import write_comparison
 from scripts.comparison.runs import (
+    RunGroup,
     Series,
     TrainedRun,
-    best_groups,
+    best_group,
     group_runs,
+    read_images,
+    read_losses,
     read_metrics,
     read_run,
     read_series,
@@ -27,14 +31,14 @@ from scripts.comparison.runs import (
 from scripts.comparison.tables import groups_csv, groups_latex, latex, runs_csv
 from tests.support.environment import ONE_THREAD, ROOT
 from util.errors import UserError
-from util.pages.gallery import Gallery
+from util.pages.gallery import About, Gallery
 
 FLAGS = {"norm": "instance", "lr": 0.0002, "note": "", "seed": 0, "num_threads": 4, "no_dropout": False}
 METRICS = [{"psnr": 20.25 + i, "fid": 100.0 - 3 * i**2, "l1": 0.125 * i} for i in range(6)]
 
 
 def make_run(folder: Path, name: str, metrics: dict[str, Any] | None, **flags: object) -> TrainedRun:
-    """A run as train.py and test.py leave it, with two images of which one is its own."""
+    """Write and read a run with two images per sample, of which one differs between runs."""
     run, results = folder / "checkpoints" / name, folder / "results" / name / "test_latest"
     run.mkdir(parents=True)
     given = {**FLAGS, "name": name, **flags}
@@ -93,10 +97,32 @@ def test_the_numbers_are_those_of_the_runs_files(runs: list[TrainedRun]) -> None
 
 def test_best_is_highest_or_lowest(runs: list[TrainedRun]) -> None:
     groups = group_runs(runs)
-    assert best_groups(groups, "psnr") == {1}
-    assert best_groups(groups, "l1") == {0}
-    assert best_groups(groups, "unheard_of") == set()
-    assert best_groups(groups[:1], "psnr") == set()
+    assert best_group(groups, "psnr") == 1
+    assert best_group(groups, "l1") == 0
+    assert best_group(groups, "unheard_of") is None
+    assert best_group(groups[:1], "psnr") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ([(20.0, 21.0, 22.0), (24.0, 25.0, 26.0)], 1),  # 4 apart; 2 standard errors are 1.63
+        ([(20.0, 21.0, 22.0), (21.0, 22.5, 24.0)], None),  # 1.5 apart; 2 standard errors are 2.08
+        ([(20.0, 21.0, 22.0), (30.0,)], None),  # a single seed shows no noise
+        ([(20.0,), (30.0,)], None),
+        ([(20.0, 21.0), (24.0, 25.0), (10.0, 30.0)], None),  # within the noise of the third group
+        ([(20.0, 20.0), (20.0, 20.0)], None),
+        ([(20.0, 20.0), (20.5, 20.5)], 1),
+        ([(20.0, 21.0), (float("inf"), 30.0)], None),
+    ],
+)
+def test_best_is_marked_only_outside_the_noise(values: list[tuple[float, ...]], best: int | None) -> None:
+    groups = [
+        RunGroup(str(i), {}, tuple(TrainedRun("", {}, metrics={"psnr": value, "l1": -value}) for value in of))
+        for i, of in enumerate(values)
+    ]
+    assert best_group(groups, "psnr") == best_group(groups, "l1") == best
+    assert ("\\textbf" in groups_latex(groups)) == (best is not None)
 
 
 def unescaped(text: str) -> str:
@@ -117,7 +143,7 @@ def test_latex_and_csv_give_odd_values_back(tmp_path: Path) -> None:
     cells = [re.split(r" (?<!\\)& ", line.removesuffix(r" \\")) for line in body]
     assert [unescaped(row[0]) for row in cells] == [note.replace("\n", " ") for note in odd]
     assert [row[1] for row in cells] == ["1", "1"]
-    assert cells[1][2] == r"\textbf{21.25}" and cells[0][2] == "20.25"
+    assert cells[1][2] == "21.25" and cells[0][2] == "20.25"  # single seeds: none is marked
 
 
 def test_latex_shows_mean_and_deviation(runs: list[TrainedRun]) -> None:
@@ -137,7 +163,13 @@ def test_the_page_shows_each_input_once_and_every_group(tmp_path: Path, runs: li
         name = address.replace("%20", " ").replace("%26", "&")
         assert (out / name).exists(), address
     assert np.array(Image.open(out / "images" / "1 &b_real_A.png")).max() == 9
-    assert page.count('class="run ') == 6 and page.count('class="mean group-0') >= 1
+    assert 'id="losses"' in page and 'id="validation"' not in page
+    [content] = [json.loads(text) for text in re.findall(r'class="curves"[^>]*>(.*?)</script>', page)]
+    assert content["groups"] == ["norm instance (3)", "norm batch (3)"]
+    [chart] = content["charts"]
+    assert chart["name"] == "G_L1" and chart["end"] == 2 and chart["count"] == 4
+    assert chart["runs"]["0"] == [[8, 7, 7, 6], [9, 8, 8, 7], [10, 9, 9, 8]]
+    assert len(chart["runs"]["1"]) == 3
     assert "Missing: 1 of 6 runs" in page and "<b>runx5</b>" in page
     assert not re.search(r'(src|href)="(https?:)?//', page)
     write_comparison(runs, out, "again")  # over its own page
@@ -158,7 +190,70 @@ def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
 def test_validation_curves_are_read(tmp_path: Path) -> None:
     lines = [{"epoch": 2 * i, "total_iters": i, "metrics": {"psnr": 20 + i}} for i in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    assert read_series(tmp_path / "metrics.jsonl", "metrics") == {"psnr": Series([2, 4], [21, 22])}
+    assert read_series(tmp_path / "metrics.jsonl", itemgetter("metrics")) == {
+        "psnr": Series([2, 4], [21, 22])
+    }
+
+
+def test_diagnostics_are_apart_from_losses_in_old_files_too(tmp_path: Path) -> None:
+    path = tmp_path / "losses.jsonl"
+    old = {"G_GAN": 1.0, "grad_G": 2.0, "D_acc_real": 0.5, "diversity": 0.7, "G_A_light": 0.1}
+    new = {"losses": {"G_GAN": 3.0}, "diagnostics": {"grad_G": 4.0}}
+    records = [{"epoch": 1, "losses": old}, {"epoch": 2, **new}]
+    path.write_text(json.dumps(records[0]) + "\n")
+    losses, diagnostics = read_losses(path)
+    assert list(losses) == ["G_GAN"]
+    assert list(diagnostics) == ["grad_G", "D_acc_real", "diversity", "G_A_light"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))  # an old run that was resumed
+    losses, diagnostics = read_losses(path)
+    assert losses == {"G_GAN": Series([1, 2], [1, 3])}
+    assert diagnostics["grad_G"] == Series([1, 2], [2, 4])
+
+
+def test_images_come_from_gallery_json(tmp_path: Path) -> None:
+    with Gallery(tmp_path, "x", about=About(paired=True)) as gallery:
+        for name in ("b_real_A", "a"):
+            gallery.add(name, {label: np.zeros((4, 4, 3), np.uint8) for label in ("real_A", "odd_label")})
+    (tmp_path / "images" / "left_fake_B.png").touch()  # of an earlier test
+    images, paired = read_images(tmp_path)
+    assert paired is True and list(images) == ["b_real_A", "a"]
+    assert images["b_real_A"] == {
+        "real_A": tmp_path / "images" / "b_real_A_real_A.png",
+        "odd_label": tmp_path / "images" / "b_real_A_odd_label.png",
+    }
+    (tmp_path / "gallery.json").write_text('{"rows": [3]}')
+    with pytest.raises(UserError, match=r"gallery\.json"):
+        read_images(tmp_path)
+
+
+def test_images_of_a_gallery_without_gallery_json(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rows = {
+        "1_2": ["real_A", "fake_B", "real_B"],
+        "cat_fake_A": ["rec_A", "idt_B"],
+        "x": ["real_B_rgb", "fake_B_rgb", "fake_B_rgb_2", "style", "fake_style"],
+        "dog": ["real", "fake"],
+        "overview": ["samples"],
+    }
+    for name, labels in rows.items():
+        for label in labels:
+            (folder / f"{name}_{label}.png").touch()
+    images, paired = read_images(tmp_path)
+    assert paired is None
+    assert {name: sorted(files) for name, files in images.items()} == {
+        name: sorted(labels) for name, labels in rows.items()
+    }
+    assert images["dog"]["fake"] == folder / "dog_fake.png"
+    assert read_images(tmp_path / "absent") == ({}, None)
+
+
+def test_results_of_older_versions_stay_comparable(tmp_path: Path, runs: list[TrainedRun]) -> None:
+    for path in tmp_path.glob("results/*/*/gallery.json"):
+        path.unlink()
+    results = tmp_path / "results" / "run0" / "test_latest"
+    again = read_run("run0", tmp_path / "checkpoints" / "run0", results, runs[0].flags)
+    assert again.images == runs[0].images and not again.missing
 
 
 def test_a_curve_is_means_between_places() -> None:
@@ -166,15 +261,6 @@ def test_a_curve_is_means_between_places() -> None:
     assert resample(series, 4.0, 4) == pytest.approx([2, 5, 7, 9], nan_ok=True)
     assert resample(series, 5.0, 5)[4] != resample(series, 5.0, 5)[4]  # not got so far: NaN
     assert np.isnan(resample(Series([1.0, 2.0], [float("nan"), 1.0]), 2.0, 2)[0])
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (-3.2, 17), (0.1, 0.92), (1e-7, 2e-7), (0, 30000), (99.99, 100.01)]
-)
-def test_ticks_are_few_and_inside(low: float, high: float) -> None:
-    found = ticks(low, high, 6)
-    assert 2 <= len(found) <= 7
-    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
 
 
 def compare(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

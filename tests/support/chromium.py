@@ -1,4 +1,4 @@
-"""What tests of pages share: Chromium, pages in it, and a training page to look at."""
+"""What tests of pages share: Chromium, pages in it, and a training page."""
 
 import math
 import shutil
@@ -30,7 +30,7 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        # It makes an empty profile of its own and removes it.
+        # It creates a temporary profile and removes it.
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield chromium
         chromium.close()
@@ -38,7 +38,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[Open]:
-    """Opens a page file; a test fails where the page's script did, or where it asked the network."""
+    """Open a page file; the test fails if the page's script raises an error or requests anything by HTTP."""
     contexts, errors = [], []
 
     def open_file(path: Path, size: dict[str, int] = DESKTOP, fragment: str = "", **settings: Any) -> Any:
@@ -63,12 +63,15 @@ def image(level: int, width: int = 32) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    page = TrainingPage(tmp_path_factory.mktemp("run"), "run")
+    flags = {"dataroot": "my data", "name": "run", "no_flip": True, "attention": "32,64"}
+    page = TrainingPage(tmp_path_factory.mktemp("run"), "run", flags=flags)
     for epoch in range(1, 11):
         for part in (1, 2, 3, 4):
+            seen = 100 * epoch - 100 + 25 * part
             losses = {"G_GAN": 2.0 / epoch, "D": 1.0}
+            diagnostics = {"grad_G": 10.0 * epoch, "D_acc_real": 0.5, "G_light": -0.1}
             page.log_losses(
-                LossRecord(epoch, part / 4, 25 * part, 100 * epoch - 100 + 25 * part, 0.1, 0.0, 2e-4, losses)
+                LossRecord(epoch, part / 4, 25 * part, seen, 0.1, 0.0, 2e-4, losses, diagnostics=diagnostics)
             )
         metrics = {"psnr": 20.0 - abs(epoch - 7), "lpips": math.nan if epoch < 3 else 0.1 * epoch}
         page.log_metrics(MetricRecord(epoch, 100 * epoch, metrics))
@@ -78,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drag(page: Any, selector: str, start: float, end: float) -> None:
-    """Drag a finger across an element, from one share of its width to another."""
+    """Drag a finger across an element, from one fraction of its width to another."""
     box = page.locator(selector).first.bounding_box()
     session = page.context.new_cdp_session(page)
     y = box["y"] + box["height"] / 2
@@ -97,3 +100,17 @@ def names(page: Any) -> list[str]:
 
 def enlarged(page: Any) -> str:
     return page.locator("dialog .caption").inner_text()
+
+
+HIDDEN_OVERFLOW = """() => [...document.querySelectorAll("body *")].filter((element) => {
+  const box = element.getBoundingClientRect();
+  if (!box.width || element.closest("svg, dialog, .scroller")) return false;
+  const { overflowX, textOverflow } = getComputedStyle(element);
+  const cut = overflowX !== "visible" && element.scrollWidth > element.clientWidth + 1;
+  return box.right > innerWidth + 1 || box.left < -1 || cut || textOverflow === "ellipsis";
+}).map((element) => element.outerHTML.slice(0, 200))"""
+"""Elements that are cut off or stand outside the window; what is in a .scroller has shadows as a hint."""
+
+
+def hidden_overflow(page: Any) -> list[str]:
+    return page.evaluate(HIDDEN_OVERFLOW)

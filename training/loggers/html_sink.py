@@ -1,6 +1,5 @@
-"""The page of a training run: its loss curves and fixed samples as they develop."""
+"""The page of a training run: its losses and fixed samples as they develop."""
 
-import json
 import math
 import time
 from collections.abc import Mapping
@@ -8,35 +7,53 @@ from pathlib import Path
 from typing import Self
 
 from dominate import tags
-from dominate.util import raw
 
+from data import DATASETS
 from models.objectives.backbones import untrained_backbones
 from options.train_options import TrainOptions
 from training.loggers.base import LossRecord, MetricRecord, Sink, Visuals
 from training.progress import Progress
 from util.image_io import save_image
-from util.pages.page import Page, image_tag, sample_tag
+from util.pages.page import Page, command_tag, image_tag, record_tag, sample_tag
+
+FILES = ("train_opt.txt", "train_opt.json", "loss_log.txt", "losses.jsonl")
+"""Files of the run's folder to which the page links."""
 
 
 class TrainingPage(Sink):
-    """Keeps web/index.html and web/images/ of a training run."""
+    """The files web/index.html and web/images/ of a training run."""
 
     @classmethod
     def start(cls, options: TrainOptions, progress: Progress) -> Self:
+        given = options.explicit - {"continue_train"}
         return cls(
             options.run_folder,
             f"Experiment name = {options.run_name}",
             width=options.display.display_winsize,
             resume=options.saving.continue_train,
             warning=untrained_backbones(options),
+            flags={name: value for name, value in options.values().items() if name in given},
+            paired=DATASETS.get(options.data.dataset_mode).paired,
         )
 
     def __init__(
-        self, folder: Path, title: str, *, width: int = 256, resume: bool = False, warning: str = ""
+        self,
+        folder: Path,
+        title: str,
+        *,
+        width: int = 256,
+        resume: bool = False,
+        warning: str = "",
+        flags: Mapping[str, object] | None = None,
+        paired: bool | None = None,
     ) -> None:
-        """Start the page in `folder`/web, or go on with the one that is there where `resume` is True.
+        """Start the page in `folder`/web, or continue it if `resume` is True and it exists.
 
-        `width` is the largest width of an image on the page in CSS pixels. `warning` stands at its top.
+        Args:
+            width: the largest width of an image on the page in CSS pixels.
+            warning: a text at the top of the page.
+            flags: the flags of the command that started the run, by name.
+            paired: whether real_B is the ground truth for fake_B; None: unknown.
 
         Raises:
             ValueError: the width is below 1.
@@ -45,23 +62,29 @@ class TrainingPage(Sink):
         self.images = folder / "web" / "images"
         self.images.mkdir(parents=True, exist_ok=True)
         self.width = width
-        panels = (
-            tags.section(id=name, cls="panel", aria_label=name, hidden=True)
-            for name in ("losses", "metrics", "epochs")
-        )
         self.page = Page(
             folder / "web" / "index.html",
             title,
             fresh=not resume,
             width=width,
             kind="training",
-            intro=tuple(panels),
+            intro=(
+                _about_tag(flags or {}),
+                tags.div(_panel("losses"), _panel("diagnostics"), cls="charts"),
+                _panel("metrics"),
+                _panel("epochs"),
+            ),
             warning=warning,
+            paired=paired,
         )
         self.files = (self.page.path,)
 
     def log_losses(self, record: LossRecord) -> None:
-        """Append one record of losses to the page; a value that is not finite leaves a gap in its curve."""
+        """Append the losses of a step; a value that is not finite leaves a gap in its curve."""
+        losses, diagnostics = record.losses, record.diagnostics
+        if self.page.image_class == "picture":  # its script shows diagnostics among the losses
+            losses, diagnostics = {**losses, **diagnostics}, {}
+        rates = record.learning_rates if len(set(record.learning_rates.values())) > 1 else {}
         values = {
             "epoch": record.epoch,
             "epoch_fraction": _number(record.epoch_fraction),
@@ -71,27 +94,30 @@ class TrainingPage(Sink):
             "data": _number(record.data),
             "learning_rate": _number(record.learning_rate),
             "written": round(time.time()),
-            "losses": {
-                name: _number(value) for name, value in {**record.losses, **record.diagnostics}.items()
-            },
+            "losses": _numbers(losses),
+            **({"diagnostics": _numbers(diagnostics)} if diagnostics else {}),
+            **({"learning_rates": _numbers(rates)} if rates else {}),
         }
-        self._append_record("loss", values)
+        self.page.append(record_tag("loss", values))
 
     def log_metrics(self, record: MetricRecord) -> None:
-        """Append what validation has found; a value that is not finite leaves a gap in its curve."""
+        """Append the means of a validation; a value that is not finite leaves a gap in its curve."""
         values = {
             "epoch": record.epoch,
             "total_iters": record.total_iters,
-            "metrics": {name: _number(value) for name, value in record.metrics.items()},
+            "metrics": _numbers(record.metrics),
         }
-        self._append_record("metric", values)
+        self.page.append(record_tag("metric", values))
 
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
-        """Save the images of the fixed samples and append a section where the epoch has none yet.
+        """Save the images of the fixed samples and append a section if the epoch has none yet.
 
-        Every sample maps labels to (H, W, 3) or (H, W) images. Within one epoch later images replace
-        earlier ones.
+        Within one epoch later images replace earlier ones.
+
+        Args:
+            samples: for each sample its images by label, (H, W, 3) or (H, W).
         """
+        cls = self.page.image_class
         articles = []
         for number, visuals in enumerate(samples):
             figures = []
@@ -99,13 +125,12 @@ class TrainingPage(Sink):
                 file_name = _file_name(epoch, label, number)
                 save_image(image, self.images / file_name)
                 description = _description(epoch, label, number, len(samples))
+                key = f"{label} {number}"
                 figures.append(
-                    image_tag(
-                        file_name, label, description, image.shape[:2], self.width, key=f"{label} {number}"
-                    )
+                    image_tag(file_name, label, description, image.shape[:2], self.width, key, cls=cls)
                 )
-            articles.append(sample_tag(figures))
-        # The file decides, not a memory of what was written: it may have been truncated since.
+            articles.append(sample_tag(figures, cls=cls))
+        # The file is read, because it may have been truncated since the last append.
         if not self._has_section(epoch):
             self.page.append(
                 tags.section(
@@ -121,18 +146,31 @@ class TrainingPage(Sink):
         """Mark the run as finished, so that the page no longer reloads itself."""
         self.page.append(tags.p("finished", cls="end", hidden=True))
 
-    def _append_record(self, kind: str, values: Mapping[str, object]) -> None:
-        # Inside a script only "<" could end or change the element, and JSON may spell it as an escape.
-        data = json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        self.page.append(tags.script(raw(data), type="application/json", cls=kind))
-
     def _has_section(self, epoch: int) -> bool:
-        # Quotes in texts and in JSON are escaped, so only an attribute can read like this.
+        # Quotes in texts and in JSON are escaped, so only an attribute can match.
         return self.page.path.exists() and f'data-epoch="{epoch}"'.encode() in self.page.path.read_bytes()
 
 
+def _about_tag(flags: Mapping[str, object]) -> tags.section:
+    links = (tags.a(name, href=f"../{name}") for name in FILES)
+    section = tags.section(tags.p(*links, cls="links"), cls="panel about", aria_label="About")
+    if flags:
+        command = command_tag("python train.py", flags)
+        note = tags.p("train_opt.json has all flags, for --config.", cls="note")
+        section.add(tags.details(tags.summary("Command"), command, note))
+    return section
+
+
+def _panel(name: str) -> tags.section:
+    return tags.section(id=name, cls="panel", aria_label=name, hidden=True)
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in values.items()}
+
+
 def _number(value: float) -> float | None:
-    """Six digits are more than a plot shows and keep the page small."""
+    """Return a value with six digits, more than a chart shows, to keep the page small."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 

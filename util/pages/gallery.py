@@ -1,11 +1,16 @@
 """The gallery of results that a test run writes."""
 
+import json
+import math
+import os
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
+from urllib.parse import quote
 
 import numpy as np
 from dominate import tags
@@ -13,41 +18,72 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from util.errors import UserError
+from util.files import write_text
 from util.image_io import PNG_LEVEL, save_image
-from util.pages.page import Page, image_tag, sample_tag
+from util.metrics.summary import JSON_FILE, TABLE_FILE, Summary
+from util.pages.page import (
+    Page,
+    arrow,
+    command_tag,
+    direction,
+    image_tag,
+    is_of_earlier_version,
+    record_tag,
+    sample_tag,
+)
+
+ROWS_FILE = "gallery.json"
 
 SAVERS = 2
 """Threads that save images."""
 
 WAITING_BYTES = 1 << 26
-"""So much may wait to be saved, or one row if it has more."""
+"""Limit on the images that wait to be saved; a single row may exceed it."""
 
 THUMBNAIL_SCALE = 2
-"""Pixels of a thumbnail for each pixel of its width on the page, as screens of high resolution have them."""
+"""Pixels of a thumbnail per CSS pixel of its width on the page, for screens of high resolution."""
 
 MAX_SIDES = {"jpg": 65_500, "webp": 16_383}
-"""The most pixels that a side can have in some formats."""
+"""The largest side in pixels that a format allows."""
+
+
+class About(NamedTuple):
+    """What a gallery shows.
+
+    Attributes:
+        run, phase, epoch: the run's name, the part of the data set, the checkpoint.
+        paired: whether real_B is the ground truth for fake_B; None: unknown.
+        flags: flags that differ from their defaults, by command and name.
+        options: the file with all flags of train.py.
+    """
+
+    run: str = ""
+    phase: str = ""
+    epoch: str = ""
+    paired: bool | None = None
+    flags: Mapping[str, Mapping[str, object]] = {}
+    options: Path | None = None
 
 
 class Row(NamedTuple):
-    """A row that is being saved: its tag for the page, its images' size in bytes."""
+    """A row whose images are being saved: its tag, its record for gallery.json, its images' size in bytes."""
 
     tag: tags.article
+    record: str
     size: int
     saving: list[Future[None]]
 
 
 class Gallery:
-    """A folder with index.html and images/: one row per sample, its images side by side.
+    """A folder with index.html, gallery.json and images/: one row per sample, its images side by side.
 
-    Images much wider than they are shown have small copies in thumbs/, not among the images, which
-    programs may want to read as a whole folder.
-
-    Threads save the images while others are made; a row is on the page when its images are whole. All is
-    there after `finish`, which leaving the gallery's ``with`` block calls.
+    Images much wider than they are shown have small copies in thumbs/ rather than images/, which programs
+    may read as a whole folder. Threads save the images; a row is appended to the page when its images are
+    saved. gallery.json lists the rows for programs. It is written by `finish`, which leaving the gallery's
+    ``with`` block calls, so it is missing where a process was killed.
 
     Attributes:
-        folder, images: where the page and its images are.
+        folder, images: the folders of the page and of its images.
         count: rows so far.
     """
 
@@ -61,15 +97,19 @@ class Gallery:
         file_format: str = "png",
         png_level: int = PNG_LEVEL,
         warning: str = "",
+        about: About | None = None,
     ) -> None:
-        """Start the page anew; images of an earlier run are overwritten only where names agree.
+        """Start the page; images of an earlier run are overwritten only where names agree.
 
-        `width` is the largest width of an image on the page in CSS pixels. `aspect_ratio` stretches the
-        saved images: above 1 they get wider by it, below 1 taller. `file_format` is png, compressed with
-        zlib's `png_level`, jpg or webp. `warning` stands at the page's top.
+        Args:
+            width: the largest width of an image on the page in CSS pixels.
+            aspect_ratio: stretches the saved images: wider if above 1, taller if below 1.
+            file_format: png, jpg or webp.
+            png_level: compression level of PNG files, 0 to 9.
+            warning: a text at the top of the page.
 
         Raises:
-            ValueError: the width is below 1 or the aspect ratio not positive.
+            ValueError: the width is below 1 or the aspect ratio is not positive.
         """
         if not 0 < aspect_ratio < float("inf"):
             raise ValueError(f"The aspect ratio must be a positive number, not {aspect_ratio}.")
@@ -79,8 +119,20 @@ class Gallery:
         self.width = width
         self.aspect_ratio = aspect_ratio
         self.file_format, self.png_level = file_format, png_level
-        self.page = Page(folder / "index.html", title, width=width, kind="gallery", warning=warning)
+        self.title, self.about, self.date = title, about or About(), time.strftime("%Y-%m-%d %H:%M")
+        self.page = Page(
+            folder / "index.html",
+            title,
+            width=width,
+            kind="gallery",
+            intro=(self._about_tag(),),
+            warning=warning,
+            paired=self.about.paired,
+        )
+        (folder / ROWS_FILE).unlink(missing_ok=True)
         self.count = 0
+        self._records: list[str] = []
+        self._sizes: set[tuple[int, int]] = set()
         self._names: set[str] = set()
         self._files: set[str] = set()
         self._savers = ThreadPoolExecutor(SAVERS)
@@ -102,55 +154,119 @@ class Gallery:
         captions: Mapping[str, str] | None = None,
         measured: Mapping[str, float] | None = None,
     ) -> str:
-        """Save images/{name}_{label}.png, or another format, for every label and append a row with them.
+        """Save images/{name}_{label}.png (or another format) for every label and append a row with them.
 
-        The images are (H, W, 3) or (H, W). A name that is taken becomes {name}_2, {name}_3 and so on; the
-        row's name is returned. `captions` say more than the label of some images does. `measured` are
-        values by the metric's name, by which a reader can sort the rows.
+        Args:
+            name: if a row has it already, {name}_2, {name}_3 and so on are tried.
+            visuals: images by label, (H, W, 3) or (H, W).
+            captions: texts by label, shown instead of the label.
+            measured: values by metric, by which the page can sort the rows.
+
+        Returns:
+            The row's name.
 
         Raises:
-            ValueError: the name or a label is no plain file name.
+            ValueError: the name or a label is not a plain file name.
             UserError: an image is too large for the format.
             OSError: this or an earlier image cannot be saved.
         """
         name = self._free_name(name, list(visuals))
+        captions, measured = captions or {}, measured or {}
         stretched = {label: stretch(image, self.aspect_ratio) for label, image in visuals.items()}
         size = sum(image.nbytes for image in stretched.values())
         while self._waiting and size + sum(row.size for row in self._waiting) > WAITING_BYTES:
             self._append_oldest()
+        files = {label: self._file_name(name, label) for label in stretched}
         for label, image in stretched.items():
-            self._check_sides(image, self._file_name(name, label))
+            self._check_sides(image, files[label])
         figures: list[tags.figure] = []
         saving: list[Future[None]] = []
         for label, image in stretched.items():
-            file_name = self._file_name(name, label)
-            caption = (captions or {}).get(label, label)
+            caption = captions.get(label, label)
             figures.append(
                 image_tag(
-                    file_name,
+                    files[label],
                     caption,
                     f"{name} – {caption}",
                     image.shape[:2],
                     self.width,
                     key=label,
-                    thumbnail=self._save(image, file_name, saving),
+                    thumbnail=self._save(image, files[label], saving),
                 )
             )
-        self._waiting.append(Row(sample_tag(figures, heading=name, measured=measured), size, saving))
+            self._sizes.add((image.shape[1], image.shape[0]))
+        record = {
+            "name": name,
+            "images": {label: f"images/{file_name}" for label, file_name in files.items()},
+            "captions": {label: caption for label, caption in captions.items() if label in files},
+            "metrics": {metric: v if math.isfinite(v) else None for metric, v in measured.items()},
+        }
+        tag = sample_tag(figures, heading=name, measured=measured)
+        self._waiting.append(Row(tag, json.dumps(record), size, saving))
         self.count += 1
         return name
 
+    def summarize(self, summary: Summary) -> None:
+        """Append the size of the images, the means and links to files; the page shows them at its top.
+
+        Raises:
+            OSError: an image cannot be saved.
+        """
+        self.finish()
+        section = tags.section(cls="summary", aria_label="Summary")
+        if means := {**summary.mean, **summary.reference}:
+            cells = [
+                tags.div(tags.dt(name + arrow(name), title=direction(name)), tags.dd(f"{value:.4g}"))
+                for name, value in means.items()
+            ]
+            section.add(tags.dl(*cells, cls="means"))
+        for name, reason in summary.left_out.items():
+            section.add(tags.p(f"{name}: {reason}", cls="note"))
+        files = [TABLE_FILE, JSON_FILE] if means or summary.left_out else []
+        links = [tags.a(name, href=name) for name in (*files, ROWS_FILE)]
+        section.add(tags.span(size_text(self._sizes)), *links)
+        self.page.append(section)
+
+    def link_from(self, training_page: Path, summary: Summary) -> None:
+        """Append a link to this gallery, with the means, to the page of its training run, if there is one.
+
+        Raises:
+            OSError: the page cannot be written.
+        """
+        if not training_page.exists() or is_of_earlier_version(training_page):
+            return
+        path = Path(os.path.relpath(self.page.path, training_page.parent)).as_posix()
+        values = {
+            "address": quote(path),
+            "title": f"{self.about.phase}, epoch {self.about.epoch}",
+            "date": self.date,
+            "metrics": {name: float(f"{value:.6g}") for name, value in summary.mean.items()},
+        }
+        with training_page.open("a", encoding="utf-8") as file:
+            file.write(record_tag("result", values).render(pretty=False) + "\n")
+
     def finish(self) -> None:
-        """Wait until every image is saved and every row on the page.
+        """Wait until all images are saved and all rows are on the page; write gallery.json.
 
         Raises:
             OSError: an image cannot be saved; the page ends with the row before it.
         """
         while self._waiting:
             self._append_oldest()
+        facts = {
+            "title": self.title,
+            "run": self.about.run,
+            "phase": self.about.phase,
+            "epoch": self.about.epoch,
+            "date": self.date,
+            "paired": self.about.paired,
+            "flags": self.about.flags,
+        }
+        rows = ",\n".join(self._records)
+        write_text(self.folder / ROWS_FILE, f'{json.dumps(facts)[:-1]}, "rows": [\n{rows}\n]}}\n')
 
     def _save(self, image: NDArray[np.uint8], file_name: str, saving: list[Future[None]]) -> str | None:
-        """Start to save an image; return the name of its thumbnail where it gets one."""
+        """Start to save an image; return the name of its thumbnail if it gets one."""
         saving.append(self._savers.submit(save_image, image, self.images / file_name, self.png_level))
         width = THUMBNAIL_SCALE * self.width
         if image.shape[1] <= width:
@@ -169,14 +285,25 @@ class Gallery:
             self._waiting.clear()
             raise
         self.page.append(row.tag)
+        self._records.append(row.record)
+
+    def _about_tag(self) -> tags.section:
+        section = tags.section(tags.span(self.date), cls="panel about", aria_label="About")
+        if self.about.flags:
+            commands = [command_tag(program, flags) for program, flags in self.about.flags.items()]
+            section.add(tags.details(tags.summary("Flags that differ from their defaults"), *commands))
+        if self.about.options and self.about.options.exists():
+            path = Path(os.path.relpath(self.about.options, self.folder)).as_posix()
+            section.add(tags.a(self.about.options.name, href=quote(path)))
+        return section
 
     def _check_sides(self, image: NDArray[np.uint8], file_name: str) -> None:
         height, width = image.shape[:2]
-        most = MAX_SIDES.get(self.file_format)
-        if most and max(height, width) > most:
+        limit = MAX_SIDES.get(self.file_format)
+        if limit and max(height, width) > limit:
             raise UserError(
-                f"--format {self.file_format}: {file_name} would have {width} x {height} pixels, and {most} a"
-                " side is the most that such a file can have; use --format png"
+                f"--format {self.file_format}: {file_name} would have {width} x {height} pixels;"
+                f" the format allows {limit} a side; use --format png"
             )
 
     def _free_name(self, name: str, labels: list[str]) -> str:
@@ -190,7 +317,7 @@ class Gallery:
         return candidate
 
     def _is_free(self, name: str, labels: list[str]) -> bool:
-        # Files count too: sample "a" with label "b_c" and sample "a_b" with label "c" share one file name.
+        # Files count too: sample "a" with label "b_c" and sample "a_b" with label "c" have one file name.
         files = {self._file_name(name, label) for label in labels}
         return name not in self._names and self._files.isdisjoint(files)
 
@@ -207,6 +334,13 @@ def save_thumbnail(image: NDArray[np.uint8], path: Path, width: int) -> None:
     # "reducing_gap" averages whole pixels first, which is several times as fast for large images.
     thumbnail.thumbnail((width, MAX_SIDES["jpg"]), Image.Resampling.BICUBIC, reducing_gap=2.0)
     save_image(np.asarray(thumbnail), path)
+
+
+def size_text(sizes: Collection[tuple[int, int]]) -> str:
+    """Return the size of the images, or the smallest and the largest, given all (width, height)."""
+    ordered = sorted(sizes, key=math.prod)
+    ends = ordered[:1] if len(ordered) < 2 else [ordered[0], ordered[-1]]
+    return " to ".join(f"{width} × {height}" for width, height in ends) + " pixels" * bool(ends)
 
 
 def stretch(image: NDArray[np.uint8], aspect_ratio: float) -> NDArray[np.uint8]:

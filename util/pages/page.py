@@ -1,8 +1,9 @@
-"""HTML pages that grow by appending and need nothing but themselves and their images."""
+"""HTML pages that grow by appending and consist of one file and its images."""
 
 import html
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -17,17 +18,21 @@ MAX_COLUMNS = 6  # common.css has a rule for each number of columns up to this o
 
 PARTS = {
     "gallery": ("common", "lightbox", "sorting", "chunks", "gallery"),
-    "comparison": ("common", "lightbox", "compare"),
+    "comparison": ("common", "lightbox", "curves", "chart", "compare"),
     "training": ("common", "lightbox", "curves", "chart", "epochs", "training"),
 }
-"""What each kind of page is made of: .css and .js files of static/; a name has one of them or both."""
+"""The .css and .js files of static/ in each kind of page; a name has one of them or both."""
 
 
 class Page:
-    """One self-contained HTML file that is only ever appended to.
+    """A self-contained HTML file that is only ever appended to.
 
-    HTML needs no closing tags, so the file is a complete page after every append. Nothing about the file is
-    remembered here: it may be truncated between two appends.
+    HTML needs no closing tags, so the file is a complete page after every append. No state of the file is
+    kept in memory: it may be truncated between two appends.
+
+    Attributes:
+        image_class: the class of links to images, "picture" in pages of earlier versions, whose scripts look
+            for it.
     """
 
     def __init__(
@@ -40,12 +45,16 @@ class Page:
         width: int = 256,
         intro: tuple[tags.html_tag, ...] = (),
         warning: str = "",
+        paired: bool | None = None,
     ) -> None:
-        """Start the page, or go on with it where `fresh` is False and the file exists.
+        """Start the page, or continue it if `fresh` is False and the file exists.
 
-        `kind` is one of `PARTS`, `width` the largest width of an image on the page in CSS pixels, `intro`
-        what stands between the header and the appended content, and `warning` what a reader must know before
-        anything else.
+        Args:
+            kind: a key of `PARTS`.
+            width: the largest width of an image on the page in CSS pixels.
+            intro: the elements between the header and the appended content.
+            warning: a text at the top of the page.
+            paired: whether real_B is the ground truth for fake_B; None: guessed from the labels of a row.
 
         Raises:
             ValueError: the width is below 1.
@@ -55,20 +64,35 @@ class Page:
             raise ValueError(f"The display width must be at least 1 pixel, not {width}.")
         self.path = path
         warnings = (tags.p(warning, cls="warning"),) if warning else ()
-        self._head = _head(title, width, kind, (*warnings, *intro))
+        self._head = _head(title, width, kind, (*warnings, *intro), paired)
         path.parent.mkdir(parents=True, exist_ok=True)
         if fresh:
             path.unlink(missing_ok=True)
         self.append()
+        self.image_class = "picture" if is_of_earlier_version(path) else "image"
 
     def append(self, *content: tags.html_tag) -> None:
-        """Append rendered tags to the file. Raises OSError where it cannot be written."""
+        """Append rendered tags to the file. Raises OSError if it cannot be written."""
         rendered = "".join(tag.render(pretty=False) + "\n" for tag in content)
         with self.path.open("ab") as file:
             if file.tell() == 0:
                 rendered = self._head + rendered
-            # A file name that is no valid Unicode reaches us with surrogates, which UTF-8 cannot hold.
+            # A file name that is not valid Unicode contains surrogates, which UTF-8 cannot encode.
             file.write(rendered.encode("utf-8", errors="replace"))
+
+
+def is_of_earlier_version(path: Path) -> bool:
+    """Return whether the page's own script looks for images under their earlier class name."""
+    with path.open("rb") as file:
+        head = file.read(1 << 17)
+    return b"a.picture" in head.partition(b'<main id="content">')[0]
+
+
+def record_tag(kind: str, values: Mapping[str, object]) -> tags.script:
+    """Return JSON data for the page's script, in a script element of the class `kind`."""
+    # Inside a script element only "<" could end or change the element; JSON can escape it.
+    data = json.dumps(values, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return tags.script(raw(data), type="application/json", cls=kind)
 
 
 def image_tag(
@@ -79,27 +103,36 @@ def image_tag(
     width: int,
     key: str,
     thumbnail: str | None = None,
+    cls: str = "image",
 ) -> tags.figure:
     """Return a captioned image of images/ that links to its file.
 
-    `size` is (height, width) of the file in pixels, `width` its largest width on the page in CSS pixels.
-    Images with one `key` show the same thing in different rows of the page. `thumbnail` is the file of
-    thumbs/ that the page shows instead.
+    Args:
+        size: (height, width) of the file in pixels.
+        width: the largest width of the image on the page in CSS pixels.
+        key: equal for images that show the same thing in different rows of the page.
+        thumbnail: a file of thumbs/ that the page shows instead.
+        cls: the class of the link, see `Page.image_class`.
     """
     address = _address("images", file_name)
     source = _address("thumbs", thumbnail) if thumbnail else address
-    # The attributes reserve the room before the image is loaded, so that nothing jumps.
+    # The attributes reserve the space before the image is loaded, so that the layout does not shift.
     height = max(1, round(width * size[0] / size[1]))
     image = tags.img(src=source, alt=description, width=width, height=height, loading="lazy")
-    return tags.figure(tags.a(image, href=address, cls="picture", data_key=key), tags.figcaption(label))
+    return tags.figure(tags.a(image, href=address, cls=cls, data_key=key), tags.figcaption(label))
 
 
 def sample_tag(
-    figures: list[tags.figure], heading: str | None = None, measured: Mapping[str, float] | None = None
+    figures: list[tags.figure],
+    heading: str | None = None,
+    measured: Mapping[str, float] | None = None,
+    cls: str = "image",
 ) -> tags.article:
-    """Return the images of one sample side by side, in two lines where there are many.
+    """Return the images of one sample side by side, in two lines if there are more than five.
 
-    `measured` are values by the metric's name, shown under the heading.
+    Args:
+        measured: values by metric, shown under the heading.
+        cls: the class of the images, see `Page.image_class`.
     """
     count = len(figures)
     columns = count if count <= 5 else min(MAX_COLUMNS, math.ceil(count / 2))
@@ -110,8 +143,33 @@ def sample_tag(
         article["data-measured"] = json.dumps({name: _json_number(value) for name, value in measured.items()})
         values = (tags.span(name, " ", tags.b(f"{value:.4g}")) for name, value in measured.items())
         article.add(tags.p(*values, cls="measured"))
-    article.add(tags.div(*figures, cls="pictures"))
+    article.add(tags.div(*figures, cls=f"{cls}s"))
     return article
+
+
+def command_tag(program: str, flags: Mapping[str, object]) -> tags.pre:
+    """Return a command with flags, by name, as a shell reads it."""
+    tag = tags.pre(program)
+    for name, value in flags.items():
+        given = "" if str(value) == "True" else f" {shlex.quote(_flag_text(value))}"
+        tag.add(" ", tags.span(f"--{name}{given}"))
+    return tag
+
+
+def arrow(metric: str) -> str:
+    """Return an arrow in the direction in which a metric is better, "" if that is unknown."""
+    return {True: " ↑", False: " ↓", None: ""}[HIGHER_IS_BETTER.get(metric)]
+
+
+def direction(metric: str) -> str:
+    """Return "higher is better" or "lower is better", "" if that is unknown."""
+    return {True: "higher is better", False: "lower is better", None: ""}[HIGHER_IS_BETTER.get(metric)]
+
+
+def _flag_text(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "inf" if value is None else str(value)
 
 
 def _address(folder: str, file_name: str) -> str:
@@ -119,27 +177,27 @@ def _address(folder: str, file_name: str) -> str:
 
 
 def _json_number(value: float) -> float | str:
-    """JSON has no numbers for what is not finite; JavaScript reads these words as such."""
+    """Return a number, or one of the words from which JavaScript's Number() makes those that JSON lacks."""
     if math.isfinite(value):
         return float(f"{value:.6g}")
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def _head(title: str, width: int, kind: str, intro: tuple[tags.html_tag, ...]) -> str:
+def _head(title: str, width: int, kind: str, intro: tuple[tags.html_tag, ...], paired: bool | None) -> str:
     style = f":root {{ --width: {width}px; }}\n" + _joined(kind, ".css")
     script = _joined(kind, ".js")
     head = [
         tags.meta(charset="utf-8"),
         tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
         tags.title(title),
-        tags.link(rel="icon", href="data:,"),  # or a browser asks the server for one
+        tags.link(rel="icon", href="data:,"),  # otherwise browsers request one from the server
         tags.style(raw("\n" + style)),
         tags.script(raw("\n" + script), type="module"),
     ]
     header = tags.header(tags.h1(title), tags.p(id="status", role="status"))
+    facts = json.dumps({"paired": paired, "higherIsBetter": dict(HIGHER_IS_BETTER)})
     lines = ["<!DOCTYPE html>", '<html lang="en">', *_render(head)]
-    better = html.escape(json.dumps(dict(HIGHER_IS_BETTER)))
-    lines += [f'<body class="{kind}" data-higher-is-better="{better}">']
+    lines += [f'<body class="{kind}" data-facts="{html.escape(facts)}">']
     lines += [*_render([header, *intro]), '<main id="content">']
     return "\n".join(lines) + "\n"
 

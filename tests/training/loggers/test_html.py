@@ -1,4 +1,4 @@
-"""The page of a training run: appended losses and images, and what a resumed run makes of them."""
+"""The page of a training run: appended losses and images, and resuming."""
 
 import json
 import math
@@ -67,6 +67,7 @@ def record(epoch: int = 1, fraction: float = 0.5, **losses: float) -> Any:
         data=0.01,
         learning_rate=0.0002,
         losses=losses or {"G_GAN": 1.0},
+        learning_rates={"G": 0.0002, "D": 0.0002},
         diagnostics={},
     )
 
@@ -113,6 +114,20 @@ def test_losses_come_back(tmp_path: Path) -> None:
         "learning_rate": 0.0002,
         "losses": {"G_GAN": 0.123457, "D": -1e-9},
     }
+
+
+def test_diagnostics_and_learning_rates_come_back(tmp_path: Path) -> None:
+    page = TrainingPage(tmp_path, "run")
+    values = record(G_GAN=1.0)
+    values.diagnostics = {"D_acc_real": 0.5, "grad_G": math.nan}
+    page.log_losses(values)
+    values.learning_rates = {"G": 0.0002, "D": 0.0001}
+    page.log_losses(values)
+    first, second = Reader(page).records
+    assert first["losses"] == {"G_GAN": 1.0}
+    assert first["diagnostics"] == {"D_acc_real": 0.5, "grad_G": None}
+    assert "learning_rates" not in first  # those that are equal are one number
+    assert second["learning_rates"] == {"G": 0.0002, "D": 0.0001}
 
 
 def test_losses_that_are_not_finite_are_gaps(tmp_path: Path) -> None:

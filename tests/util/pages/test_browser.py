@@ -1,4 +1,4 @@
-"""Galleries as a person uses them: in Chromium, by mouse, keyboard and touch."""
+"""Galleries in Chromium, used by mouse, keyboard and touch."""
 
 import math
 import sys
@@ -14,18 +14,20 @@ from tests.support.chromium import (  # noqa: F401
     browser,
     drag,
     enlarged,
+    hidden_overflow,
     image,
     names,
     needs_chromium,
     open_page,
     run,
 )
-from util.pages.gallery import Gallery
+from util.metrics.summary import Summary
+from util.pages.gallery import About, Gallery
 
 pytestmark = needs_chromium
 
 PSNR = {"a2": 20.0, "a10": 10.0, "b1": math.inf, "b<i>": 15.0, "grey": None}
-"""Rows in the order of the files, with a metric that one does not have."""
+"""Rows in the order of the files, with a metric that one of them does not have."""
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +89,13 @@ def test_filter_and_keys(gallery: Path, open_page: Open) -> None:
     page.keyboard.press("r")
     assert names(page) == ["b<i>", "b1"]
     page.keyboard.press("c")
-    assert enlarged(page) == "b<i> – real_A | fake_B"
+    assert enlarged(page) == "b<i> – fake_B | real_B"
 
 
 def test_enlarging(gallery: Path, open_page: Open) -> None:
     page = open_page(gallery)
     page.locator(".controls select").select_option(label="psnr")  # a10, b<i>, a2, b1, grey
-    page.locator("a.picture").nth(1).click()
+    page.locator("a.image").nth(1).click()
     assert enlarged(page) == "a10 – fake_B"
     for key, expected in (
         ("ArrowRight", "a10 – real_B"),
@@ -121,7 +123,7 @@ def test_enlarging(gallery: Path, open_page: Open) -> None:
 def test_divider_by_mouse_and_keys(gallery: Path, open_page: Open) -> None:
     page = open_page(gallery)
     page.locator(".compare").nth(1).click()
-    assert enlarged(page) == "a10 – real_A | fake_B"
+    assert enlarged(page) == "a10 – fake_B | real_B"
     frame = page.locator(".frame").bounding_box()
     middle = frame["y"] + frame["height"] / 2
     page.mouse.move(frame["x"] + 0.5 * frame["width"], middle)
@@ -136,13 +138,81 @@ def test_divider_by_mouse_and_keys(gallery: Path, open_page: Open) -> None:
     assert ratio_of_divider(page) == pytest.approx(0.22, abs=0.01)
     page.keyboard.press("Shift+ArrowRight")
     assert ratio_of_divider(page) == pytest.approx(0.32, abs=0.01)
-    page.locator("select[aria-label='Left image']").select_option(label="real_B")
-    assert enlarged(page) == "a10 – real_B | fake_B"
+    page.locator("select[aria-label='Left image']").select_option(label="real_A")
+    assert enlarged(page) == "a10 – real_A | real_B"
     page.keyboard.press("Escape")
     page.locator(".compare").first.click()  # the choice holds for other rows
-    assert enlarged(page) == "a2 – real_B | fake_B"
+    assert enlarged(page) == "a2 – real_A | real_B"
     page.keyboard.press("ArrowDown")
-    assert enlarged(page) == "a10 – real_B | fake_B"
+    assert enlarged(page) == "a10 – real_A | real_B"
+
+
+@pytest.mark.parametrize(
+    ("labels", "paired", "expected"),
+    [
+        ("real_A fake_B real_B", True, "fake_B | real_B"),
+        ("real_A fake_B real_B", False, "fake_B | real_A"),
+        ("real_A fake_B real_B", None, "fake_B | real_B"),
+        ("real_A fake_B rec_A real_B fake_A rec_B", None, "fake_B | real_A"),
+        ("real_A fake_B style", False, "fake_B | real_A"),
+        ("real_A real_B_rgb fake_B_rgb fake_B_rgb_2", False, "fake_B_rgb | real_B_rgb"),
+        ("real fake", False, "fake | real"),
+        ("samples classes", False, "samples | classes"),
+    ],
+)
+def test_compare_begins_with_the_result_beside_its_truth_or_input(
+    tmp_path: Path, open_page: Open, labels: str, paired: bool | None, expected: str
+) -> None:
+    with Gallery(tmp_path, "results", about=About(paired=paired)) as made:
+        made.add("a", {label: image(9) for label in labels.split()})
+    page = open_page(made.page.path)
+    page.keyboard.press("c")
+    assert enlarged(page) == f"a – {expected}"
+
+
+@pytest.fixture
+def summarized(tmp_path: Path) -> Path:
+    """A gallery with all that its head can show."""
+    options = tmp_path / "checkpoints" / "my run" / "train_opt.txt"
+    options.parent.mkdir(parents=True)
+    options.touch()
+    flags = {"train.py": {"dataroot": "d" * 80, "norm": "batch"}, "test.py": {"eval": True, "name": "my run"}}
+    about = About("my run", "test", "latest", True, flags, options)
+    means = {"psnr": 20.5, "ssim": 0.75, "l1": 0.25, "ciede2000": 10.0, "lpips": 0.5, "fid": 100.0}
+    with Gallery(tmp_path / "results", "Experiment = my run", about=about) as made:
+        for number in range(3):
+            made.add(f"{number}" * 40, {label: image(9) for label in ("real_A", "fake_B")}, measured=means)
+        made.summarize(Summary(means, {"ciede2000_of_grey": 12.0}, {}, {"kid": "needs a network"}))
+    return made.page.path
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_head_shows_means_flags_date_and_size(summarized: Path, open_page: Open, scripts: bool) -> None:
+    page = open_page(summarized, java_script_enabled=scripts)
+    terms, values = page.locator(".means dt").all_inner_texts(), page.locator(".means dd").all_inner_texts()
+    assert terms == ["psnr ↑", "ssim ↑", "l1 ↓", "ciede2000 ↓", "lpips ↓", "fid ↓", "ciede2000_of_grey"]
+    assert values == ["20.5", "0.75", "0.25", "10", "0.5", "100", "12"]
+    assert page.locator(".means").bounding_box()["y"] < page.locator(".sample").first.bounding_box()["y"]
+    about = page.locator(".about").inner_text() + page.locator(".summary").inner_text()
+    assert "32 × 32 pixels" in about and "kid: needs a network" in about
+    links = page.locator(".about a, .summary a")
+    addresses = links.evaluate_all("links => links.map((link) => link.getAttribute('href'))")
+    assert set(addresses) == {
+        *("metrics.csv", "metrics.json", "gallery.json", "../checkpoints/my%20run/train_opt.txt")
+    }
+    page.locator(".about summary").click()
+    assert page.locator(".about pre").all_inner_texts() == [
+        f"train.py --dataroot {'d' * 80} --norm batch",
+        "test.py --eval --name 'my run'",
+    ]
+
+
+def test_nothing_is_cut_on_a_phone(summarized: Path, open_page: Open) -> None:
+    page = open_page(summarized, PHONE)
+    page.locator(".about summary").click()
+    assert hidden_overflow(page) == []
+    sort = page.locator(".controls select")
+    assert sort.bounding_box()["width"] > 200  # wide enough for the names of metrics
 
 
 def test_divider_by_touch(gallery: Path, open_page: Open) -> None:
@@ -165,7 +235,7 @@ def test_odd_file_names_load(tmp_path: Path, open_page: Open) -> None:
             made.add(name, {"x": image(9), "y": image(9, width=64)})  # y has a thumbnail
     page = open_page(made.page.path)
     for index in range(2 * len(odd)):
-        page.locator("a.picture").nth(index).click()
+        page.locator("a.image").nth(index).click()
         page.wait_for_function("document.querySelector('.frame img').naturalWidth > 0")
         page.keyboard.press("Escape")
     widths = page.locator(".image img").evaluate_all("images => images.map((image) => image.naturalWidth)")
@@ -176,14 +246,14 @@ def test_odd_file_names_load(tmp_path: Path, open_page: Open) -> None:
 def test_without_scripts_all_images_show(gallery: Path, run: Path, open_page: Open) -> None:
     for path in (gallery, run):
         page = open_page(path, {"width": 1400, "height": 4000}, java_script_enabled=False)
-        for link in page.locator("a.picture").all():
+        for link in page.locator("a.image").all():
             link.scroll_into_view_if_needed()
         widths = page.locator(".image img").evaluate_all(
             "images => images.map((image) => image.naturalWidth)"
         )
         assert set(widths) == {32} and len(widths) == (15 if path == gallery else 40)
         assert not page.locator("button, select, input").count()
-        page.locator("a.picture").last.click()
+        page.locator("a.image").last.click()
         page.wait_for_url("**/images/*.png")
 
 
@@ -250,5 +320,5 @@ def test_large_images_have_thumbnails(tmp_path: Path, open_page: Open) -> None:
     page = open_page(made.page.path)
     sources = page.locator(".image img").evaluate_all("images => images.map((i) => i.getAttribute('src'))")
     assert sources == ["images/a_small.png", "thumbs/a_large.jpg"]
-    page.locator("a.picture").nth(1).click()
+    page.locator("a.image").nth(1).click()
     page.wait_for_function("document.querySelector('.frame img').naturalWidth === 200")

@@ -1,7 +1,11 @@
-"""The gallery of results: files on disk, safe names, a page that only grows."""
+"""The gallery of results: files on disk, safe names, a page that only grows, gallery.json."""
 
 import errno
+import json
+import math
 import re
+import subprocess
+import sys
 import time
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -13,9 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.support.environment import ROOT
 from util.errors import UserError
 from util.image_io import save_image
-from util.pages.gallery import Gallery
+from util.metrics.summary import Summary
+from util.pages.gallery import About, Gallery
 from util.pages.page import PARTS, STATIC
 
 ODD_NAME = "<b>&\"'#% ?ü;<script>alert(1)<h2>.png"
@@ -89,7 +95,7 @@ def test_odd_names_are_safe(tmp_path: Path, name: str) -> None:
     page = read(odd)
     # The name is text in every place: the elements are those of a page with a plain name.
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in read(plain).elements]
-    assert "".join(page.texts).count(name) == 3  # title, heading of the page, heading of the row
+    assert page.texts.count(name) == 3  # title, heading of the page, heading of the row
     assert page.values("img", "alt") == [f"{name} – fake_B"]
     assert saved(odd) == {f"{name}_fake_B.png"}
     [source] = page.values("img", "src")
@@ -287,7 +293,7 @@ def test_levels_of_png_change_the_size_alone(tmp_path: Path) -> None:
     assert sizes[0] > 2 * sizes[1] > 2 * sizes[2]
 
 
-def test_a_image_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
+def test_an_image_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
     with Gallery(tmp_path, "results", file_format="webp") as gallery:
         message = "--format webp: a_x.webp would have 17000 x 6 pixels"
         with pytest.raises(UserError, match=re.escape(message)):
@@ -300,3 +306,73 @@ def test_other_endings_can_be_saved(tmp_path: Path, ending: str) -> None:
     save_image(draw_image(9), tmp_path / f"x.{ending}")
     with Image.open(tmp_path / f"x.{ending}") as image:
         assert image.size == (8, 6)
+
+
+def test_gallery_json_lists_the_rows(tmp_path: Path) -> None:
+    flags = {"train.py": {"norm": "batch"}, "test.py": {"eval": True}}
+    about = About("my run", "val", "5", True, flags)
+    with Gallery(tmp_path, "a title", about=about, file_format="jpg") as gallery:
+        gallery.add("b_1", {"real_A": draw_image(), "fake_B": draw_image()}, {"fake_B": "fake_B: by a slot"})
+        gallery.add("a", {"x": draw_image()}, measured={"psnr": math.inf, "ssim": math.nan, "l1": 0.25})
+        gallery.add("a", {"x": draw_image()})
+        assert not (tmp_path / "gallery.json").exists()  # a killed process leaves none
+    content = json.loads((tmp_path / "gallery.json").read_text())
+    assert content["title"] == "a title" and content["run"] == "my run"
+    assert content["phase"] == "val" and content["epoch"] == "5"
+    assert content["paired"] is True and content["flags"] == flags
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", content["date"])
+    files = {"real_A": "images/b_1_real_A.jpg", "fake_B": "images/b_1_fake_B.jpg"}
+    assert content["rows"] == [
+        {"name": "b_1", "images": files, "captions": {"fake_B": "fake_B: by a slot"}, "metrics": {}},
+        {
+            "name": "a",
+            "images": {"x": "images/a_x.jpg"},
+            "captions": {},
+            "metrics": {"psnr": None, "ssim": None, "l1": 0.25},
+        },
+        {"name": "a_2", "images": {"x": "images/a_2_x.jpg"}, "captions": {}, "metrics": {}},
+    ]
+    for row in content["rows"]:
+        assert all((tmp_path / file).is_file() for file in row["images"].values())
+
+
+def test_gallery_json_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add("old", {"x": draw_image()})
+    Gallery(tmp_path, "results").add("new", {"x": draw_image()})  # killed: never finished
+    assert not (tmp_path / "gallery.json").exists()
+
+
+def test_gallery_json_has_names_that_are_no_unicode(tmp_path: Path) -> None:
+    name = b"caf\xe9".decode("utf-8", errors="surrogateescape")
+    try:
+        (tmp_path / name).touch()
+    except OSError:
+        pytest.skip("this file system takes only Unicode names")
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add(name, {"x": draw_image()})
+    [row] = json.loads((tmp_path / "gallery.json").read_text())["rows"]
+    assert (tmp_path / row["images"]["x"]).is_file()
+
+
+def test_summary_has_means_sizes_and_links(tmp_path: Path) -> None:
+    summary = Summary({"psnr": 20.125, "l1": 0.5}, {"colorfulness_of_truth": 30.0}, {}, {"fid": "too few"})
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add("a", {"x": draw_image(height=6, width=8), "y": draw_image(height=60, width=80)})
+        gallery.summarize(summary)
+    page = read(tmp_path)
+    text = "|".join(page.texts)
+    for expected in (
+        "psnr ↑|20.12",
+        "l1 ↓|0.5",
+        "colorfulness_of_truth|30",
+        "fid: too few",
+        "8 × 6 to 80 × 60 pixels",
+    ):
+        assert expected in text
+    assert page.values("a", "href")[-3:] == ["metrics.csv", "metrics.json", "gallery.json"]
+
+
+def test_pages_do_not_import_torch() -> None:
+    code = "import sys, util.pages.gallery; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -1,10 +1,11 @@
-// Thousands of rows: they stand in chunks, of which only those near the window have their rows in the page.
-// A page with all of them would take a second for every step of scrolling.
+// Thousands of rows are divided into chunks, and only chunks near the window have their rows in the document:
+// with all rows in it each step of scrolling would take a second.
 
 const CHUNK_ROWS = 60; // fills whole lines of one to six rows
 const NEAR = "1500px";
 
-// Shows rows, which `show` takes in order, in `main`; `prepare` is called with a row before it is seen first.
+// Returns functions that show rows in `main` and bring one into the document. `prepare` is called with a row
+// before it is shown for the first time.
 function makeChunks(main, prepare) {
   const rowsOf = new Map();
   const prepared = new Set();
@@ -52,7 +53,7 @@ function makeChunks(main, prepare) {
     chunk.replaceChildren();
   }
 
-  // Chunks without their rows are taken to be as high as one that has them.
+  // Gives chunks without their rows the height of one that has them.
   function estimate() {
     const known = [...rowsOf.keys()].find((chunk) => chunk.firstChild);
     if (!known) return;
@@ -64,7 +65,7 @@ function makeChunks(main, prepare) {
     }
   }
 
-  // Brings the row of an element into the page.
+  // Brings the row of an element into the document.
   function reveal(element) {
     const row = element.closest(".sample");
     for (const [chunk, rows] of rowsOf) {

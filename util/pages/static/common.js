@@ -8,7 +8,9 @@ function make(name, attributes = {}, ...content) {
   return element;
 }
 
-// Small settings outlive a reload of the page in its tab; without storage they just do not.
+const FACTS = JSON.parse(document.body.dataset.facts);
+
+// Settings survive a reload of the page in its tab, if the browser allows storage.
 function recall(name) {
   try {
     return JSON.parse(sessionStorage.getItem(location.pathname + " " + name));
@@ -21,7 +23,7 @@ function remember(name, value) {
   try {
     sessionStorage.setItem(location.pathname + " " + name, JSON.stringify(value));
   } catch {
-    // Nothing depends on it.
+    // The page works without it.
   }
 }
 
@@ -35,7 +37,7 @@ function counted(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-// A number with four digits.
+// A number with four significant digits.
 function readable(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const size = Math.abs(value);
@@ -43,7 +45,11 @@ function readable(value) {
   return String(Number(value.toPrecision(4)));
 }
 
-// Keys with these belong to the browser, and so do those that are typed into a field.
+function arrow(metric) {
+  return { true: " ↑", false: " ↓" }[FACTS.higherIsBetter[metric]] ?? "";
+}
+
+// Keys with a modifier belong to the browser, those typed into a field to the field.
 function isForPage(event) {
   if (event.altKey || event.ctrlKey || event.metaKey) return false;
   return !event.target.matches("input[type=search], select");

@@ -1,6 +1,27 @@
-// What is drawn of a run's records: smoothed curves, ranges, ticks, paths.
+// The numbers behind charts: curves, ranges, ticks, paths.
+//
+// A curve has a `name`, a `style`, `thin` lines (an array of values each; null is a gap), a `thick` line, the
+// values that are drawn as `dots`, and all values `sorted`.
 
-// A running mean with weights that fade over `span` values; gaps stay gaps.
+const COLORS = 12;
+const DASHES = ["none", "8 4", "2 3", "9 3 2 3", "14 4", "4 2", "14 3 2 3 2 3"]; // no common factor with COLORS
+
+function makeCurve(name, index, { thin, thick, dots }) {
+  const style = `--color: var(--curve-${index % COLORS}); --dashes: ${DASHES[index % DASHES.length]}`;
+  return { name, index, style, thin, thick, dots, sorted: sortedValues(thin.length ? thin.flat() : thick) };
+}
+
+// One curve per name in the values of the records, as a running mean over the values themselves.
+function readCurves(records, valuesOf) {
+  const names = [...new Set(records.flatMap((record) => Object.keys(valuesOf(record))))];
+  return names.map((name, index) => {
+    const values = records.map((record) => valuesOf(record)[name] ?? null);
+    const span = Math.min(200, Math.max(1, records.length / 40));
+    return makeCurve(name, index, { thin: [values], thick: smooth(values, span), dots: values });
+  });
+}
+
+// An exponential running mean over about `span` values; gaps stay gaps.
 function smooth(values, span) {
   const keep = 1 - 2 / (span + 1);
   let sum = 0;
@@ -38,22 +59,23 @@ function logTicks(low, high, count) {
   return ticks.filter((tick) => tick >= low && tick <= high);
 }
 
-// The value below which the given share of the sorted values lies.
-function quantile(sorted, share) {
-  return sorted[Math.round(share * (sorted.length - 1))];
+// The value below which the given fraction of the sorted values lies.
+function quantile(sorted, fraction) {
+  return sorted[Math.round(fraction * (sorted.length - 1))];
 }
 
-// Curves tend to start with a spike and to have more of them later: the outermost values are cut off.
-function valueRange(seriesList, logarithmic) {
+// The range of the vertical axis. Curves often begin with a spike and have more of them later, so the outermost
+// values are cut off.
+function valueRange(curves, logarithmic) {
   let low = Infinity;
   let high = -Infinity;
-  for (const { sorted, smooth } of seriesList) {
+  for (const { sorted, thick } of curves) {
     const values = logarithmic ? sorted.filter((value) => value > 0) : sorted;
     if (!values.length) continue;
     const [least, most] = [quantile(values, 0.005), quantile(values, 0.995)];
-    const peak = smooth.reduce((peak, value) => Math.max(peak, value ?? peak), most);
-    const valley = smooth.reduce((valley, value) => Math.min(valley, value ?? valley), most);
-    // Values near zero reach far down on a logarithmic scale, where the running mean is what matters.
+    const peak = thick.reduce((peak, value) => Math.max(peak, value ?? peak), most);
+    const valley = thick.reduce((valley, value) => Math.min(valley, value ?? valley), most);
+    // On a logarithmic scale values near zero reach far down; the thick line is what matters.
     low = Math.min(low, logarithmic ? Math.max(least, valley / 4) : least);
     high = Math.max(high, Math.min(peak, most + 0.5 * Math.abs(most - least)));
   }
@@ -64,14 +86,14 @@ function valueRange(seriesList, logarithmic) {
   return [low === 0 ? 0 : low - margin, high + margin];
 }
 
-// On a linear scale a loss that is ten times larger than the others would flatten them.
-function needsLogarithm(seriesList) {
-  const middles = seriesList.filter(({ sorted }) => sorted.length).map(({ sorted }) => quantile(sorted, 0.5));
+// Whether one curve is ten times larger than another, which a linear scale would flatten.
+function needsLogarithm(curves) {
+  const middles = curves.filter(({ sorted }) => sorted.length).map(({ sorted }) => quantile(sorted, 0.5));
   const least = Math.min(...middles);
   return least > 0 && Math.max(...middles) > 10 * least;
 }
 
-// One column of pixels gets at most two points, so that a line of any length draws quickly.
+// The path of a line, with at most two points in a column of pixels, so that lines of any length draw quickly.
 function linePath(positions, values, toX, toY) {
   const parts = [];
   let pen = "M";
@@ -80,6 +102,7 @@ function linePath(positions, values, toX, toY) {
     if (!column) return;
     const { x, low, high } = column;
     parts.push(`${pen}${x} ${low.toFixed(1)}`);
+    if (pen === "M") parts.push("h0"); // makes a point between two gaps visible
     if (low !== high) parts.push(`L${x} ${high.toFixed(1)}`);
     pen = "L";
     column = null;
@@ -104,27 +127,19 @@ function linePath(positions, values, toX, toY) {
   return parts.join("");
 }
 
-function readSeries(records, values) {
-  const names = [...new Set(records.flatMap((record) => Object.keys(values(record))))];
-  return names.map((name, index) => {
-    const raw = records.map((record) => values(record)[name] ?? null);
-    const span = Math.min(200, Math.max(1, records.length / 40));
-    const color = `--color: var(--loss-${index % 8})`;
-    return { name, raw, sorted: sortedValues(raw), smooth: smooth(raw, span), color };
-  });
-}
-
 function sortedValues(raw) {
   return Float64Array.from(raw.filter((value) => value !== null)).sort();
 }
 
-// A series as far as its range of values counts: from one record to before another.
-function part(series, from, to) {
-  if (from === 0 && to === series.raw.length) return series;
-  return { ...series, sorted: sortedValues(series.raw.slice(from, to)), smooth: series.smooth.slice(from, to) };
+// A curve with the values of the indices `from` to `to` (exclusive) alone.
+function part(curve, from, to) {
+  if (from === 0 && to === curve.thick.length) return curve;
+  const thin = curve.thin.map((values) => values.slice(from, to));
+  const thick = curve.thick.slice(from, to);
+  return { ...curve, thick, sorted: sortedValues(thin.length ? thin.flat() : thick) };
 }
 
-// The first of the sorted positions that is not below the given one.
+// The index of the first of the sorted positions that is not below `position`.
 function firstFrom(positions, position) {
   let [from, to] = [0, positions.length];
   while (from < to) {
@@ -135,6 +150,7 @@ function firstFrom(positions, position) {
   return from;
 }
 
+// The index of the sorted position that is nearest to `position`.
 function nearest(positions, position) {
   const after = Math.min(firstFrom(positions, position), positions.length - 1);
   return after && position - positions[after - 1] < positions[after] - position ? after - 1 : after;

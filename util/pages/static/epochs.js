@@ -1,11 +1,11 @@
-// One place that shows the fixed samples as they were after any epoch, by a slider.
+// A slider that shows the fixed samples as they were after any epoch.
 
-const AHEAD = 8; // so many epochs on both sides are fetched, so that dragging shows them at once
+const AHEAD = 8; // epochs on both sides that are preloaded, so that dragging shows them at once
 
 function makeEpochViewer(panel, newestFirst) {
   const sections = [...newestFirst].reverse();
-  const pictures = sections.map(
-    (section) => new Map(findAll("a.picture", section).map((link) => [link.dataset.key, link])),
+  const images = sections.map(
+    (section) => new Map(findAll("a.image", section).map((link) => [link.dataset.key, link])),
   );
   const last = sections.length - 1;
   const kept = sections.findIndex((section) => section.dataset.epoch === recall("epoch"));
@@ -25,10 +25,10 @@ function makeEpochViewer(panel, newestFirst) {
     const { epoch } = sections[index].dataset;
     shown.textContent = `${epoch} of ${sections[last].dataset.epoch}`;
     slider.setAttribute("aria-valuetext", `epoch ${epoch}`);
-    // The newest epoch gives way to a newer one when the page reloads, any other stays.
+    // After a reload the newest epoch is replaced by a newer one; any other stays.
     remember("epoch", index === last ? null : epoch);
-    for (const link of findAll("a.picture", samples)) {
-      const source = pictures[index].get(link.dataset.key);
+    for (const link of findAll("a.image", samples)) {
+      const source = images[index].get(link.dataset.key);
       link.closest("figure").classList.toggle("absent", !source);
       if (source) put(link, source);
     }
@@ -44,7 +44,7 @@ function makeEpochViewer(panel, newestFirst) {
 
   function fetchAround() {
     const index = slider.valueAsNumber;
-    for (const links of pictures.slice(Math.max(0, index - AHEAD), index + AHEAD + 1)) {
+    for (const links of images.slice(Math.max(0, index - AHEAD), index + AHEAD + 1)) {
       for (const link of links.values()) {
         if (fetched.has(link)) continue;
         fetched.add(link);
@@ -53,6 +53,6 @@ function makeEpochViewer(panel, newestFirst) {
     }
   }
 
-  // Who does not touch the slider fetches nothing for it.
+  // Nothing is fetched before the slider is used.
   for (const event of ["pointerenter", "focus", "input"]) slider.addEventListener(event, fetchAround);
 }

@@ -1,11 +1,13 @@
-// The rows of a gallery: sorted by name or by what was measured, filtered by name.
+// The rows of a gallery: sorted by name or by a metric, filtered by name.
 
 function startGallery() {
   const main = find("#content");
+  const summary = find(".summary", main);
+  if (summary) find(".about").prepend(summary);
   const rows = readRows(main);
   let shown = rows;
   const chunks = makeChunks(main, addCompareButton);
-  const lightbox = makeLightbox(() => shown.flatMap((row) => picturesOf(row.element)), chunks.reveal);
+  const lightbox = makeLightbox(() => shown.flatMap((row) => imagesOf(row.element)), chunks.reveal);
   const metrics = [...new Set(rows.flatMap((row) => [...row.measured.keys()]))];
   const controls = makeControls(metrics, () => {
     arrange();
@@ -25,24 +27,24 @@ function startGallery() {
 
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".compare");
-    if (button) lightbox.open(find("a.picture", button.parentElement), true);
+    if (button) lightbox.open(find("a.image", button.parentElement), true);
   });
 }
 
 function readRows(main) {
   return findAll(".sample", main).map((element, place) => {
     const values = Object.entries(JSON.parse(element.dataset.measured ?? "{}"));
-    // What JSON has no numbers for comes as a string: "Infinity", "NaN".
+    // Values that are not finite are strings in JSON: "Infinity", "NaN".
     const measured = new Map(values.map(([metric, value]) => [metric, Number(value)]));
-    const pictures = element.querySelectorAll("a.picture").length;
-    return { element, place, name: find("h2", element).textContent, measured, pictures };
+    const images = element.querySelectorAll("a.image").length;
+    return { element, place, name: find("h2", element).textContent, measured, images };
   });
 }
 
 function describe(shown, count, metric) {
-  const pictures = shown.reduce((sum, row) => sum + row.pictures, 0);
+  const images = shown.reduce((sum, row) => sum + row.images, 0);
   const part = shown.length < count ? `${shown.length.toLocaleString("en")} of ` : "";
-  const texts = [part + counted(count, "sample"), counted(pictures, "picture")];
+  const texts = [part + counted(count, "sample"), counted(images, "image")];
   const values = shown.map((row) => row.measured.get(metric)).filter(Number.isFinite);
   if (values.length) texts.push(`mean ${metric} ${readable(values.reduce((a, b) => a + b) / values.length)}`);
   return texts.join(" · ");
@@ -50,7 +52,7 @@ function describe(shown, count, metric) {
 
 // Controls ----------------------------------------------------------------------------------------
 
-// The state outlives a reload: { sort: "", "name" or "metric:NAME", reversed, text }.
+// The state survives a reload: { sort: "", "name" or "metric:NAME", reversed, text }.
 function makeControls(metrics, changed) {
   const state = { sort: "", reversed: false, text: "", ...recall("arrangement") };
   const byMetric = metrics.map((metric) => [METRIC + metric, metric]);
@@ -61,8 +63,8 @@ function makeControls(metrics, changed) {
   const filter = make("input", { type: "search", ...names });
   const sort = make("select", { "aria-label": "Sort by", title: "Sort by" });
   sort.append(...options.map(([value, text]) => make("option", { value }, text)));
-  const direction = make("button", { type: "button", title: "Turn the order round (R)" });
-  const label = make("label", {}, "Sort by ", sort);
+  const direction = make("button", { type: "button", title: "Reverse the order (R)" });
+  const label = make("label", {}, make("span", {}, "Sort by "), sort);
   const bar = make("div", { class: "controls", role: "search" }, filter, label, direction);
 
   function set(changes) {
@@ -78,8 +80,8 @@ function makeControls(metrics, changed) {
     direction.textContent = directionName(state);
   }
 
-  // Best or worst first, by the metric that is chosen or else the first one.
-  function setEnd(reversed) {
+  // Worst or best first, by the chosen metric or else the first one.
+  function sortByMetric(reversed) {
     if (metrics.length) set({ sort: metricOf(state) === null ? METRIC + metrics[0] : state.sort, reversed });
   }
 
@@ -88,12 +90,12 @@ function makeControls(metrics, changed) {
   sort.addEventListener("change", () => set({ sort: sort.value, reversed: false }));
   direction.addEventListener("click", () => set({ reversed: !state.reversed }));
   write();
-  return { bar, state, filter, set, setEnd };
+  return { bar, state, filter, set, sortByMetric };
 }
 
-function addCompareButton({ element, name, pictures }) {
-  if (pictures < 2) return;
-  const label = `Compare two pictures of ${name} (C)`;
+function addCompareButton({ element, name, images }) {
+  if (images < 2) return;
+  const label = `Compare two images of ${name} (C)`;
   const attributes = { type: "button", class: "compare", "aria-label": label, title: label };
   element.append(make("button", attributes, "Compare"));
 }
@@ -102,11 +104,11 @@ function onGalleryKeys(controls, lightbox) {
   const actions = {
     "/": () => controls.filter.focus(),
     r: () => controls.set({ reversed: !controls.state.reversed }),
-    w: () => controls.setEnd(false),
-    b: () => controls.setEnd(true),
+    w: () => controls.sortByMetric(false),
+    b: () => controls.sortByMetric(true),
     c: () => {
       const row = document.activeElement.closest(".sample") ?? find(".sample");
-      if (row && find(".compare", row)) lightbox.open(find("a.picture", row), true);
+      if (row && find(".compare", row)) lightbox.open(find("a.image", row), true);
     },
   };
   document.addEventListener("keydown", (event) => {

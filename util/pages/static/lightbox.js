@@ -1,23 +1,24 @@
-// Pictures in full size, one at a time or two of a row with a divider between them.
+// Images in full size, one at a time, or two of a row with a divider between them.
 //
-// Left and right step through all shown pictures in the order of the page, up and down through the pictures
-// with the same key: the same label (and sample) in the row or epoch above or below. With two pictures, left
-// and right move the divider.
+// The left and right arrow keys step through all shown images in the order of the page, up and down through
+// images with the same key: the same label (and sample) in the row or epoch above or below. With two images,
+// left and right move the divider.
 
 const STEPS = {
-  ArrowLeft: { sign: "←", label: "Previous picture (left arrow)" },
-  ArrowUp: { sign: "↑", label: "Same picture in the row above (up arrow)" },
-  ArrowDown: { sign: "↓", label: "Same picture in the row below (down arrow)" },
-  ArrowRight: { sign: "→", label: "Next picture (right arrow)" },
+  ArrowLeft: { sign: "←", label: "Previous image (left arrow)" },
+  ArrowUp: { sign: "↑", label: "Same image in the row above (up arrow)" },
+  ArrowDown: { sign: "↓", label: "Same image in the row below (down arrow)" },
+  ArrowRight: { sign: "→", label: "Next image (right arrow)" },
 };
 
 const isSideways = (key) => key === "ArrowLeft" || key === "ArrowRight";
-const picturesOf = (element) => findAll("a.picture", element);
-const rowOf = (link) => picturesOf(link.closest(".sample"));
+const imagesOf = (element) => findAll("a.image", element);
+const rowOf = (link) => imagesOf(link.closest(".sample"));
+const keyOf = (link) => link.dataset.key;
 const labelOf = (link) => find("figcaption", link.closest("figure")).textContent;
 const addressOf = (link) => link.getAttribute("href").split("?")[0];
 
-// Who stands beside, above and below whom.
+// Links each image to those before, after, above and below it.
 function connect(links) {
   const neighbours = new Map(links.map((link, index) => [link, { index }]));
   const above = new Map();
@@ -32,9 +33,9 @@ function connect(links) {
   return { links, neighbours };
 }
 
-// `list` returns all pictures in their present order, `reveal` brings one into the page if it is not there.
+// `list` returns the links of all images in their current order, `reveal` brings one into the document.
 function makeLightbox(list, reveal) {
-  let pictures = null;
+  let images = null;
   let current = null;
   let comparing = false;
 
@@ -42,9 +43,9 @@ function makeLightbox(list, reveal) {
   const caption = make("p", { class: "caption", "aria-live": "polite" });
   const place = make("p", { class: "place" });
   const closing = makeButton("✕", "Close (Esc)", () => dialog.close());
-  const compare = makeButton("Compare", "Compare two pictures of the row (C)", () => setComparing(!comparing));
+  const compare = makeButton("Compare", "Compare two images of the row (C)", () => setComparing(!comparing));
   const pixels = makeButton("Pixels", "Show sharp pixels (P)", () => toggle(pixels, "pixels"));
-  const actual = makeButton("100 %", "Show the picture's own size (A)", () => toggle(actual, "actual"));
+  const actual = makeButton("100 %", "Show the image's own size (A)", () => toggle(actual, "actual"));
   const steps = Object.entries(STEPS).map(([key, { sign, label }]) => {
     const element = makeButton(sign, label, () => step(key));
     element.classList.toggle("sideways", isSideways(key));
@@ -52,7 +53,7 @@ function makeLightbox(list, reveal) {
   });
   const dialog = make(
     "dialog",
-    { "aria-label": "Enlarged picture" },
+    { "aria-label": "Enlarged image" },
     make("div", { class: "bar" }, caption, place, closing),
     view.stage,
     make(
@@ -76,22 +77,22 @@ function makeLightbox(list, reveal) {
     dialog.classList.toggle("comparing", two);
     compare.setAttribute("aria-pressed", two);
     caption.textContent = two ? view.showTwo(row) : view.showOne(link);
-    const own = pictures.neighbours.get(link);
-    place.textContent = `${own.index + 1} / ${pictures.links.length}`;
+    const own = images.neighbours.get(link);
+    place.textContent = `${own.index + 1} / ${images.links.length}`;
     for (const [key, element] of steps) {
       element.disabled = !own[key];
-      if (own[key]) new Image().src = own[key].href; // so that the next step is immediate
+      if (own[key]) new Image().src = own[key].href; // preloaded, so that the next step is immediate
     }
     if (!dialog.open) dialog.showModal();
     setHash("#open=" + addressOf(link));
   }
 
   function open(link, withTwo) {
-    pictures = connect(list());
+    images = connect(list());
     comparing = withTwo;
-    // The viewer of epochs shows pictures that stand further down in their epochs.
-    if (!pictures.neighbours.has(link)) {
-      link = pictures.links.find((other) => addressOf(other) === addressOf(link));
+    // The epoch viewer shows copies of images that are further down in the sections of their epochs.
+    if (!images.neighbours.has(link)) {
+      link = images.links.find((other) => addressOf(other) === addressOf(link));
     }
     if (link) show(link);
     if (link && withTwo) view.divider.focus();
@@ -104,7 +105,7 @@ function makeLightbox(list, reveal) {
   }
 
   function step(key) {
-    const next = pictures.neighbours.get(current)[key];
+    const next = images.neighbours.get(current)[key];
     if (next) show(next);
   }
 
@@ -125,12 +126,12 @@ function makeLightbox(list, reveal) {
   view.stage.addEventListener("click", (event) => event.target === view.stage && dialog.close());
   view.changed = () => show(current);
   onSwipe(view.stage, (key) => {
-    if (view.stage.classList.contains("actual")) return; // it scrolls
+    if (view.stage.classList.contains("actual")) return; // swiping scrolls
     if (!dialog.classList.contains("comparing") || !isSideways(key)) step(key);
   });
 
   document.addEventListener("click", (event) => {
-    const link = event.target.closest("a.picture");
+    const link = event.target.closest("a.image");
     if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     open(link, false);
@@ -144,15 +145,15 @@ function makeLightbox(list, reveal) {
   return { dialog, open, openAddressed };
 }
 
-// The part between the bars: a picture, a second one over it and the divider, which is an input, so that
-// mouse, touch and keys move it.
+// The part between the bars: an image, a second one on top of it, and the divider, a range input that mouse,
+// touch and keys move.
 function makeView() {
   const one = make("img");
   const other = make("img", { class: "other" });
   const range = { type: "range", min: 0, max: 100, step: 0.1, value: 50 };
   const divider = make("input", { ...range, "aria-label": "Divider" });
   const frame = make("div", { class: "frame" }, one, other, divider);
-  const choices = ["Left picture", "Right picture"].map((label) => {
+  const choices = ["Left image", "Right image"].map((label) => {
     return make("select", { "aria-label": label, title: label });
   });
   const stage = make("div", { class: "stage" }, frame);
@@ -165,7 +166,7 @@ function makeView() {
       frame.style.setProperty("--ratio", ratio);
     }
     if (thumbnail.src !== link.href && image.src !== link.href) {
-      image.removeAttribute("src"); // or the last picture would stay until a large one is there
+      image.removeAttribute("src"); // otherwise the previous image stays until a large one is loaded
       image.style.backgroundImage = `url("${thumbnail.src}")`;
     } else if (thumbnail.src === link.href) {
       image.style.backgroundImage = "";
@@ -180,14 +181,15 @@ function makeView() {
   }
 
   function showTwo(row) {
-    const chosen = choosePair(row);
+    const labels = row.map(labelOf);
+    const chosen = choosePair(row.map(keyOf));
     put(one, row[chosen[0]]);
     put(other, row[chosen[1]]);
     choices.forEach((choice, side) => {
-      choice.replaceChildren(...row.map((link, index) => make("option", { value: index }, labelOf(link))));
-      choice.value = chosen[side];
+      choice.replaceChildren(...row.map((link, index) => make("option", { value: keyOf(link) }, labels[index])));
+      choice.value = keyOf(row[chosen[side]]);
     });
-    return `${one.alt} | ${labelOf(row[chosen[1]])}`;
+    return `${one.alt} | ${labels[chosen[1]]}`;
   }
 
   function moveDivider(percent) {
@@ -203,7 +205,7 @@ function makeView() {
   one.addEventListener("load", () => frame.style.setProperty("--natural", `${one.naturalWidth}px`));
   for (const choice of choices) {
     choice.addEventListener("change", () => {
-      remember("pair", choices.map((choice) => Number(choice.value)));
+      remember("pair", choices.map((choice) => choice.value));
       view.changed();
     });
   }
@@ -211,25 +213,31 @@ function makeView() {
   return view;
 }
 
-// Which two pictures of a row are compared: those chosen before, or else the first and what was made of it.
-function choosePair(row) {
-  const chosen = recall("pair");
-  if (chosen?.every((index) => index < row.length)) return chosen;
-  const made = row.findIndex((link, index) => index && link.dataset.key.startsWith("fake"));
-  return [0, Math.max(1, made)];
+// Returns the indices of the two images of a row to compare: those chosen before, or else the result beside
+// its ground truth or, without one, beside its input.
+function choosePair(keys) {
+  const chosen = recall("pair")?.map((key) => keys.indexOf(key));
+  if (chosen?.every((index) => index >= 0)) return chosen;
+  const fake = Math.max(0, keys.findIndex((key) => key.startsWith("fake")));
+  // In unpaired data real_B is the input of the other direction.
+  const paired = keys[fake].startsWith("fake_B_rgb") || (FACTS.paired ?? !keys.some((key) => key.startsWith("fake_A")));
+  const truth = paired ? keys.indexOf(keys[fake].split(":")[0].replace("fake", "real")) : -1;
+  const input = keys.findIndex((key) => key.startsWith("real"));
+  const beside = [truth, input].find((index) => index >= 0 && index !== fake);
+  return [fake, beside ?? (fake ? 0 : 1)];
 }
 
-// From a picture that has the focus, arrows lead to its neighbours as they do when it is enlarged.
+// Arrow keys move the focus from an image to its neighbours, as they step when it is enlarged.
 function onArrows(dialog, list, reveal) {
-  let pictures = null;
+  let images = null;
   document.addEventListener("keydown", (event) => {
     const link = document.activeElement;
     if (dialog.open || !(event.key in STEPS) || !isForPage(event)) return;
-    if (!link.matches("#content a.picture")) return;
-    if (!event.repeat) pictures = null; // rows may have been sorted since
-    pictures ??= connect(list());
+    if (!link.matches("#content a.image")) return;
+    if (!event.repeat) images = null; // rows may have been sorted since
+    images ??= connect(list());
     event.preventDefault();
-    const next = pictures.neighbours.get(link)?.[event.key];
+    const next = images.neighbours.get(link)?.[event.key];
     if (next) goTo(next, reveal);
   });
 }
@@ -255,7 +263,7 @@ function onSwipe(element, step) {
     const down = event.changedTouches[0].clientY - start.clientY;
     start = null;
     if (Math.max(Math.abs(right), Math.abs(down)) < 40) return;
-    // The picture follows the finger: a swipe to the left brings what is on the right.
+    // The image follows the finger: a swipe to the left shows the image on the right.
     if (Math.abs(right) > Math.abs(down)) step(right < 0 ? "ArrowRight" : "ArrowLeft");
     else step(down < 0 ? "ArrowDown" : "ArrowUp");
   });

@@ -1,6 +1,5 @@
-// The order of a gallery's rows: as they came, by name, or by what was measured.
+// The order of a gallery's rows: that of the files, by name, or by a metric.
 
-const HIGHER_IS_BETTER = JSON.parse(document.body.dataset.higherIsBetter);
 const METRIC = "metric:"; // in the values of the sort field, before the metric's name
 
 function metricOf({ sort }) {
@@ -11,8 +10,8 @@ function sortRows(rows, state) {
   const sign = state.reversed ? -1 : 1;
   const metric = metricOf(state);
   if (metric !== null) {
-    // A metric's worst values come first; of one that nobody knows, the lowest.
-    const upwards = HIGHER_IS_BETTER[metric] === false ? -sign : sign;
+    // The worst values come first; the lowest, if it is unknown which are worse.
+    const upwards = FACTS.higherIsBetter[metric] === false ? -sign : sign;
     return rows.toSorted((row, other) => compareValues(row, other, metric, upwards));
   }
   const { compare } = new Intl.Collator("en", { numeric: true });
@@ -20,7 +19,7 @@ function sortRows(rows, state) {
   return rows.toSorted((row, other) => sign * (bySort(row, other) || row.place - other.place));
 }
 
-// Rows without a value, or with one that is no number, come last in both directions.
+// Rows without a value, or with NaN, come last in both directions.
 function compareValues(row, other, metric, sign) {
   const [a, b] = [row.measured.get(metric) ?? NaN, other.measured.get(metric) ?? NaN];
   const missing = Number.isNaN(a) - Number.isNaN(b);
@@ -32,6 +31,6 @@ function directionName({ sort, reversed }) {
   const metric = metricOf({ sort });
   if (sort === "name") return reversed ? "Z to A" : "A to Z";
   if (metric === null) return reversed ? "last to first" : "first to last";
-  if (metric in HIGHER_IS_BETTER) return reversed ? "best first" : "worst first";
+  if (metric in FACTS.higherIsBetter) return reversed ? "best first" : "worst first";
   return reversed ? "highest first" : "lowest first";
 }

@@ -1,33 +1,38 @@
-// The page of a training run: curves, an epoch slider and the epochs, newest first; it reloads by itself.
+// The page of a training run: charts, an epoch slider and the epochs, newest first. It reloads itself.
 
 const RELOAD_SECONDS = 30;
+const UNBOUNDED = /^(grad_|G_over_)/; // diagnostics that are not fractions or correlations
 
 function startTraining() {
   const main = find("#content");
-  // A run that was resumed has gone on after its marker.
-  const ending = main.lastElementChild?.matches(".end") ? main.lastElementChild.textContent : null;
+  const ending = readEnding(main);
   const sections = findAll(".epoch").reverse();
   main.prepend(...sections);
   main.classList.add("newest-first");
   const losses = readRecords("script.loss", (record) => record.epoch - 1 + record.epoch_fraction);
   const metrics = readRecords("script.metric", (record) => positionAmong(losses, record));
   makeCharts(losses, metrics);
+  showResults();
 
   const written = losses.length ? losses.at(-1).written : Date.parse(document.lastModified) / 1000;
-  // The pictures of the latest epochs may have been overwritten, which a cache would not notice.
-  for (const link of sections.slice(0, 2).flatMap((section) => findAll("a.picture", section))) {
+  // Images of the latest epochs may have been overwritten, which a cache would not notice.
+  for (const link of sections.slice(0, 2).flatMap((section) => findAll("a.image", section))) {
     const image = find("img", link);
     link.href = image.src = `${link.getAttribute("href")}?${Math.round(written)}`;
   }
   if (sections.length > 1) makeEpochViewer(find("#epochs"), sections);
   showStatus(losses, sections, written, ending);
-  const { dialog, openAddressed } = makeLightbox(() => picturesOf(main), () => {});
+  const { dialog, openAddressed } = makeLightbox(() => imagesOf(main), () => {});
   openAddressed();
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && zoom.range && !dialog.open) setZoom(null);
-  });
+  onEscape(dialog);
   keepPlace();
   if (!ending) reloadLater(dialog);
+}
+
+// The text of the end marker; null if there is none, or if a resumed run continued after it.
+function readEnding(main) {
+  const last = [...main.children].findLast((element) => !element.matches(".result"));
+  return last?.matches(".end") ? last.textContent : null;
 }
 
 function readRecords(selector, positionOf) {
@@ -36,17 +41,17 @@ function readRecords(selector, positionOf) {
     try {
       const record = JSON.parse(element.textContent);
       record.position = positionOf(record);
-      // A run that was resumed replaces what it had written after the point where it resumed.
+      // A resumed run replaces what was written after the point at which it resumed.
       while (records.length && records.at(-1).position >= record.position) records.pop();
       records.push(record);
     } catch {
-      // The last record may be half written at this moment.
+      // The last record may be incomplete at this moment.
     }
   }
   return records;
 }
 
-// Validation knows its epoch and how many pictures the run had seen; where that was, losses tell.
+// Validation knows its epoch and the number of images seen; the losses know where in the epoch that was.
 function positionAmong(losses, { epoch, total_iters: seen }) {
   const after = losses.findIndex((record) => record.total_iters >= seen);
   const index = Math.min(Math.max(1, after < 0 ? losses.length - 1 : after), losses.length - 1);
@@ -58,58 +63,97 @@ function positionAmong(losses, { epoch, total_iters: seen }) {
 }
 
 function makeCharts(losses, metrics) {
-  const positions = [...losses, ...metrics].map((record) => record.position).sort((a, b) => a - b);
-  if (!positions.length) return;
-  // Validation alone is shown from where its first epoch began.
-  const start = losses.length ? Math.floor(positions[0]) : Math.ceil(positions[0]) - 1;
-  const whole = [start, Math.max(positions.at(-1), start + 1e-3)];
+  const places = [...losses, ...metrics].map((record) => record.position).sort((a, b) => a - b);
+  if (!places.length) return;
+  // Without losses the chart of a metric begins with its first epoch.
+  const start = losses.length ? Math.floor(places[0]) : Math.ceil(places[0]) - 1;
+  const whole = [start, Math.max(places.at(-1), start + 1e-3)];
   if (zoom.range && !(zoom.range[0] < whole[1] && zoom.range[1] > whole[0])) zoom.range = null;
-  if (losses.length) {
-    const series = readSeries(losses, (record) => record.losses);
-    const logarithmic = needsLogarithm(series);
-    const chart = { records: losses, series, whole, name: "losses", label: "Losses", legend: true, logarithmic };
-    makeChart(find("#losses"), { ...chart, readout: readLosses });
+
+  const positions = losses.map(({ position }) => position);
+  addChart("losses", "Losses", () => false);
+  addChart("diagnostics", "Diagnostics", (name) => !UNBOUNDED.test(name));
+
+  // These have ranges of their own: each gets its own small chart.
+  const rates = readCurves(losses, ratesOf).map(asPlain);
+  if (rates.length) addSmallChart("rate", rates, losses, "learning rate", describeRates(rates));
+  for (const curve of readCurves(metrics, (record) => record.metrics).map(asPlain)) {
+    addSmallChart("metric", [curve], metrics, curve.name + arrow(curve.name), [describeMetric(metrics, curve)]);
   }
-  // Metrics have ranges of their own: each gets its own chart.
-  const panel = find("#metrics");
-  readSeries(metrics, (record) => record.metrics).forEach((series, index) => {
-    const own = make("div", { class: "metric" }, describeMetric(metrics, series));
-    panel.append(own);
-    panel.hidden = false;
-    const chart = { records: metrics, series: [{ ...series, smooth: series.raw }], whole, name: `metric-${index}` };
-    makeChart(own, { ...chart, label: series.name, legend: false, logarithmic: false, readout: readMetric });
-  });
+
+  // Curves with a linear scale have a plot of their own.
+  function addChart(name, label, isLinear) {
+    const curves = readCurves(losses, (record) => record[name] ?? {});
+    if (!curves.length) return;
+    const [linear, other] = [true, false].map((wanted) => curves.filter((curve) => isLinear(curve.name) === wanted));
+    const display = makeDisplay(name, needsLogarithm(other));
+    const panel = find(`#${name}`);
+    panel.append(make("h2", {}, label), makeLegend(display, curves));
+    if (other.length) makeChart(panel, { positions, curves: other, whole, label, display, readout });
+    if (linear.length) makeChart(panel, { positions, curves: linear, whole, label, display, readout, linear: true });
+  }
+
+  function readout(index, shown) {
+    const heads = [`epoch ${losses[index].position.toFixed(2)}`, "mean", "value"];
+    const cells = ({ thick, thin }) => [readable(thick[index]), readable(thin[0][index])];
+    return makeReadout(heads, shown, cells);
+  }
+
+  function addSmallChart(kind, curves, records, title, description) {
+    const panel = make("div", { class: `small ${kind}` }, make("h2", {}, title, " ", make("span", {}, ...description)));
+    find("#metrics").append(panel);
+    find("#metrics").hidden = false;
+    const positions = records.map(({ position }) => position);
+    const readout = (index, shown) =>
+      makeReadout([`epoch ${readable(positions[index])}`, ""], shown, ({ thick }) => [readable(thick[index])]);
+    const display = { hidden: new Set(), isLog: false, redraws: [] };
+    makeChart(panel, { positions, curves, whole, label: title, display, readout });
+  }
 }
 
-// Its latest value, and its best where it is known which way is better.
-function describeMetric(records, { name, raw, sorted }) {
-  const higher = JSON.parse(document.body.dataset.higherIsBetter)[name];
-  const texts = [`${readable(raw.findLast((value) => value !== null))} now`];
+// The learning rate of each optimizer where they differ.
+function ratesOf(record) {
+  return record.learning_rates ?? { "learning rate": record.learning_rate };
+}
+
+// A curve of the values themselves instead of a running mean.
+function asPlain(curve) {
+  return { ...curve, thin: [], thick: curve.thin[0] };
+}
+
+function describeRates(rates) {
+  if (rates.length === 1) return [`${latestOf(rates[0])} now`];
+  return rates.flatMap((curve) => [makeSwatch(curve.style), `${curve.name} ${latestOf(curve)}`]);
+}
+
+function latestOf({ thick }) {
+  return readable(thick.findLast((value) => value !== null));
+}
+
+// The latest value, and the best if it is known which direction is better.
+function describeMetric(records, curve) {
+  const { name, thick, sorted } = curve;
+  const higher = FACTS.higherIsBetter[name];
+  const texts = [`${latestOf(curve)} now`];
   if (higher !== undefined && sorted.length) {
     const best = higher ? sorted.at(-1) : sorted[0];
-    texts.push(`best ${readable(best)} in epoch ${records[raw.indexOf(best)].epoch}`);
+    texts.push(`best ${readable(best)} in epoch ${records[thick.indexOf(best)].epoch}`);
   }
-  return make("h2", {}, name, " ", make("span", {}, texts.join(" · ")));
+  return texts.join(" · ");
 }
 
-function readLosses(record, shown, index) {
-  const head = [`epoch ${record.position.toFixed(2)}`, "smooth", "raw"].map((text) => make("th", {}, text));
-  const rows = shown.map((series) => {
-    const smooth = make("td", {}, readable(series.smooth[index]));
-    const raw = make("td", { class: "raw" }, readable(series.raw[index]));
-    return make("tr", {}, nameCell(series), smooth, raw);
-  });
-  const rate = make("td", { colspan: 3, class: "raw" }, `learning rate ${readable(record.learning_rate)}`);
-  return make("table", {}, make("tr", {}, ...head), ...rows, make("tr", {}, rate));
-}
-
-function readMetric(record, [series], index) {
-  const head = make("tr", {}, make("th", { colspan: 2 }, `epoch ${readable(record.position)}`));
-  return make("table", {}, head, make("tr", {}, nameCell(series), make("td", {}, readable(series.raw[index]))));
-}
-
-function nameCell(series) {
-  return make("td", {}, make("span", { class: "swatch", style: series.color }), series.name);
+// Links to galleries of test.py with their means; of the same gallery the latest.
+function showResults() {
+  const results = new Map(findAll("script.result").map((element) => {
+    const result = JSON.parse(element.textContent);
+    return [result.address, result];
+  }));
+  for (const { address, title, date, metrics } of results.values()) {
+    const means = Object.entries(metrics).map(([name, value]) => `${name}${arrow(name)} ${readable(value)}`);
+    const link = make("a", { href: address }, `Results: ${title}`);
+    const texts = [...means, date].map((text) => make("span", {}, text));
+    find(".about").prepend(make("p", { class: "test" }, link, ...texts));
+  }
 }
 
 function showStatus(records, sections, written, ending) {
@@ -127,7 +171,7 @@ function showStatus(records, sections, written, ending) {
 function reloadLater(dialog) {
   let due = false;
   const reload = () => {
-    // Not while a picture is open or something is being dragged.
+    // Not while an image is open or something is being dragged.
     const busy = dialog.open || document.hidden || find("input:active, svg:active");
     if (due && !busy) location.reload();
   };
@@ -140,7 +184,7 @@ function reloadLater(dialog) {
   document.addEventListener("visibilitychange", reload);
 }
 
-// New epochs come on top, so the place is kept relative to the epoch that is in view.
+// New epochs are added at the top, so the scroll position is kept relative to the epoch in view.
 function keepPlace() {
   history.scrollRestoration = "manual";
   const place = recall("place");
