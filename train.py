@@ -113,8 +113,8 @@ def train(run: Run, stop: StopSignals) -> bool:
                 losses = run.step(batch)
                 stopping, due = agreement.any(bool(stop.received), run.is_due())
                 bar.update(batch.global_size)
-                if first_steps.done(batch.global_size, watch.waited_in_all):
-                    run.tell_speed(first_steps, bar.total - bar.n)
+                if first_steps.done(progress.images, watch.waited):
+                    run.log_speed(first_steps, watch)
                 if progress.crossed(logs.print_freq):
                     bar.set_postfix(run.log_losses(losses, watch))
                     run.check()

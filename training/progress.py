@@ -1,9 +1,8 @@
-"""How far training has come."""
+"""The progress of a run, and its speed."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from torch import Tensor
@@ -11,21 +10,21 @@ from torch import Tensor
 T = TypeVar("T")
 
 WARM_UP, MEASURED = 10, 40
-"""The first steps, which are slower than others, and how many are measured after them."""
+"""Steps of a process before `FirstSteps` measures, and steps that it measures."""
 
 STATE_KEYS = {"images": "pictures"}
-"""Keys of saved states that differ from the attributes' names."""
+"""Keys in saved states that differ from the names of attributes."""
 
 
 @dataclass
 class Progress:
-    """Where a run is; images are what frequencies count.
+    """The position of a run; its frequencies count images.
 
     Attributes:
-        epoch: the epoch in course, from 1.
-        position: images of it already seen.
+        epoch: the current epoch, from 1.
+        position: images seen in this epoch.
         images: images seen in the whole run.
-        watched: sum over the epoch's images of the value that the plateau policy watches.
+        watched: sum over the epoch's images of the losses that the plateau policy watches.
         last: images of the last step.
     """
 
@@ -46,42 +45,42 @@ class Progress:
         return self.images // frequency > (self.images - self.last) // frequency
 
     def will_cross(self, frequency: int, images: int) -> bool:
-        """Return whether a step of so many images will reach or pass a multiple of `frequency`."""
+        """Return whether a step of `images` images will reach or pass a multiple of `frequency`."""
         return (self.images + images) // frequency > self.images // frequency
 
     def next_epoch(self) -> None:
-        """Go to the start of the next epoch."""
+        """Advance to the start of the next epoch."""
         self.epoch += 1
         self.position, self.watched = 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the attributes as plain numbers."""
+        """Return the attributes as Python numbers."""
         state = asdict(self) | {"watched": float(self.watched)}
         return {STATE_KEYS.get(name, name): value for name, value in state.items()}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Return the progress that `state_dict` saved."""
+        """Return the progress of a state returned by `state_dict`."""
         names = {key: name for name, key in STATE_KEYS.items()}
         return cls(**{names.get(key, key): value for key, value in state.items()})
 
 
 class Stopwatch:
-    """Tells how long an image takes, and how much of that is waiting for data.
+    """Measures the time per image, and the part of it that is waiting for data.
 
     Args:
-        images: images seen before it starts.
+        images: images seen in the whole run so far.
 
     Attributes:
-        waited_in_all: seconds of waiting for data since it started.
+        waited: seconds of waiting for data since the start.
     """
 
     def __init__(self, images: int):
-        self.began, self.waited, self.images = time.monotonic(), 0.0, images
-        self.waited_in_all = 0.0
+        self.waited = 0.0
+        self._last = time.monotonic(), images, 0.0
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield from `batches`, counting the time that each takes to come."""
+        """Yield from `batches`, and measure the time of waiting for each."""
         iterator = iter(batches)
         while True:
             asked = time.monotonic()
@@ -89,60 +88,46 @@ class Stopwatch:
                 batch = next(iterator)
             except StopIteration:
                 return
-            waited = time.monotonic() - asked
-            self.waited += waited
-            self.waited_in_all += waited
+            self.waited += time.monotonic() - asked
             yield batch
 
     def per_image(self, images: int) -> tuple[float, float]:
-        """Return the seconds of computing and of waiting for each image since the last call.
+        """Return the seconds of computing and of waiting per image since the last call.
 
         Args:
             images: images seen in the whole run.
         """
-        count, now = images - self.images, time.monotonic()
-        seconds, waited = now - self.began - self.waited, self.waited
-        self.began, self.waited, self.images = now, 0.0, images
-        return seconds / count, waited / count
+        began, images_then, waited_then = self._last
+        now = time.monotonic()
+        self._last = now, images, self.waited
+        count, waited = images - images_then, self.waited - waited_then
+        return (now - began - waited) / count, waited / count
 
 
 class FirstSteps:
-    """Measures the first steps of a process, and tells from them how long the run will take."""
+    """Measures the speed of the first steps of a process, after a warm-up."""
 
     def __init__(self) -> None:
-        self.steps, self.images = 0, 0
-        self.began = self.waited = self.latest = 0.0
+        self.steps = 0
+        self._began = 0.0, 0, 0.0
 
     def done(self, images: int, waited: float) -> bool:
-        """Count a step; return whether it was the last one that is measured.
+        """Count a step; return whether it was the last measured one.
 
         Args:
+            images: images seen in the whole run.
             waited: seconds of waiting for data since the start.
         """
         self.steps += 1
-        if WARM_UP < self.steps <= WARM_UP + MEASURED:
-            self.images += images
         if self.steps == WARM_UP:
-            self.began, self.waited = time.monotonic(), waited
-        self.latest = waited
+            self._began = time.monotonic(), images, waited
         return self.steps == WARM_UP + MEASURED
 
-    def report(self, left: int) -> str:
-        """Return what was measured, with what it means for so many images that are `left`."""
-        seconds = time.monotonic() - self.began
-        share = (self.latest - self.waited) / seconds
-        to_go = timedelta(seconds=seconds / self.images * left)
-        end = datetime.now() + to_go
+    def report(self, images: int, waited: float) -> str:
+        """Return the speed since the warm-up; for the arguments see `done`."""
+        began, images_then, waited_then = self._began
+        seconds = time.monotonic() - began
         return (
-            f"{1000 * seconds / MEASURED:.0f} ms a step, {self.images / seconds:.1f} images/s, {share:.0%}"
-            f" of the time waiting for data; about {in_words(to_go)} to go, until {end:%Y-%m-%d %H:%M}"
+            f"{1000 * seconds / MEASURED:.0f} ms per step, {(images - images_then) / seconds:.1f} images/s,"
+            f" {(waited - waited_then) / seconds:.0%} of the time waiting for data"
         )
-
-
-def in_words(duration: timedelta) -> str:
-    """Return a duration in days, hours and minutes, such as ``2 d 3 h 5 min``."""
-    minutes = round(duration.total_seconds() / 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [f"{days} d"] * (days > 0) + [f"{hours} h"] * (days + hours > 0) + [f"{minutes} min"]
-    return " ".join(parts)

@@ -77,13 +77,14 @@ class Run:
             )
         return losses
 
-    def tell_speed(self, first_steps: FirstSteps, left: int) -> None:
-        """Tell how fast the first steps were, with what it means for so many images that are `left`."""
+    def log_speed(self, first_steps: FirstSteps, watch: Stopwatch) -> None:
+        """Log the speed and the peak memory of the first steps."""
         device = self.trainer.device
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        whose = "GiB of the GPU's" if device.type == "cuda" else "GiB"
-        log.info("%s; peak memory %.2f %s", first_steps.report(left), peak_memory(device), whose)
+        speed, unit = first_steps.report(self.progress.images, watch.waited), "GiB"
+        unit += " of the GPU's" if device.type == "cuda" else ""
+        log.info("%s; peak memory %.2f %s", speed, peak_memory(device), unit)
 
     def log_losses(self, losses: Mapping[str, Tensor], watch: Stopwatch) -> dict[str, float]:
         """Hand the losses of a step to the logger and return their values; this waits for the device.
