@@ -1,4 +1,4 @@
-"""Arithmetic below float32 where it does no harm."""
+"""The precision of forward passes: autocast, and float32 where lower precision would do harm."""
 
 import logging
 import platform
@@ -39,11 +39,11 @@ class Precision:
 
 
 def emulates_bf16() -> bool:
-    """Return whether this CPU lacks instructions for bfloat16, as far as one can tell."""
+    """Return whether this CPU has no bfloat16 instructions that torch can detect."""
     has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return platform.machine() in ("x86_64", "AMD64") and not has
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return x in float32 if it has less."""
+    """Return x in float32 if its precision is lower."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

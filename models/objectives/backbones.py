@@ -1,4 +1,4 @@
-"""Pretrained networks whose features others use: where their weights come from, and which ones they were."""
+"""Pretrained networks whose features other networks use: loading and identifying their weights."""
 
 import hashlib
 import logging
@@ -25,10 +25,10 @@ def load_resnet18(source: str, flag: str = "resnet_weights") -> nn.Module:
 
     Args:
         source: ``imagenet``, ``random``, or the path of a file of weights.
-        flag: the flag that `source` comes from, for messages.
+        flag: the flag that `source` is the value of, for messages.
 
     Raises:
-        UserError: the weights cannot be had.
+        UserError: the weights cannot be loaded.
     """
     net = _load("resnet18", source, flag)
     net.fc = nn.Identity()
@@ -36,27 +36,27 @@ def load_resnet18(source: str, flag: str = "resnet_weights") -> nn.Module:
 
 
 def load_vgg(name: str, source: str, flag: str = "vgg_weights") -> nn.Sequential:
-    """Return the frozen convolutional layers of ``vgg16`` or ``vgg19``, with activations that work in place.
+    """Return the frozen convolutional layers of ``vgg16`` or ``vgg19``, with in-place activations.
 
     Args:
-        source, flag: see `load_resnet18`; a file may hold the whole network or its ``features`` alone.
+        source, flag: see `load_resnet18`; a file may contain the whole network or only its ``features``.
 
     Raises:
-        UserError: the weights cannot be had.
+        UserError: the weights cannot be loaded.
     """
     return _load(name, source, flag, part="features").eval().requires_grad_(False)
 
 
 def empty_vgg(name: str) -> nn.Sequential:
-    """Return the frozen convolutional layers of ``vgg16`` or ``vgg19``, for weights that are loaded later."""
+    """Return the frozen convolutional layers of ``vgg16`` or ``vgg19``, to load weights into."""
     return _random_network(name, "features").eval().requires_grad_(False)
 
 
 class Fingerprint(nn.Module):
-    """Tells a checkpoint on which backbone's features it was learnt, and refuses it with another backbone.
+    """Identifies a backbone in checkpoints, and refuses checkpoints trained on another backbone's features.
 
     Attributes:
-        sha256: of the backbone's weights, (32,) uint8.
+        sha256: hash of the backbone's weights, (32,) uint8.
     """
 
     sha256: Tensor
@@ -73,16 +73,16 @@ class Fingerprint(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
         saved = state_dict.get(f"{prefix}sha256")
         if saved is not None and not torch.equal(saved.cpu(), self.sha256.cpu()):
-            theirs, ours = (bytes(t.tolist()).hex()[:8] for t in (saved.cpu(), self.sha256.cpu()))
+            expected, given = (bytes(t.tolist()).hex()[:8] for t in (saved.cpu(), self.sha256.cpu()))
             raise UserError(
                 f"--{self.flag}: the checkpoint was trained on the features of another network (its weights"
-                f" have the SHA-256 {theirs}..., these {ours}...): give the weights that it was trained with"
+                f" have the SHA-256 {expected}..., these {given}...); give the weights it was trained with"
             )
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 def untrained_backbones(options: CommandOptions) -> str:
-    """Return what a page has to say of backbones without training, or nothing."""
+    """Return a note for pages about untrained backbones, or an empty string."""
     flags = [
         f"--{name} random"
         for name, value in options.values().items()
@@ -92,14 +92,14 @@ def untrained_backbones(options: CommandOptions) -> str:
 
 
 def normalise_for_imagenet(rgb: Tensor) -> Tensor:
-    """Return images (N, 3, H, W) in [0, 1] as networks trained on ImageNet expect them."""
+    """Return images, (N, 3, H, W) in [0, 1], normalised by ImageNet's mean and standard deviation."""
     mean, std = (constant(values, rgb.device, rgb.dtype) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (rgb - mean) / std
 
 
 def _load(name: str, source: str, flag: str, part: str | None = None) -> Any:
-    """Return a network of torchvision's, or its `part`, with the weights that `source` names."""
-    from torchvision import models  # here, because it takes a second
+    """Return a torchvision network, or its submodule `part`, with the weights that `source` names."""
+    from torchvision import models  # here because it takes a second
 
     weights = models.get_model_weights(name).IMAGENET1K_V1
     if source == "imagenet":
@@ -108,42 +108,44 @@ def _load(name: str, source: str, flag: str, part: str | None = None) -> Any:
         except (URLError, OSError) as error:
             folder = Path(torch.hub.get_dir()) / "checkpoints"
             raise UserError(
-                f"--{flag} imagenet: {weights.url} cannot be downloaded ({error}). Fetch it where there is a"
-                f" network and put it into {folder}, or give its path: --{flag} PATH"
+                f"--{flag} imagenet: {weights.url} cannot be downloaded ({error}). Download it elsewhere and"
+                f" put it into {folder}, or give its path: --{flag} PATH"
             ) from error
         return getattr(net, part) if part else net
-    wanted = _random_network(name, part)
+    net = _random_network(name, part)
     if source == "random":
         log.warning("--%s random: UNTRAINED features, for tests only; results mean nothing", flag)
-        return wanted
+        return net
     if not Path(source).is_file():
         raise UserError(
             f"--{flag} {source}: there is no such file; give imagenet, random, or the path of {weights.url}"
         )
     check_hash(Path(source), flag)
-    found = read_weights(Path(source))
+    weights_in_file = read_weights(Path(source))
     prefix = f"{part}."
-    own = {name.removeprefix(prefix): t for name, t in found.items() if name.startswith(prefix)}
-    load_into(wanted, own or found, f"--{flag} {source}")
-    return wanted
+    of_part = {
+        key.removeprefix(prefix): tensor for key, tensor in weights_in_file.items() if key.startswith(prefix)
+    }
+    load_into(net, of_part or weights_in_file, f"--{flag} {source}")
+    return net
 
 
 def _random_network(name: str, part: str | None) -> Any:
-    """Return a network of torchvision's, or the convolutions of its `part`, drawn from a fixed seed."""
-    from torchvision import models  # here, because it takes a second
+    """Return a torchvision network, or its submodule `part`, with random weights from a fixed seed."""
+    from torchvision import models  # here because it takes a second
 
-    # Whatever the weights of the model in training are drawn from must not depend on this.
+    # Forked, so that the initial weights of the trained networks do not depend on the backbone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         if part is None:
             return models.get_model(name, weights=None)
-        # The rest of a VGG has most of its weights: here they are never made.
+        # On the meta device the classifier, which has most of a VGG's weights, takes no memory.
         with torch.device("meta"):
-            wanted = getattr(models.get_model(name, weights=None), part)
-        wanted = wanted.to_empty(device="cpu")
-        for layer in wanted:
+            layers = getattr(models.get_model(name, weights=None), part)
+        layers = layers.to_empty(device="cpu")
+        for layer in layers:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
                 assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
-        return wanted
+        return layers

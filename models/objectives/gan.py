@@ -119,7 +119,7 @@ class Objective:
         *conditions: Tensor,
         name: str = "D",
     ) -> dict[str, Tensor]:
-        """Return the losses of the discriminator by name, 0-d: ``real``, ``fake``, and penalties ``gp``, ``r1``.
+        """Return the discriminator's losses, 0-d: ``real``, ``fake``, and the penalties ``gp`` and ``r1``.
 
         Args:
             real, fake: (N, C, H, W); `fake` is detached.

@@ -1,4 +1,4 @@
-"""Losses as pure functions: of a discriminator's logits, of its gradients, and of features of images."""
+"""Losses as pure functions of logits, of discriminators' gradients, and of image features."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,14 +13,14 @@ MOMENTS_EPS = 1e-5
 
 
 def discriminator_loss(mode: str, logits: Tensor, real: bool, smoothing: float = 0.0) -> Tensor:
-    """Return how wrong a discriminator is about images that are all real or all fake, a mean over logits.
+    """Return a discriminator's loss on images that are all real or all fake, a mean over logits.
 
     Args:
         mode: ``vanilla`` (Goodfellow et al. 2014, cross-entropy), ``lsgan`` (Mao et al. 2017, eq. 9 without
             its factor, targets 1 and 0), ``hinge`` (Lim & Ye 2017) or ``wgangp`` (Gulrajani et al. 2017, the
             critic of eq. 3).
-        smoothing: how far real images' target is below 1 (Salimans et al. 2016, section 3.4); ``vanilla``
-            and ``lsgan`` alone have targets.
+        smoothing: 1 minus the target of real images (Salimans et al. 2016, section 3.4); only for
+            ``vanilla`` and ``lsgan``.
     """
     if mode == "vanilla" and real and smoothing:
         return ((1 - smoothing) * F.softplus(-logits) + smoothing * F.softplus(logits)).mean()
@@ -36,15 +36,15 @@ def discriminator_loss(mode: str, logits: Tensor, real: bool, smoothing: float =
 
 
 def generator_loss(mode: str, logits: Tensor) -> Tensor:
-    """Return how far fakes with these logits are from passing for real (``vanilla``: non-saturating)."""
+    """Return a generator's loss, a mean over the logits of fakes (``vanilla``: non-saturating)."""
     return -logits.mean() if mode == "hinge" else discriminator_loss(mode, logits, real=True)
 
 
 def gradient_penalty(net: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
-    """Return E[(‖∇D(x)‖₂ − 1)²] at x = αreal + (1 − α)fake (Gulrajani et al. 2017, eq. 3, unweighted).
+    """Return E[(‖∇D(x)‖₂ − 1)²] at x = α·real + (1 − α)·fake (Gulrajani et al. 2017, eq. 3, unweighted).
 
     Args:
-        net: the discriminator; must treat images separately, that is, have no batch norm.
+        net: the discriminator, without batch norm: its output for an image must not depend on the others.
         real, fake: (N, C, H, W).
         alpha: (N, 1, 1, 1) in [0, 1].
     """
@@ -62,30 +62,36 @@ def r1_penalty(net: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
 
 
 def squared_gradients(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the squared length of each image's gradient of `net`, (N,), computed at least in float32."""
+    """Return the squared norm of the gradient of `net` by each image, (N,), in float32 or better."""
     x = at_least_float32(x.detach()).requires_grad_()
-    # The fused kernels of self-attention cannot be differentiated twice.
+    # Fused attention kernels have no second derivative.
     with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
         (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
     return gradient.flatten(1).square().sum(1)
 
 
 def total(losses: Mapping[str, Tensor]) -> Tensor:
-    """Return the sum of 0-d losses."""
+    """Return the sum of losses, 0-d."""
     return torch.stack(tuple(losses.values())).sum()
 
 
-def feature_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean squared difference of features, summed over layers (Johnson et al. 2016, eq. 2)."""
+def feature_loss(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared difference of features, summed over the targets' layers.
+
+    Johnson et al. 2016, eq. 2.
+    """
     return torch.stack(
-        [(at_least_float32(ours[layer]) - at_least_float32(theirs[layer])).pow(2).mean() for layer in theirs]
+        [
+            (at_least_float32(features[name]) - at_least_float32(targets[name])).pow(2).mean()
+            for name in targets
+        ]
     ).sum()
 
 
 def gram(features: Tensor) -> Tensor:
-    """Return the Gram matrices of features, (N, C, H, W) to (N, C, C), divided by C·H·W (ibid., eq. 3).
+    """Return the Gram matrices of features, (N, C, H, W) to (N, C, C), divided by C·H·W.
 
-    They are computed at least in float32, whatever the precision of the features.
+    Johnson et al. 2016, eq. 3; computed in float32 or better.
     """
     with torch.autocast(features.device.type, enabled=False):
         x = at_least_float32(features).flatten(2)
@@ -94,24 +100,27 @@ def gram(features: Tensor) -> Tensor:
 
 def grams(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the Gram matrix of every layer's features."""
-    return {layer: gram(found) for layer, found in features.items()}
+    return {layer: gram(maps) for layer, maps in features.items()}
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each feature map's mean and standard deviation, (N, C, 1, 1) each, at least in float32."""
+    """Return mean and standard deviation of each feature map, (N, C, 1, 1) each, in float32 or better."""
     x = at_least_float32(features)
     return x.mean((2, 3), keepdim=True), (x.var((2, 3), keepdim=True) + MOMENTS_EPS).sqrt()
 
 
-def moments_loss(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> Tensor:
-    """Return the mean squared differences of features' moments, summed (Huang & Belongie 2017, eq. 13)."""
+def moments_loss(features: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean squared differences of the features' means and of their standard deviations, summed.
+
+    Huang & Belongie 2017, eq. 13.
+    """
     stacked = [
-        {layer: torch.cat(moments(found), 1) for layer, found in side.items()} for side in (ours, theirs)
+        {layer: torch.cat(moments(maps), 1) for layer, maps in side.items()} for side in (features, targets)
     ]
-    return 2 * feature_loss(*stacked)  # a mean over both halves is half the sum of their means
+    return 2 * feature_loss(*stacked)  # the mean over both moments is half the sum of their means
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Return half the sum of squared differences between neighbours, divided by N·C·H·W."""
-    down, right = images.diff(dim=2).pow(2).sum(), images.diff(dim=3).pow(2).sum()
-    return (down + right) / 2 / images.numel()
+    """Return half the sum of squared differences between neighbouring pixels, divided by N·C·H·W."""
+    vertical, horizontal = images.diff(dim=2).pow(2).sum(), images.diff(dim=3).pow(2).sum()
+    return (vertical + horizontal) / 2 / images.numel()

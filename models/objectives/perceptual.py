@@ -1,4 +1,4 @@
-"""VGG features by the names of their layers."""
+"""Features of VGG networks by the names of their layers."""
 
 from collections.abc import Collection, Iterable
 
@@ -7,18 +7,18 @@ from torch import Tensor, nn
 from models.objectives.backbones import load_vgg, normalise_for_imagenet
 
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
-"""Convolutions between two poolings."""
+"""Number of convolutions in each block; a pooling follows each block."""
 
 NETWORK, CONTENT_LAYERS = "vgg16", ("relu2_2",)
 STYLE_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
-"""What contents and styles are compared by (Johnson et al. 2016, section 4.1)."""
+"""The network and layers that contents and styles are compared by (Johnson et al. 2016, section 4.1)."""
 
 STYLE_SCALE = 1e5
-"""How much a distance of Gram matrices usually counts, where one of contents counts as 1."""
+"""Usual weight of the distance of Gram matrices, relative to that of contents."""
 
 
 def layer_index(network: str, layer: str) -> int:
-    """Return the position in torchvision's ``features`` of a layer such as ``conv4_2`` or ``relu3_3``.
+    """Return the index in torchvision's ``features`` of a layer such as ``conv4_2`` or ``relu3_3``.
 
     Raises:
         ValueError: the network has no such layer.
@@ -36,12 +36,12 @@ def layer_index(network: str, layer: str) -> int:
 
 
 def with_average_pooling(vgg: nn.Sequential) -> nn.Sequential:
-    """Return a VGG's ``features`` with mean instead of maximum poolings (Gatys et al. 2016, section 2)."""
+    """Return a VGG's ``features`` with average instead of max pooling (Gatys et al. 2016, section 2)."""
     return nn.Sequential(*(nn.AvgPool2d(2) if isinstance(layer, nn.MaxPool2d) else layer for layer in vgg))
 
 
 class Features(nn.Module):
-    """What a frozen VGG makes of images, at some of its layers.
+    """The features of images at some layers of a frozen VGG.
 
     Args:
         vgg: the ``features`` of torchvision's network.
@@ -55,28 +55,30 @@ class Features(nn.Module):
         self.layers = vgg[: max(self.positions) + 1]
         for layer in self.layers:
             if isinstance(layer, nn.ReLU):
-                layer.inplace = False  # a convolution's features may be asked for as well
+                layer.inplace = False  # the features of the convolution before it may be returned
 
     @property
     def least_side(self) -> int:
-        """The smallest side, in pixels, of images that reach the deepest layer."""
+        """The smallest side, in pixels, of images that the layers accept."""
         return 2 ** sum(isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d)) for layer in self.layers)
 
     def forward(self, images: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Return the features of all layers, or of some `only`; nothing beyond the deepest is computed.
+        """Return the features by layer; nothing beyond the deepest returned layer is computed.
 
-        Images are (N, 1 or 3, H, W) in [-1, 1].
+        Args:
+            images: (N, 1 or 3, H, W) in [-1, 1].
+            only: the layers to return; None: all.
         """
-        wanted = {at: name for at, name in self.positions.items() if only is None or name in only}
+        names = {index: name for index, name in self.positions.items() if only is None or name in only}
         x = normalise_for_imagenet((images.expand(-1, 3, -1, -1) + 1) / 2)
-        found = {}
-        for position, layer in enumerate(self.layers[: max(wanted) + 1]):
+        features = {}
+        for index, layer in enumerate(self.layers[: max(names) + 1]):
             x = layer(x)
-            if position in wanted:
-                found[wanted[position]] = x
-        return found
+            if index in names:
+                features[names[index]] = x
+        return features
 
 
 def load_features(source: str) -> Features:
-    """Return VGG16 at the layers that contents and styles are compared by; for `source` see `load_vgg`."""
+    """Return the features that contents and styles are compared by; for `source` see `load_vgg`."""
     return Features(load_vgg(NETWORK, source), NETWORK, {*CONTENT_LAYERS, *STYLE_LAYERS})

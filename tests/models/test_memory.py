@@ -202,7 +202,7 @@ def test_parts_take_a_part_of_the_memory(
     name: str, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Products of small maps keep patches of them: little beside real nets, much beside such small ones.
-    monkeypatch.setattr(convolutions, "MOST_PIXELS", 0)
+    monkeypatch.setattr(convolutions, "MAX_MATMUL_PIXELS", 0)
     peaks = []
     for parts in (1, 2, 4):
         trainer, (batch, *_) = in_parts(name, data, parts, "--netG", "resnet_6blocks")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.layers.convolutions import (
-    MOST_PIXELS,
+    MAX_MATMUL_PIXELS,
     Conv2d,
     ConvBeforeNorm2d,
     ConvTranspose2d,
@@ -79,7 +79,7 @@ def test_products_are_the_convolutions(
 
 
 def test_a_batch_of_larger_maps_is_not_multiplied_out(products: list[str]) -> None:
-    side = int(MOST_PIXELS**0.5)
+    side = int(MAX_MATMUL_PIXELS**0.5)
     for layer, x in (
         (Conv2d(2, 2, 4, 2, 1), torch.rand(1, 2, 2 * side, 2 * side)),
         (ConvTranspose2d(2, 2, 4, 2, 1), torch.rand(1, 2, side, side)),
