@@ -1,9 +1,9 @@
-"""Start a visdom server on this machine, for `train.py --log visdom`; it needs no network.
+"""Start a visdom server on this machine, for `train.py --log visdom`, without network access.
 
     python scripts/start_visdom.py [--port 8097]
 
-Only programs on this machine reach it. Ctrl-C ends it. The visdom command downloads the libraries of its page
-at its first start and does not start without a network; this script goes without them.
+It accepts connections from this machine only; Ctrl-C stops it. The command `visdom` downloads the libraries
+of its page at its first start and fails without a network; this script skips the download.
 """
 
 import argparse
@@ -17,19 +17,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from util.errors import UserError, run_command
 
 LIBRARIES = "js/react-react.min.js", "js/plotly-plotly.min.js"
-"""Two of the files that visdom's page needs and its package lacks."""
+"""Two of the files that visdom's page needs and its package does not contain."""
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
-    parser.add_argument(
-        "--port", type=int, default=8097, help="as in train.py's --display_port (default: 8097)"
-    )
+    parser.add_argument("--port", type=int, default=8097, help="train.py's --display_port (default: 8097)")
     parser.add_argument(
         "--env_path",
         type=Path,
         default=Path.home() / ".visdom",
-        help="the folder of what was saved on the page (default: ~/.visdom)",
+        help="folder of saved environments (default: ~/.visdom)",
     )
     arguments = parser.parse_args(argv)
     sys.modules["torch"] = None  # type: ignore[assignment]  # visdom imports it, which takes seconds
@@ -43,9 +41,9 @@ def main(argv: list[str]) -> int:
     static = Path(visdom.__file__).parent / "static"
     if not all((static / name).exists() for name in LIBRARIES):
         sys.stderr.write(
-            "The JavaScript libraries of visdom's page are not on this machine: the server takes data and"
-            " hands them out, but a browser shows an empty page. The command visdom -port"
-            f" {arguments.port} in this script's place downloads them, once and where there is a network\n"
+            "The JavaScript libraries of visdom's page are not installed: the server receives data and"
+            " serves it to programs, but a browser shows an empty page. With a network, the command visdom -port"
+            f" {arguments.port} instead of this script downloads them once\n"
         )
     try:
         start_server(
@@ -59,7 +57,7 @@ def main(argv: list[str]) -> int:
         if error.errno != errno.EADDRINUSE:
             raise
         raise UserError(
-            f"--port {arguments.port} is taken: by a visdom that runs already, or choose another"
+            f"--port {arguments.port} is taken, perhaps by a running visdom server: choose another port"
         ) from None
     except KeyboardInterrupt:
         print("visdom has ended")

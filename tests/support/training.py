@@ -1,4 +1,4 @@
-"""Training runs with chosen sinks."""
+"""A small training run of pix2pix in this process."""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
-"""What the logs contain, and that a failing sink stops nothing."""
+"""The contents of logs and of the console, and sinks that fail."""
 
+import errno
 import json
 import logging
 import re
@@ -17,7 +18,7 @@ RECORD = LossRecord(
 )
 
 
-def test_lines_have_the_peers_form(tmp_path: Path) -> None:
+def test_lines_have_the_peers_format(tmp_path: Path) -> None:
     log = TextLog(tmp_path / "loss_log.txt", resume=False)
     log.log_losses(RECORD)
     header, line = (tmp_path / "loss_log.txt").read_text().splitlines()
@@ -47,7 +48,7 @@ def test_diagnostics_of_old_files_are_separated_from_the_losses(tmp_path: Path) 
     assert record.scalars()["diagnostics/grad_G"] == 0.5 and record.scalars()["loss/D_A"] == 1.0
 
 
-def test_a_resumed_log_goes_on_from_where_its_state_was_saved(tmp_path: Path) -> None:
+def test_a_resumed_log_continues_where_its_checkpoint_was_written(tmp_path: Path) -> None:
     def logger(resume: bool) -> Logger:
         paths = tmp_path / "loss_log.txt", tmp_path / "losses.jsonl"
         return Logger(tmp_path, [TextLog(paths[0], resume), JsonLines(paths[1], resume)])
@@ -56,7 +57,7 @@ def test_a_resumed_log_goes_on_from_where_its_state_was_saved(tmp_path: Path) ->
     first.log_losses(RECORD)
     lengths = first.lengths()
     before = {name: (tmp_path / name).read_bytes() for name in lengths}
-    first.log_losses(RECORD)  # after the state was saved: never happened
+    first.log_losses(RECORD)  # after the checkpoint
     cut_back(tmp_path, lengths)
     second = logger(resume=True)
     assert {name: (tmp_path / name).read_bytes() for name in lengths} == before
@@ -75,6 +76,20 @@ def test_a_failing_sink_warns_once_and_is_dropped(tmp_path: Path, caplog: pytest
         logger.log_losses(RECORD)
     assert caplog.text.count("Broken failed (OSError: no space left)") == 1
     assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_full_disk_is_raised(tmp_path: Path) -> None:
+    class Full(Sink):
+        def log_losses(self, record: LossRecord) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def start() -> Sink:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        Logger(tmp_path, [Full()]).log_losses(RECORD)
+    with pytest.raises(OSError, match="No space left"):
+        Logger(tmp_path, []).add("full", start)
 
 
 def test_the_console_shows_what_the_peer_prints(

@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, read back; who gets images when; what --log and its packages refuse."""
+"""The registry of sinks, TensorBoard and Weights & Biases read back, when sinks get images, and ``--log``."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ def read(folder: Path) -> EventAccumulator:
     return events
 
 
-def test_a_run_is_in_tensorboard(pairs: Path, tmp_path: Path) -> None:
+def test_tensorboard_contains_a_run(pairs: Path, tmp_path: Path) -> None:
     flags = ["--log", "tensorboard", "--lr_D", "0.0004", "--n_epochs", "2", "--update_html_freq", "4"]
     assert training(pairs, tmp_path, *flags) == 0
     assert not (tmp_path / "run" / "web").exists()
@@ -82,12 +82,12 @@ def test_a_run_is_in_tensorboard(pairs: Path, tmp_path: Path) -> None:
     for line in lines:
         assert line["images_per_second"] == pytest.approx(1 / (line["time"] + line["data"]))
         assert 0.05 < line["peak_memory"] < 64
-    # every 4 images, and at the ends of the epochs
+    # every 4 images, and at the end of each epoch
     assert [event.step for event in events.Images("fake_B/1")] == [4, 6, 8, 12]
     assert events.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
 
 
-def test_a_resumed_run_has_no_step_twice_in_tensorboard(tmp_path: Path) -> None:
+def test_tensorboard_has_every_step_of_a_resumed_run_once(tmp_path: Path) -> None:
     def logs(progress: Progress, steps: range, value: float, complete: bool) -> None:
         log = TensorBoardLog(tmp_path, {"lr": 0.1, "inf": None}, progress)
         for step in steps:
@@ -112,7 +112,7 @@ def test_a_resumed_run_has_no_step_twice_in_tensorboard(tmp_path: Path) -> None:
 
 
 def complete(path: Path) -> list[Record]:
-    """Return a file's records when all are there: wandb's service writes on for a moment after the end."""
+    """Return a file's records once wandb's service has written the last one, shortly after the end."""
     deadline = time.monotonic() + 30
     while not any(item.WhichOneof("record_type") == "exit" for item in history(path)):
         assert time.monotonic() < deadline, path
@@ -121,7 +121,7 @@ def complete(path: Path) -> list[Record]:
 
 
 def history(path: Path) -> Iterator[Record]:
-    """Yield the records of a .wandb file: a log of LevelDB's form, with wandb's messages in it."""
+    """Yield the records of a .wandb file: wandb's messages in LevelDB's log format."""
     content, place, whole = path.read_bytes(), 7, b""
     while place + 7 <= len(content):
         if 32768 - place % 32768 < 7:
@@ -137,14 +137,14 @@ def history(path: Path) -> Iterator[Record]:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """wandb without a network and in silence, and none of its processes afterwards."""
+    """Run wandb offline and silently, and stop its processes afterwards."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     yield
     wandb.teardown()
 
 
-def test_a_run_is_in_wandb_and_a_resumed_one_is_the_same(tmp_path: Path, offline: None) -> None:
+def test_wandb_contains_a_run_and_continues_it_when_it_resumes(tmp_path: Path, offline: None) -> None:
     def logs(images: int, resume: bool) -> tuple[str, list[Record]]:
         progress = Progress(images=images)
         log = WandbLog(tmp_path, "project", "run", {"lr": 0.1, "none": None}, progress, resume=resume)
@@ -160,9 +160,9 @@ def test_a_run_is_in_wandb_and_a_resumed_one_is_the_same(tmp_path: Path, offline
     (run,) = (item.run for item in records if item.WhichOneof("record_type") == "run")
     assert (run.run_id, run.project, run.display_name) == (first, "project", "run")
     assert {item.key: item.value_json for item in run.config.update}["lr"] == "0.1"
-    (told,) = (item.history for item in records if item.WhichOneof("record_type") == "history")
-    values = {item.key or "/".join(item.nested_key): item.value_json for item in told.item}
-    assert told.step.num == 2
+    (history_item,) = (item.history for item in records if item.WhichOneof("record_type") == "history")
+    values = {item.key or "/".join(item.nested_key): item.value_json for item in history_item.item}
+    assert history_item.step.num == 2
     wanted = {
         "loss/G_L1": 0.5,
         "learning_rate/D": 4e-4,
@@ -178,7 +178,7 @@ def test_a_run_is_in_wandb_and_a_resumed_one_is_the_same(tmp_path: Path, offline
     assert logs(0, resume=False)[0] != first
 
 
-def test_a_wandb_that_does_not_start_costs_a_warning(
+def test_wandb_that_fails_to_start_causes_one_warning(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def init(**arguments: Any) -> None:
@@ -267,7 +267,7 @@ def test_torchrun_passes_on_every_flag(pairs: Path, tmp_path: Path) -> None:
 
 
 class Counter(Sink):
-    """Counts how often it is shown images, and by how many images of the run."""
+    """Records how many images the run had seen at each call of `log_visuals`."""
 
     def __init__(self, progress: Progress):
         self.progress = progress
@@ -283,7 +283,7 @@ class LiveCounter(Counter):
 
 
 @pytest.mark.parametrize("kinds", [(), (Counter,), (LiveCounter,), (Counter, LiveCounter)])
-def test_images_come_as_often_as_wanted_and_only_then(
+def test_sinks_get_images_at_their_frequency_and_nothing_else_is_translated(
     kinds: tuple[type[Counter], ...], pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sinks: list[Counter] = []

@@ -1,4 +1,4 @@
-"""The visdom display in a real server that our script starts, without a network and in silence."""
+"""The visdom display, in a real server started by scripts/start_visdom.py without network access."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from training.loggers.base import MetricRecord
 from training.loggers.visdom_sink import MAX_POINTS, Curves, VisdomDisplay, connect, table
 
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-"""Whoever asks for a file of another machine fails."""
+"""Requests to other machines fail."""
 
 
 def free_port() -> int:
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A visdom server that our script has started."""
+    """A visdom server started by scripts/start_visdom.py."""
 
     def __init__(self, folder: Path):
         self.port = free_port()
@@ -57,7 +57,7 @@ class Server:
             time.sleep(0.05)
 
     def windows(self, env: str) -> dict[str, Any]:
-        """Return all windows of an environment, by their ids."""
+        """Return all windows of an environment by id."""
         body = json.dumps({"win": None, "eid": env}).encode()
         address = f"http://127.0.0.1:{self.port}/win_data"
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(address, body, 20) as answer:
@@ -85,7 +85,9 @@ def display(server: Server, env: str, **arguments: Any) -> VisdomDisplay:
     return VisdomDisplay(client, 5, "run", **{"columns": 4, "width": 100, **arguments})
 
 
-def test_only_this_machine_reaches_it_and_a_second_one_says_that_the_port_is_taken(server: Server) -> None:
+def test_the_server_accepts_local_connections_only_and_a_second_one_reports_the_taken_port(
+    server: Server,
+) -> None:
     listening = f"{0x0100007F:08X}:{server.port:04X}"  # 127.0.0.1 as the kernel writes it
     lines = [
         line.split()
@@ -100,7 +102,7 @@ def test_only_this_machine_reaches_it_and_a_second_one_says_that_the_port_is_tak
     assert f"--port {server.port} is taken" in second.stderr
 
 
-def test_a_run_is_in_visdom_and_a_resumed_one_shows_its_whole_curve(
+def test_visdom_shows_a_run_and_the_whole_curve_of_a_resumed_one(
     server: Server, pairs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     flags = f"--log visdom --display_id 5 --display_env whole --display_port {server.port} --html_samples 2"
@@ -119,7 +121,7 @@ def test_a_run_is_in_visdom_and_a_resumed_one_shows_its_whole_curve(
     assert "<td>--netG</td><td>unet_32</td>" in before["5_options"]["content"]
 
     resumed = [*flags.split(), "--n_epochs", "2", "--continue_train"]
-    connect("http://localhost", server.port, "whole").close()  # as if the server had been started anew
+    connect("http://localhost", server.port, "whole").close()  # as after a restart of the server
     assert training(pairs, tmp_path, *resumed) == 0
     after = server.windows("whole")["5"]["content"]["data"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
@@ -130,7 +132,7 @@ def test_a_run_is_in_visdom_and_a_resumed_one_shows_its_whole_curve(
     assert not capfd.readouterr().err
 
 
-def test_without_columns_every_image_has_a_window_of_its_own(server: Server) -> None:
+def test_without_columns_every_image_has_its_own_window(server: Server) -> None:
     shown = display(server, "each", columns=0)
     shown.log_visuals(1, [{"real_A": np.zeros((4, 8, 3), np.uint8), "grey": np.zeros((4, 4), np.uint8)}])
     windows = server.windows("each")
@@ -138,7 +140,7 @@ def test_without_columns_every_image_has_a_window_of_its_own(server: Server) -> 
     assert (windows["6"]["width"], windows["6"]["height"]) == (100, 50)
 
 
-def test_metrics_have_a_window_and_values_that_are_missing_or_not_finite_leave_gaps(server: Server) -> None:
+def test_missing_and_non_finite_metrics_leave_gaps(server: Server) -> None:
     shown = display(server, "gaps")
     shown.log_metrics(MetricRecord(1, 10, {"psnr": 20.0}))
     shown.log_metrics(MetricRecord(2, 20, {"psnr": float("nan"), "fid": 60.0}))
@@ -146,7 +148,7 @@ def test_metrics_have_a_window_and_values_that_are_missing_or_not_finite_leave_g
     assert (psnr["name"], psnr["y"], fid["name"], fid["y"]) == ("psnr", [20.0, None], "fid", [None, 60.0])
 
 
-def test_a_table_has_room_for_images_of_all_sizes_and_names_of_all_kinds() -> None:
+def test_a_table_contains_images_of_different_sizes_and_escaped_labels() -> None:
     red = np.zeros((4, 6, 3), np.uint8)
     red[..., 0] = 200
     grey = np.full((8, 2), 50, np.uint8)
@@ -159,7 +161,7 @@ def test_a_table_has_room_for_images_of_all_sizes_and_names_of_all_kinds() -> No
     assert labels == f"<table>{rows}</table>"
 
 
-def test_long_curves_are_thinned_evenly() -> None:
+def test_long_curves_drop_every_second_point() -> None:
     sent: list[Any] = []
 
     class Client:
@@ -176,7 +178,7 @@ def test_long_curves_are_thinned_evenly() -> None:
     assert (sent[0]["Y"][:, 0] == 2 * epochs).all()
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_causes_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(visdom_sink, "TIMEOUTS", (0.2, 0.2))
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -187,13 +189,13 @@ def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Mon
     assert time.monotonic() - began < 3
 
 
-def test_a_server_that_refuses_is_an_error(server: Server) -> None:
+def test_a_refused_request_is_an_error(server: Server) -> None:
     client = connect("http://localhost", server.port, "main")
     with pytest.raises(ConnectionError):
         client._send({"win": "1"}, endpoint="no_such_place")
 
 
-def test_a_server_that_ends_or_is_absent_costs_a_warning(
+def test_a_stopped_or_absent_server_causes_one_warning(
     server: Server,
     pairs: Path,
     tmp_path: Path,
