@@ -104,9 +104,10 @@ class NetworkRegistry(Generic[Net]):
     def names(self) -> tuple[str, ...]:
         """Return the names of all networks: by the names of their files, in the order of registration."""
         package = importlib.import_module(self.package)
-        for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda module: module.name):
+        for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
-        return tuple(self._choices)
+        # Sorted, as any module may have been imported before the others.
+        return tuple(sorted(self._choices, key=lambda name: self._choices[name].constructor.__module__))
 
     def get(self, name: str) -> Choice[Net]:
         """Return the network that a name stands for.

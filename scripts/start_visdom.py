@@ -42,8 +42,8 @@ def main(argv: list[str]) -> int:
     if not all((static / name).exists() for name in LIBRARIES):
         sys.stderr.write(
             "The JavaScript libraries of visdom's page are not installed: the server receives data and"
-            " serves it to programs, but a browser shows an empty page. With a network, the command visdom -port"
-            f" {arguments.port} instead of this script downloads them once\n"
+            " serves it to programs, but a browser shows an empty page. With a network, the command"
+            f" visdom -port {arguments.port} instead of this script downloads them once\n"
         )
     try:
         start_server(
