@@ -49,3 +49,15 @@ def test_no_imports_go_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"imports go in a circle: {' <- '.join(error.args[1])}")
+
+
+def test_translating_needs_nothing_of_training() -> None:
+    graph = {module(path): imports(path) & MODULES for path in FILES}
+    reached: set[str] = set()
+    waiting = ["test"]
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        waiting += graph[name] - reached
+    assert "models.base_model" in reached
+    assert not [name for name in reached if name.split(".")[0] == "training"]

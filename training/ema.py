@@ -9,9 +9,6 @@ from torch import nn
 
 from util.weights import load_into
 
-EMA_SUFFIX = "_ema"
-"""Suffix of an average's name in file names."""
-
 
 class Ema:
     """Exponential moving averages of networks' parameters; buffers are copied.

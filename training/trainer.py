@@ -15,7 +15,7 @@ from models.layers.recomputation import recompute_generators
 from models.objectives.image_pool import ImagePool
 from options.train_options import TrainOptions
 from training.cuda_graph import CudaRecorder, Recorder, StepGraphs, wants_capture
-from training.ema import EMA_SUFFIX, Ema
+from training.ema import Ema
 from training.gradient_sync import GradientSync
 from training.loss_scale import LossScale
 from training.nonfinite import NonFiniteGuard
@@ -24,7 +24,7 @@ from util import distributed
 from util.batch import Batch, Step, select_rows
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
-from util.weights import load_into
+from util.weights import EMA_SUFFIX, load_into
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,9 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from util.errors import UserError
 from util.shards import Member
 
+Visuals = dict[str, NDArray[np.uint8]]
+"""Images of one sample by name, (H, W, 3) or (H, W)."""
+
 if TYPE_CHECKING:
     from torch import Tensor
 

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from util.architecture import infer_flags
 from util.errors import UserError
 
+EMA_SUFFIX = "_ema"
+"""Suffix of an average's name in the file names of weights."""
+
 log = logging.getLogger(__name__)
 
 MAX_NAMES = 3

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from options.train_options import TrainOptions
 from training.progress import Progress
 from util.files import DISK_FULL_ERRORS
+from util.image_io import Visuals
 
 log = logging.getLogger(__name__)
-
-Visuals = dict[str, NDArray[np.uint8]]
-"""Images of one sample by name, (H, W, 3) or (H, W)."""
 
 MEASURED = ("time", "data", "images_per_second", "peak_memory")
 """Fields of a `LossRecord` that differ between two executions of the same run."""

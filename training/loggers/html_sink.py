@@ -11,9 +11,9 @@ from dominate import tags
 from data import DATASETS
 from models.objectives.backbones import untrained_backbones
 from options.train_options import TrainOptions
-from training.loggers.base import LossRecord, MetricRecord, Sink, Visuals
+from training.loggers.base import LossRecord, MetricRecord, Sink
 from training.progress import Progress
-from util.image_io import save_image
+from util.image_io import Visuals, save_image
 from util.pages.page import Page, command_tag, image_tag, record_tag, sample_tag
 
 FILES = ("train_opt.txt", "train_opt.json", "loss_log.txt", "losses.jsonl")

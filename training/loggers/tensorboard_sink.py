@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from options.train_options import TrainOptions
-from training.loggers.base import LossRecord, MetricRecord, Sink, Visuals, named_images
+from training.loggers.base import LossRecord, MetricRecord, Sink, named_images
 from training.progress import Progress
+from util.image_io import Visuals
 
 
 class TensorBoardLog(Sink):

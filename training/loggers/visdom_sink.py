@@ -14,12 +14,12 @@ from training.loggers.base import (
     LossRecord,
     MetricRecord,
     Sink,
-    Visuals,
     as_rgb,
     named_images,
     read_records,
 )
 from training.progress import Progress
+from util.image_io import Visuals
 
 TIMEOUTS = 2.0, 10.0
 """Seconds to wait for a connection, and for an answer."""

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from options.train_options import TrainOptions
-from training.loggers.base import LossRecord, MetricRecord, Sink, Visuals, named_images
+from training.loggers.base import LossRecord, MetricRecord, Sink, named_images
 from training.progress import Progress
 from util.files import write_text
+from util.image_io import Visuals
 
 TIMEOUT = 60
 """Seconds to wait for the server at the start and at the end; training never waits in between."""
