@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class Progress:
     epoch: int = 1
     position: int = 0
     images: int = 0
-    watched: float | Tensor = 0.0
+    watched: "float | Tensor" = 0.0
     last: int = 0
 
     def advance(self, images: int) -> None:

@@ -16,7 +16,7 @@ from options.train_options import TrainOptions
 from training.loggers.base import DIAGNOSTIC
 from util.errors import UserError
 from util.metrics.names import HIGHER_IS_BETTER
-from util.pages.gallery import ROWS_FILE
+from util.pages.page import ROWS_FILE
 
 WITHOUT_EFFECT = cosmetic_flags(TrainOptions.groups().values())
 """Flags of train.py that do not affect what a run learns."""

@@ -22,6 +22,7 @@ from util.files import write_text
 from util.image_io import PNG_LEVEL, save_image
 from util.metrics.summary import JSON_FILE, TABLE_FILE, Summary
 from util.pages.page import (
+    ROWS_FILE,
     Page,
     arrow,
     command_tag,
@@ -31,8 +32,6 @@ from util.pages.page import (
     record_tag,
     sample_tag,
 )
-
-ROWS_FILE = "gallery.json"
 
 SAVERS = 2
 """Threads that save images."""

@@ -14,6 +14,7 @@ from dominate.util import raw
 from util.metrics.names import HIGHER_IS_BETTER
 
 STATIC = Path(__file__).parent / "static"
+ROWS_FILE = "gallery.json"  # the rows of a gallery, for programs
 MAX_COLUMNS = 6  # common.css has a rule for each number of columns up to this one
 
 PARTS = {
