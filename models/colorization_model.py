@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base_model import Update
-from models.colorization.rebalancing import ColourFrequencies
+from models.colorization.rebalancing import ColorFrequencies
 from models.networks import build_discriminator, build_generator
 from models.objectives.backbones import Fingerprint, load_vgg
 from models.objectives.losses import feature_loss, total
@@ -53,7 +53,7 @@ class ColorizationModel(Pix2PixModel):
         "metrics": COLOR_METRICS,
     }
     perceptual: Features | None = None
-    frequencies: ColourFrequencies | None = None
+    frequencies: ColorFrequencies | None = None
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         network, own = options.network, self.options
@@ -67,7 +67,7 @@ class ColorizationModel(Pix2PixModel):
                 self.perceptual = features.to(self.device, self.dtype)
                 self.state["vgg"] = Fingerprint(self.perceptual, "vgg_weights")
             if own.rebalance:
-                self.frequencies = self.state["frequencies"] = ColourFrequencies(self.device, self.dtype)
+                self.frequencies = self.state["frequencies"] = ColorFrequencies(self.device, self.dtype)
         return nets
 
     def train_step(self, batch: Batch, update: Update) -> Step:

@@ -1,4 +1,4 @@
-"""DCGAN's networks: noise to images by transposed convolutions, images to a logit by convolutions."""
+"""The networks of DCGAN: noise to images by transposed convolutions, images to a logit by convolutions."""
 
 from itertools import pairwise
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.layers.blocks import upsampling_layer
+from models.layers.discriminator import Discriminator
 from models.layers.norms import norm_layer
 from models.layers.recomputation import Recomputing
 from util.errors import UserError
@@ -17,16 +18,16 @@ SIDES = {
     for depth in range(2, 6)
     if 28 <= base << depth <= 128
 }
-"""The sides of images, 28 to 128 pixels: those of the smallest feature map, and how often it is doubled."""
+"""Supported sides of images, 28 to 128 pixels: side of the smallest feature map, and number of doublings."""
 
 
 class DcganGenerator(Recomputing):
-    """Noise to images (Radford et al. 2016): maps (N, nz) to (N, output_nc, size, size) in [-1, 1].
+    """Maps noise, (N, nz), to images, (N, output_nc, size, size) in [-1, 1] (Radford et al. 2016).
 
     Args:
         size: one of `SIDES`.
         ngf: channels before the last layer; they double with every halving, up to 8 ngf.
-        classes: generate by class: noise is joined by the class, one-hot; 0: without classes.
+        classes: number of classes; the class is concatenated to the noise, one-hot. 0: unconditional.
         upsample: see `upsampling_layer`.
     """
 
@@ -57,7 +58,7 @@ class DcganGenerator(Recomputing):
         self.segments = list(pairwise([*starts, len(self.model)]))
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return images; `label` is (N,) where there are classes."""
+        """Return images; `label`, (N,), is needed if there are classes."""
         if label is not None:
             z = torch.cat([z, F.one_hot(label, self.classes).to(z.dtype)], 1)
         x = z[..., None, None]
@@ -67,11 +68,11 @@ class DcganGenerator(Recomputing):
         return x
 
 
-class DcganDiscriminator(nn.Module):
+class DcganDiscriminator(Discriminator):
     """The generator mirrored: maps (N, input_nc, size, size) to (N, 1).
 
     With classes it is a projection discriminator (Miyato & Koyama 2018, eq. 3): it adds the inner product of
-    the class's vector with the last features, all places of them, for these see parts of an image alone.
+    the class's embedding and the last features, at all positions, as each sees only a part of the image.
 
     Args:
         size, classes: see `DcganGenerator`.
@@ -92,7 +93,7 @@ class DcganDiscriminator(nn.Module):
         self.project = nn.Conv2d(widths[-1], classes, base, bias=False) if classes else None
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return logits; `label` is (N,) where there are classes."""
+        """Return logits; `label`, (N,), is needed if there are classes."""
         features = self.model(x)
         logits = self.last(features).flatten(1)
         if self.project is None or label is None:
@@ -101,7 +102,7 @@ class DcganDiscriminator(nn.Module):
 
 
 def check_side(size: int) -> None:
-    """Raise a `UserError` unless the networks can be made for images of this side."""
+    """Raise a `UserError` unless images of this side are supported."""
     if size not in SIDES:
         sides = ", ".join(map(str, sorted(SIDES)))
         nearest = min(sorted(SIDES), key=lambda side: abs(side - size))

@@ -1,4 +1,4 @@
-"""The generator and the discriminator of colorization by a colour feature (Yoo et al. 2019, section 3.2)."""
+"""Colorization networks conditioned on a colour feature (Yoo et al. 2019, section 3.2)."""
 
 from functools import partial
 from itertools import pairwise
@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from models.layers.blocks import Dropout
 from models.layers.convolutions import Conv2d, conv_before, deconv_before
+from models.layers.discriminator import Discriminator
 from models.layers.generator import Generator
 from models.layers.norms import InstanceNorm2d
 
@@ -16,15 +17,15 @@ HIDDEN = 256
 
 
 class ColorUnet(Generator):
-    """A U-Net whose normalised feature maps are scaled and shifted as a colour feature demands (AdaIN).
+    """A U-Net whose normalised feature maps are scaled and shifted by a function of a colour feature (AdaIN).
 
-    The outermost and the innermost level are not normalised; the first three levels on the way up drop half
-    of their features.
+    The outermost and the innermost level are not normalised.
 
     Args:
         num_downs: how often the input is halved, 4 or more.
         ngf: channels after the first halving; they double three times from there.
-        feature_size: numbers in a colour feature.
+        feature_size: size of a colour feature.
+        dropout: drop half of the features after the first three up-samplings.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class ColorUnet(Generator):
         self.up = nn.ModuleList(deconv_before("instance", before, after, 4, 2, 1) for before, after in ups)
         self.out = nn.ConvTranspose2d(2 * widths[0], output_nc, 4, 2, 1)
         self.dropout = Dropout(0.5) if dropout else nn.Identity()
-        # A scale and a shift for every normalised feature map, on the way down and on the way up.
+        # Channels of the normalised feature maps, of down-sampling and of up-sampling.
         self.styled = [*widths[1:-1], *(after for _, after in ups)]
         self.norms = nn.ModuleList(AdaptiveInstanceNorm2d(width) for width in self.styled)
         self.mlp = nn.Sequential(
@@ -64,29 +65,29 @@ class ColorUnet(Generator):
         skips: list[Tensor] = []
         for level in range(len(self.down)):
             style = styles[level - 1 : level] if 0 < level <= inner else ()
-            x = self.segment(self.down, partial(self._fall, level), x, *style)
+            x = self.segment(self.down, partial(self._downsample, level), x, *style)
             skips.append(x)
         parts: tuple[Tensor, ...] = (skips.pop(),)
         for step in range(len(self.up)):
-            y = self.segment(self.dropout, partial(self._rise, step), styles[inner + step], *parts)
+            y = self.segment(self.dropout, partial(self._upsample, step), styles[inner + step], *parts)
             parts = skips.pop(), y
         return self.out(F.relu(torch.cat(parts, 1))).tanh()
 
-    def _fall(self, level: int, x: Tensor, *style: Tensor) -> Tensor:
+    def _downsample(self, level: int, x: Tensor, *style: Tensor) -> Tensor:
         x = self.down[level](F.leaky_relu(x, 0.2) if level else x)
         return self.norms[level - 1](x, *style) if style else x
 
-    def _rise(self, step: int, style: Tensor, *parts: Tensor) -> Tensor:
+    def _upsample(self, step: int, style: Tensor, *parts: Tensor) -> Tensor:
         x = self.up[step](F.relu(torch.cat(parts, 1)))
         x = self.norms[len(self.down) - 2 + step](x, style)
         return self.dropout(x) if step < 3 else x
 
 
 class AdaptiveInstanceNorm2d(nn.Module):
-    """Replaces the scale and the shift of each feature map (Huang & Belongie 2017, eq. 8).
+    """Instance norm with given scales and shifts (Huang & Belongie 2017, eq. 8).
 
-    Maps (N, C, H, W) and a style, (N, 2 C, 1, 1), to (N, C, H, W): the style says how far the scales differ
-    from 1, and the shifts.
+    Maps (N, C, H, W) and a style, (N, 2 C, 1, 1), to (N, C, H, W). The style holds the scales minus 1, and
+    the shifts.
     """
 
     def __init__(self, channels: int):
@@ -98,11 +99,10 @@ class AdaptiveInstanceNorm2d(nn.Module):
         return self.norm(x) * (1 + scale) + shift
 
 
-class ColorDiscriminator(nn.Module):
-    """Tells photos from coloured images, given their lightness and a colour feature: one logit an image.
+class ColorDiscriminator(Discriminator):
+    """One logit per image, given a colour feature.
 
-    Maps (N, input_nc, H, W) of any size from `minimum` on, and (N, K), to (N, 1). Images are judged each by
-    itself.
+    Maps (N, input_nc, H, W) and (N, K) to (N, 1). There is no norm, so that images do not affect each other.
     """
 
     minimum = 16
@@ -111,7 +111,7 @@ class ColorDiscriminator(nn.Module):
         super().__init__()
         widths = [ndf * min(2**level, 8) for level in range(4)]
         self.first = nn.Conv2d(input_nc, ndf, 4, 2, 1)
-        # The same as convolving the feature, spread over the whole image, beside it.
+        # Equals a convolution of the feature as further, constant channels of the image.
         self.feature = nn.Linear(feature_size, ndf, bias=False)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):

@@ -13,20 +13,20 @@ from util.color import AB_BINS, AB_SCALE, AB_STEP
 MIX, MOMENTUM = 0.5, 0.99
 
 
-class ColourFrequencies:
-    """How often each of the 313 colours occurs in the images seen, and the weights that follow.
+class ColorFrequencies:
+    """The frequencies of the 313 quantised colours in the training images, and weights from them.
 
     Attributes:
-        frequencies: (313,), a running mean that sums to 1; uniform in the beginning.
+        frequencies: (313,), a running mean that sums to 1; initially uniform.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
         uniform = torch.full((len(AB_BINS),), 1 / len(AB_BINS), device=device, dtype=dtype)
         self._mean = RunningMean(device, MOMENTUM, {"frequencies": uniform})
         grid = torch.arange(-AB_SCALE, AB_SCALE + 1, AB_STEP, dtype=torch.float64)
-        places = torch.cartesian_prod(grid, grid)
+        points = torch.cartesian_prod(grid, grid)
         bins = torch.tensor(AB_BINS, dtype=torch.float64)
-        self._nearest = torch.cdist(places, bins).argmin(1).to(device)
+        self._nearest = torch.cdist(points, bins).argmin(1).to(device)
         self._side = len(grid)
 
     @property

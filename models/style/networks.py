@@ -1,4 +1,4 @@
-"""Generators that are told a style: by its features' moments, or by a code."""
+"""Generators conditioned on a style: on the moments of its features, or on a code."""
 
 from functools import partial
 from itertools import pairwise
@@ -17,7 +17,7 @@ DEEPEST = ENCODER_LAYERS[-1]
 
 
 class AdainGenerator(Generator):
-    """Gives a photo's features the moments of a style's, and decodes them (Huang & Belongie 2017, section 5).
+    """AdaIN: decodes a photo's features with the moments of a style's (Huang & Belongie 2017, section 5).
 
     Args:
         encoder: the frozen VGG19; it is part of the state_dict, so that testing needs no other file.
@@ -35,34 +35,35 @@ class AdainGenerator(Generator):
         """Return x in a style.
 
         Args:
-            conditions: the means and deviations of the style's deepest features, (N, 512, 1, 1) each, and how
-                far to go to them from the photo's own, 0-d.
+            conditions: means and standard deviations of the style's relu4_1, (N, 512, 1, 1) each, and
+                `alpha`, 0-d, see `Restyle`.
         """
         mean, deviation, alpha = conditions
         return self.decode(self.restyle(self.encoder(x, (DEEPEST,))[DEEPEST], mean, deviation, alpha))
 
     def decode(self, features: Tensor) -> Tensor:
-        """Return the images of features of relu4_1."""
-        enlarging = (at for at, layer in enumerate(self.decoder) if isinstance(layer, nn.Upsample))
-        for first, end in pairwise([0, *enlarging, len(self.decoder)]):
+        """Return the images for features of relu4_1, (N, 512, H, W) to (N, 3, 8 H, 8 W)."""
+        upsamplings = (at for at, layer in enumerate(self.decoder) if isinstance(layer, nn.Upsample))
+        for first, end in pairwise([0, *upsamplings, len(self.decoder)]):
             layers = self.decoder[first:end]
             features = self.segment(layers, layers, features)
         return features
 
     def moments_of(self, styles: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the moments of the deepest features of images, (N, 3, H, W): (N, 512, 1, 1) each."""
+        """Return the moments of relu4_1 of images, (N, 3, H, W) to (N, 512, 1, 1) each."""
         return moments(self.encoder(styles, (DEEPEST,))[DEEPEST])
 
 
 class Restyle(ImageStatistics):
-    """Gives features other moments (AdaIN: Huang & Belongie 2017, eq. 8 and 14)."""
+    """Replaces the moments of features (AdaIN: Huang & Belongie 2017, eq. 8 and 14)."""
 
     def forward(
         self, features: Tensor, mean: Tensor, deviation: Tensor, alpha: Tensor | float = 1.0
     ) -> Tensor:
-        """Return features, (N, C, H, W), with these moments, (N, C, 1, 1) each.
+        """Return features, (N, C, H, W), with the given mean and standard deviation, (N, C, 1, 1) each.
 
-        With an `alpha` below 1 they lie between the features' own and these.
+        Args:
+            alpha: 0 keeps the features' own moments, 1 uses the given ones; linear in between.
         """
         count = features[0, 0].numel()
         own_mean, variance = self.moments(features)
@@ -72,9 +73,9 @@ class Restyle(ImageStatistics):
 
 
 def build_decoder(ngf: int) -> nn.Sequential:
-    """Return the mirror image of VGG19 up to relu4_1, with `ngf` channels at its end (ibid., section 5).
+    """Return VGG19 up to relu4_1 mirrored, with `ngf` channels before the last layer.
 
-    There are no norms, which would take the style away again; a tanh keeps the images in their range.
+    Huang & Belongie 2017, section 5: without norms, which would remove the style. A tanh bounds the images.
     """
     return nn.Sequential(
         *_convolution(512, ngf * 4),
@@ -97,11 +98,11 @@ def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
 
 
 class UnifiedGenerator(Generator):
-    """One encoder and one decoder that colour a grey image, or colour it in a style.
+    """Colours a grey image, by default in its natural colours, or in a style.
 
-    A style's code is the mean over its image of what the encoder makes of it; a learned code stands for no
-    style. The decoder sees the image's features with a code beside them at every place, and on its way up
-    the features of each size, as in a U-Net.
+    The code of a style is the spatial mean of the encoder's output for its image; a learned code stands for
+    no style. The decoder gets the image's features, concatenated with the code at every position, and has
+    the skip connections of a U-Net.
 
     Args:
         ngf: channels after the first of four halvings; they double three times from there.
@@ -127,12 +128,12 @@ class UnifiedGenerator(Generator):
         self.no_style = nn.Parameter(torch.zeros(1, widths[-1], 1, 1))
 
     def run(self, x: Tensor, *conditions: Tensor) -> Tensor:
-        """Return grey images (N, 1, H, W) in the style of a code (N, C, 1, 1)."""
+        """Return coloured images, (N, 3, H, W), for grey ones, (N, 1, H, W), and a code, (N, C, 1, 1)."""
         (code,) = conditions
         return self.decode(self.encode(x), code)
 
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Return the features of images, (N, 1 or 3, H, W): at half their size first, then ever smaller."""
+        """Return the features of images, (N, 1 or 3, H, W), of 1/2, 1/4, 1/8 and 1/16 of their sides."""
         x, features = images.expand(-1, 3, -1, -1), []
         for layer in self.down:
             x = self.segment(layer, layer, x)
@@ -140,19 +141,19 @@ class UnifiedGenerator(Generator):
         return features
 
     def decode(self, features: list[Tensor], code: Tensor) -> Tensor:
-        """Return the images, (N, 3, H, W), of features with one code each, (N, C, 1, 1)."""
+        """Return images, (N, 3, H, W), for the features of `encode` and a code per image, (N, C, 1, 1)."""
         *skips, x = features
         parts = x, code.expand_as(x)
         for layer, skip in zip(self.up, reversed(skips), strict=True):
-            parts = self.segment(layer, partial(of_joined, layer), *parts), skip
-        return of_joined(self.out, *parts).tanh()
+            parts = self.segment(layer, partial(apply_to_concatenated, layer), *parts), skip
+        return apply_to_concatenated(self.out, *parts).tanh()
 
 
-def of_joined(layer: nn.Module, *parts: Tensor) -> Tensor:
-    """Return what `layer` makes of feature maps of one size together."""
+def apply_to_concatenated(layer: nn.Module, *parts: Tensor) -> Tensor:
+    """Return the output of `layer` for feature maps of the same size, concatenated along channels."""
     return layer(torch.cat(parts, 1))
 
 
 def style_code(features: list[Tensor]) -> Tensor:
-    """Return the code of styles, (N, C, 1, 1): the mean of the last of their features."""
+    """Return the code of styles, (N, C, 1, 1): the spatial mean of the last features of `encode`."""
     return features[-1].mean((2, 3), keepdim=True)

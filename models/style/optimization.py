@@ -1,4 +1,4 @@
-"""Neural style transfer (Gatys et al. 2016): the pixels of an image are what is optimised."""
+"""Neural style transfer by optimising the pixels of an image (Gatys et al. 2016)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ from util.errors import UserError
 from util.seeding import torch_rng
 
 LEARNING_RATES = {"lbfgs": 1.0, "adam": 0.05}
-"""The optimizers, and how long their steps are unless told."""
+"""Default learning rates of the optimizers."""
 
 HISTORY = 20
-"""Steps that L-BFGS remembers: the image of 100 is hardly better, and its state five times as large."""
+"""History size of L-BFGS; 100 gives hardly better images and a state five times as large."""
 
 NOISE = 0.3
-"""The deviation of an initial image of noise."""
+"""Standard deviation of initial noise."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """What is compared, and how the image is made.
+    """The losses, the initial image and the optimizer.
 
     Attributes:
         content_layers, style_layers: names such as ``relu4_2``.
-        lambda_content, lambda_style, lambda_tv: weights of the losses; what weighs nothing is not computed.
-        style_blend: a weight for each style, of which the share in their sum counts.
+        lambda_content, lambda_style, lambda_tv: weights of the losses; losses of weight 0 are not computed.
+        style_blend: weights of the styles, relative to their sum.
         style_scale: size of the styles as a multiple of the image's.
         preserve_color: ``none``, ``luminance`` or ``histogram``, see `without_style_colours`.
-        init: ``content``, or ``noise`` drawn by `seed`.
-        optimizer, lr: one of `LEARNING_RATES`, and the length of its steps.
+        init: ``content``, or ``noise`` drawn with `seed`.
+        optimizer, lr: one of `LEARNING_RATES`, and its learning rate.
     """
 
     content_layers: Sequence[str]
@@ -56,16 +56,17 @@ class Method:
 
 
 class StyleLoss:
-    """How far an image is from the content of one image and from the style of others.
+    """Losses of an image against the content of one image and the style of others.
 
-    Style is Gram matrices of features. With several styles the goal is their weighted mean, which has the
-    same gradient as the weighted losses against each. All layers weigh the same: with Gram matrices divided
-    by C·H·W that is what Gatys' published code does with matrices divided by H·W and weights 1000 / C².
+    A style is represented by Gram matrices of features. With several styles the target is their weighted
+    mean, which has the same gradient as the weighted sum of their losses. All layers have the same weight:
+    with Gram matrices divided by C·H·W this equals Gatys' published code, which divides them by H·W and
+    weights layers by 1000 / C².
 
     Args:
         content: (1, 1 or 3, H, W) in [-1, 1].
-        styles: the same of any size.
-        features: must have the layers of `method` that weigh anything.
+        styles: of the same shape, in any size.
+        features: must have the layers of `method` whose loss has a weight above 0.
     """
 
     def __init__(self, content: Tensor, styles: Sequence[Tensor], features: Features, method: Method):
@@ -76,31 +77,32 @@ class StyleLoss:
             if method.lambda_content:
                 self.content = _only(method.content_layers, features(content))
             if method.lambda_style:
-                whole = sum(method.style_blend)
-                for share, style in zip(method.style_blend, styles, strict=True):
-                    for layer, found in grams(_only(method.style_layers, features(style))).items():
-                        self.style[layer] = self.style.get(layer, 0) + share / whole * found
+                total_weight = sum(method.style_blend)
+                for weight, style in zip(method.style_blend, styles, strict=True):
+                    for layer, matrix in grams(_only(method.style_layers, features(style))).items():
+                        self.style[layer] = self.style.get(layer, 0) + weight / total_weight * matrix
 
     def __call__(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the weighted losses by name, 0-d each, for an image of the content's shape."""
-        found, method, losses = self.features(image), self.method, {}
+        """Return the weighted losses by name, 0-d each, of an image of the content's shape."""
+        features, method, losses = self.features(image), self.method, {}
         if self.content:
-            losses["content"] = method.lambda_content * feature_loss(found, self.content)
+            losses["content"] = method.lambda_content * feature_loss(features, self.content)
         if self.style:
-            losses["style"] = method.lambda_style * feature_loss(grams(_only(self.style, found)), self.style)
+            matrices = grams(_only(self.style, features))
+            losses["style"] = method.lambda_style * feature_loss(matrices, self.style)
         if method.lambda_tv:
             losses["tv"] = method.lambda_tv * total_variation(image)
         return losses
 
 
 class Painting:
-    """An image that becomes what a loss asks for, a step at a time.
+    """An image whose pixels are optimised.
 
-    torch's L-BFGS stands still where gradients are small in absolute terms. So it gets the loss in a unit in
-    which the first one is the number of the image's values: the ratios of weights alone matter.
+    torch's L-BFGS stops where gradients are small in absolute terms. The loss is therefore scaled so that its
+    first value is the number of the image's values; only the ratios of the losses' weights matter.
 
     Args:
-        start: the image to begin with, (1, C, H, W); later ones may leave [-1, 1].
+        start: the initial image, (1, C, H, W); optimised values may leave [-1, 1].
         loss: returns losses by name.
         optimizer: one of `LEARNING_RATES`.
     """
@@ -118,7 +120,7 @@ class Painting:
         )
 
     def step(self) -> dict[str, float]:
-        """Make a step; return the losses of the image before it, and their ``total``."""
+        """Make one optimizer step; return the losses before it, and their ``total``."""
         values: dict[str, float] = {}
 
         def evaluate() -> float:
@@ -135,7 +137,7 @@ class Painting:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the image and all that further steps depend on."""
+        """Return the image and the state that further steps depend on."""
         return {
             "picture": self.image.detach(),
             "kind": self.kind,
@@ -144,17 +146,17 @@ class Painting:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, but for the learning rate.
+        """Load a state returned by `state_dict`; the learning rate stays.
 
         Raises:
-            UserError: it belongs to an image of another shape, or to another optimizer.
+            UserError: the state is of an image of another shape, or of another optimizer.
         """
-        theirs, ours = tuple(state["picture"].shape), tuple(self.image.shape)
-        if (theirs, state["kind"]) != (ours, self.kind):
+        saved, shape = tuple(state["picture"].shape), tuple(self.image.shape)
+        if (saved, state["kind"]) != (shape, self.kind):
             raise UserError(
-                f"--continue_train: the saved image, {theirs} by {state['kind']}, does not fit this one,"
-                f" {ours} by {self.kind}: give --content, --size, --preserve_color and --optimizer as before,"
-                " or begin anew without --continue_train"
+                f"--continue_train: the saved image, {saved} by {state['kind']}, does not fit this one,"
+                f" {shape} by {self.kind}: give --content, --size, --preserve_color and --optimizer as"
+                " before, or start again without --continue_train"
             )
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
@@ -164,16 +166,16 @@ class Painting:
 
 
 class StyleTransfer:
-    """Paints an image in the style of others, at one size after the other.
+    """Optimises an image in the style of others, at increasing sizes.
 
     Args:
         content, styles: images in RGB.
         features: on the device to compute on.
 
     Attributes:
-        size: the longer side of what is being painted.
-        step: how many steps are made at this size.
-        painting: what has become of the image.
+        size: the longer side of the image, in pixels.
+        step: number of steps made at this size.
+        painting: the image and its optimizer.
     """
 
     def __init__(
@@ -183,7 +185,7 @@ class StyleTransfer:
         self.features, self.method = features, method
 
     def start(self, size: int, before: Tensor | None = None) -> None:
-        """Begin with a size: with the image `before`, enlarged, or else with the initial one."""
+        """Start at a size, from the image `before`, resized, or from the initial image."""
         method, self.size, self.step = self.method, size, 0
         self.original, *styles = (self._scaled(index) for index in range(len(self.images)))
         content, styles = without_style_colours(method.preserve_color, self.original, styles)
@@ -195,21 +197,21 @@ class StyleTransfer:
         self.painting = Painting(start, loss, method.optimizer, method.lr)
 
     def enlarge(self, size: int) -> None:
-        """Go on at a larger size with the image as it is."""
+        """Continue at a larger size from the current image."""
         self.start(size, before=self.painting.image.detach())
 
     def make_step(self) -> dict[str, float]:
-        """Make a step and return its losses.
+        """Make one step and return its losses.
 
         Raises:
-            UserError: the image is not finite any more.
+            UserError: the image is no longer finite.
         """
         losses = self.painting.step()
         self.step += 1
         if not self.painting.image.isfinite().all():
             raise UserError(
-                f"--lr {self.method.lr:g}: after step {self.step} at size {self.size} the image is not"
-                " finite any more; lower it, or change --optimizer"
+                f"--lr {self.method.lr:g}: after step {self.step} at size {self.size} the image is no"
+                " longer finite; lower it, or change --optimizer"
             )
         return losses
 
@@ -221,25 +223,25 @@ class StyleTransfer:
         return image[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how far it is, and all that further steps depend on."""
+        """Return size and step, and the state of the painting."""
         return {"size": self.size, "step": self.step, "painting": self.painting.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned; for the errors see `Painting.load_state_dict`."""
+        """Load a state returned by `state_dict`; for the errors see `Painting.load_state_dict`."""
         self.start(state["size"])
         self.painting.load_state_dict(state["painting"])
         self.step = state["step"]
 
     def _scaled(self, index: int) -> Tensor:
-        """Return the content (0) or a style in its size, (1, 3, H, W) in [-1, 1]."""
+        """Return the content (index 0) or a style, scaled, (1, 3, H, W) in [-1, 1]."""
         image, scale = self.images[index], self.method.style_scale if index else 1.0
         width, height = (max(1, round(self.size * scale * side / max(image.size))) for side in image.size)
         least = self.features.least_side
         if min(width, height) < least:
             which = f"style image {index}" if index else "the content"
             raise UserError(
-                f"--size {self.size}: {which} has {width} x {height} pixels then, and the deepest layer needs"
-                f" {least} a side; give a larger --size{' or --style_scale' if index else ''}"
+                f"--size {self.size}: {which} then has {width} x {height} pixels, and the deepest layer needs"
+                f" sides of {least}; give a larger --size{' or --style_scale' if index else ''}"
             )
         pixels = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
         tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous()
@@ -247,7 +249,7 @@ class StyleTransfer:
 
 
 def noise(like: Tensor, seed: int) -> Tensor:
-    """Return normal noise around grey: a function of `seed` and of the shape of `like`."""
+    """Return normal noise around grey in the shape of `like`."""
     generator = torch_rng("initial noise", seed)
     return NOISE * torch.randn(like.shape, generator=generator).to(like)
 
@@ -255,26 +257,26 @@ def noise(like: Tensor, seed: int) -> Tensor:
 def without_style_colours(
     mode: str, content: Tensor, styles: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return content and styles such that the result can have the content's colours.
+    """Return content and styles prepared so that the result keeps the content's colours.
 
     Gatys et al. 2016, "Preserving Color in Neural Artistic Style Transfer".
 
     Args:
-        mode: ``luminance`` makes all grey, (1, 1, H, W), and gives L of the styles the mean and deviation of
-            the content's. ``histogram`` gives the styles the mean and covariance of the content's colours.
-            ``none`` changes nothing.
+        mode: ``luminance`` returns grey images, (1, 1, H, W), with the mean and deviation of the content's L.
+            ``histogram`` gives the styles the mean and covariance of the content's colours. ``none`` changes
+            nothing.
         content, styles: (1, 3, H, W) in [-1, 1].
     """
     if mode == "histogram":
         return content, [match_colours(style, content).clamp(-1, 1) for style in styles]
     if mode == "luminance":
-        L, *others = (to_L_ab(image)[0] for image in (content, *styles))
-        return _grey(L), [_grey(match_colours(other, L)) for other in others]
+        L, *style_Ls = (to_L_ab(image)[0] for image in (content, *styles))
+        return _grey(L), [_grey(match_colours(style_L, L)) for style_L in style_Ls]
     return content, list(styles)
 
 
 def _grey(L: Tensor) -> Tensor:
-    """Return the grey images with this L / 50 - 1, clipped to [-1, 1]."""
+    """Return grey images for L / 50 - 1, clipped to [-1, 1]."""
     return from_L_ab(L, torch.zeros_like(L).expand(-1, 2, -1, -1))[:, :1]
 
 

@@ -16,7 +16,7 @@ from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.colorization.memory import color_distribution
-from models.colorization.rebalancing import ColourFrequencies
+from models.colorization.rebalancing import ColorFrequencies
 from models.memory_colorization_model import MemoryColorizationModel, given_colors
 from models.objectives.backbones import Fingerprint, load_resnet18, load_vgg
 from models.objectives.perceptual import Features, layer_index
@@ -129,7 +129,7 @@ def test_measures_of_a_perfect_and_of_a_grey_result() -> None:
 
 
 def test_rare_colours_weigh_more() -> None:
-    frequencies = ColourFrequencies(CPU, torch.float32)
+    frequencies = ColorFrequencies(CPU, torch.float32)
     ab = torch.zeros(1, 2, 10, 10)
     batch = Batch(ab, None, [""], [], torch.arange(1))
     ab[0, 0, 0, 0] = 60 / AB_SCALE  # one pixel in a hundred
@@ -143,7 +143,7 @@ def test_rare_colours_weigh_more() -> None:
     ratio = (0.5 * 0.99 + 0.5 / 313) / (0.5 * 0.01 + 0.5 / 313)
     assert (weights[0, 0, 0, 0] / weights[0, 0, 5, 5]).item() == pytest.approx(ratio, rel=0.05)
     assert weights.mean().item() == pytest.approx(1, rel=0.05)
-    resumed = ColourFrequencies(CPU, torch.float32)
+    resumed = ColorFrequencies(CPU, torch.float32)
     resumed.load_state_dict(frequencies.state_dict())
     assert torch.equal(resumed.weights(ab, batch), frequencies.weights(ab, batch))
 

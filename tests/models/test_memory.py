@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from models.colorization.rebalancing import ColourFrequencies
+from models.colorization.rebalancing import ColorFrequencies
 from models.layers import convolutions
 from models.layers.recomputation import recompute_generators
 from tests.support.models import CPU, TRAINED, assert_equal_states, trainer_and_batches
@@ -171,7 +171,7 @@ def test_what_is_not_finite_in_one_part_blocks_the_whole_update(
 def test_the_frequencies_of_colours_forget_by_steps_rather_than_parts() -> None:
     ab = torch.rand(4, 2, 8, 8, dtype=torch.float64)
     batch = Batch(ab, None, [""] * 4, [], torch.arange(4))
-    whole, parts, careless = (ColourFrequencies(torch.device("cpu"), torch.float64) for _ in range(3))
+    whole, parts, careless = (ColorFrequencies(torch.device("cpu"), torch.float64) for _ in range(3))
     for _ in range(20):
         whole.weights(ab, batch)
         for row, part in enumerate(ab.split(1)):

@@ -12,7 +12,7 @@ from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.style.networks import AdainGenerator, style_code
-from models.style.reference import parse_shares
+from models.style.reference import parse_weights
 from models.style_transfer_model import StyleTransferModel
 from models.unified_model import UnifiedModel
 from options.parse import parse
@@ -156,7 +156,7 @@ def test_styles_given_by_images_are_mixed_by_their_shares(styles: Path) -> None:
 )
 def test_shares_that_do_not_fit_are_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        parse_shares(text, 2)
+        parse_weights(text, 2)
 
 
 @pytest.mark.parametrize(
