@@ -2,9 +2,9 @@
 
     python scripts/neural_style.py --content photo.jpg --style painting.jpg --out O.png
 
-Beside O.png come the losses, O.png_losses.jsonl, and, until it is finished, the state, O.png_state.pth.
-SIGINT (Ctrl-C), SIGTERM and SIGUSR1 finish the step, save, and end with status 75; the same command with
---continue_train goes on from the state and ends with the same image, on a CPU to the bit.
+The losses are written to O.png_losses.jsonl and, until the image is finished, the state to O.png_state.pth.
+SIGINT (Ctrl-C), SIGTERM and SIGUSR1 finish the step, save, and exit with status 75; the same command with
+--continue_train resumes from the state and returns the same image, on a CPU to the bit.
 """
 
 import argparse
@@ -41,44 +41,44 @@ log = logging.getLogger(__name__)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the flags' values, all of them checked and none of the needed ones None."""
+    """Return the values of the flags, checked, with defaults that depend on other flags filled in."""
     parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
 
     def add(*flags: str, help: str, default: Any = None, **settings: Any) -> None:
-        told = "" if default is None else f" (default: {default})"
-        parser.add_argument(*flags, help=help + told, default=default, **settings)
+        note = "" if default is None else f" (default: {default})"
+        parser.add_argument(*flags, help=help + note, default=default, **settings)
 
     add("--content", type=Path, required=True, help="the image to paint")
-    add("--style", type=Path, nargs="+", required=True, help="one or more images to take the style of")
-    add("--out", type=Path, required=True, help="the image to write; its folder is made")
+    add("--style", type=Path, nargs="+", required=True, help="one or more images whose style to use")
+    add("--out", type=Path, required=True, help="the image to write; its folder is created")
     add("--style_blend", type=float, nargs="+", help="a weight for each style (default: all equal)")
     add("--style_scale", type=float, default=1.0, help="size of the styles as a multiple of the result's")
-    sizes = "longer side in pixels; of several, 128,256,512, each begins with the result before, enlarged"
+    sizes = "longer side in pixels; with several, 128,256,512, each starts from the previous result, enlarged"
     add("--size", "--sizes", dest="sizes", type=_numbers, default="512", metavar="N[,N...]", help=sizes)
     add("--steps", type=int, default=500, help="steps at each size")
-    optimizer = "lbfgs takes fewer steps; adam has a smaller state"
+    optimizer = "lbfgs needs fewer steps; adam has a smaller state"
     add("--optimizer", choices=LEARNING_RATES, default="lbfgs", help=optimizer)
     rates = ", ".join(f"{rate} for {name}" for name, rate in LEARNING_RATES.items())
-    add("--lr", type=float, help=f"step length (default: {rates})")
-    add("--init", choices=("content", "noise"), default="content", help="the image to begin with")
+    add("--lr", type=float, help=f"learning rate (default: {rates})")
+    add("--init", choices=("content", "noise"), default="content", help="the initial image")
     add("--seed", type=int, default=0, help="seed of the noise")
-    colours = "keep the content's colours: paint its luminance alone, or recolour the styles like it"
+    colours = "keep the content's colours: paint only its luminance, or recolour the styles like it"
     add("--preserve_color", choices=("none", "luminance", "histogram"), default="none", help=colours)
-    add("--lambda_content", type=float, default=1.0, help="weight of the content; 0: paint a texture")
-    add("--lambda_style", type=float, default=1e5, help="weight of the style")
-    add("--lambda_tv", type=float, default=0.0, help="weight of the total variation, which smooths")
-    add("--network", choices=BLOCKS, default="vgg19", help="whose features are compared")
+    add("--lambda_content", type=float, default=1.0, help="weight of the content loss; 0: paint a texture")
+    add("--lambda_style", type=float, default=1e5, help="weight of the style loss")
+    add("--lambda_tv", type=float, default=0.0, help="weight of the total variation, which smooths the image")
+    add("--network", choices=BLOCKS, default="vgg19", help="the network whose features are compared")
     add("--content_layers", type=_names, default="relu4_2", metavar="L[,L...]", help="its layers for content")
     style_layers = "relu1_1,relu2_1,relu3_1,relu4_1,relu5_1"
     add("--style_layers", type=_names, default=style_layers, metavar="L[,L...]", help="its layers for style")
-    add("--pooling", choices=("max", "avg"), default="max", help="what its poolings take of four values")
+    add("--pooling", choices=("max", "avg"), default="max", help="its poolings")
     weights = "its weights: imagenet (downloaded), a path, or random (for tests)"
     add("--vgg_weights", default="imagenet", help=weights)
     add("--gpu_ids", help="which GPU: 0 or 1; -1 is the CPU (default: 0, or the CPU where there is none)")
-    add("--save_every", type=int, help="write O_000050.png ... as well, every so many steps (default: never)")
+    add("--save_every", type=int, help="also write O_000050.png ... every N steps (default: never)")
     add("--save_latest_minutes", type=float, default=5.0, help="minutes between two saves of the state")
-    add("--keep_state", action="store_true", help="keep the state at the end: more --steps can go on from it")
-    add("--continue_train", action="store_true", help="go on from the saved state")
+    add("--keep_state", action="store_true", help="keep the state at the end, to resume with more --steps")
+    add("--continue_train", action="store_true", help="resume from the saved state")
     options = parser.parse_args(argv)
     if options.lr is None:
         options.lr = LEARNING_RATES[options.optimizer]
@@ -89,7 +89,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raise a `UserError` for a value that makes no sense."""
+    """Raise a `UserError` for invalid values."""
     for flag in ("lr", "style_scale", "lambda_content", "lambda_style", "lambda_tv"):
         value, may_be_zero = getattr(options, flag), flag.startswith("lambda")
         if not (math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))):
@@ -101,12 +101,16 @@ def check(options: argparse.Namespace) -> None:
     if not options.lambda_content and not options.lambda_style:
         raise UserError("--lambda_content 0 --lambda_style 0: nothing is left to paint; give one a weight")
     if options.sizes != sorted(set(options.sizes)) or options.sizes[0] < 1:
-        raise UserError(f"--sizes {_told(options.sizes)}: give positive numbers that grow, as 128,256,512 do")
+        raise UserError(
+            f"--sizes {_as_typed(options.sizes)}: give positive numbers that grow, as 128,256,512 do"
+        )
     if len(options.style_blend) != len(options.style):
         count, styles = len(options.style_blend), len(options.style)
         raise UserError(f"--style_blend: {count} weights for {styles} images of --style; give one for each")
     if not (min(options.style_blend) >= 0 and 0 < sum(options.style_blend) < math.inf):
-        raise UserError(f"--style_blend {_told(options.style_blend)}: give weights from 0 on, and not all 0")
+        raise UserError(
+            f"--style_blend {_as_typed(options.style_blend)}: give weights from 0 on, and not all 0"
+        )
     for flag in ("content_layers", "style_layers"):
         for layer in getattr(options, flag):
             try:
@@ -118,7 +122,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 class Run:
-    """An image on its way through the sizes, its losses and its state, with all files beside it."""
+    """A style transfer with its losses, its state and their files, which are next to the image."""
 
     def __init__(self, options: argparse.Namespace):
         self.options, self.out = options, options.out
@@ -142,12 +146,12 @@ class Run:
         self.saved_at = time.monotonic()
 
     def start(self) -> None:
-        """Begin, or go on from the saved state and say which flags are different now."""
+        """Start, or resume from the saved state and log the flags that have changed."""
         state = load_state(self.folder, self.tag) if self.options.continue_train else None
         if state is None:
             self.transfer.start(self.options.sizes[0])
             if self.options.continue_train:
-                log.info("%s: there is no state to go on from; it starts from the beginning", self.out)
+                log.info("%s: there is no state to resume from; starting from the beginning", self.out)
             elif set_aside(self.folder, self.tag, f"{self.tag}_replaced"):
                 log.warning("%s: an earlier run's state is kept as %s_replaced_state.pth", self.out, self.tag)
             self.log_file.write_text("")
@@ -162,14 +166,14 @@ class Run:
             log.info("Flags that have changed: %s", ", ".join(changed))
         size = state["transfer"]["size"]
         if size not in self.options.sizes:
-            raise UserError(f"--sizes {now['sizes']}: the state to go on from is of size {size}; add it")
+            raise UserError(f"--sizes {now['sizes']}: the saved state is of size {size}; add it")
         self.backbone.load_state_dict(state["backbone"])
         self.transfer.load_state_dict(state["transfer"])
         cut_back(self.folder, state["logs"])
-        log.info("Going on at size %d after step %d", self.transfer.size, self.transfer.step)
+        log.info("Resuming at size %d after step %d", self.transfer.size, self.transfer.step)
 
     def steps(self) -> Iterator[dict[str, float]]:
-        """Make the steps that are left, size by size; yield each one's losses."""
+        """Make the remaining steps, size by size; yield the losses of each."""
         transfer, sizes = self.transfer, self.options.sizes
         for size in sizes[sizes.index(transfer.size) :]:
             if size != transfer.size:
@@ -179,11 +183,11 @@ class Run:
 
     @property
     def number(self) -> int:
-        """How many steps are made, at all sizes together."""
+        """Number of steps made, over all sizes."""
         return self.options.sizes.index(self.transfer.size) * self.options.steps + self.transfer.step
 
     def paint(self, stop: StopSignals) -> bool:
-        """Make the steps that are left; return whether that was all, rather than stopped by a signal."""
+        """Make the remaining steps; return False if a signal stopped them."""
         options, transfer = self.options, self.transfer
         total = options.steps * len(options.sizes)
         with logging_redirect_tqdm(), tqdm(total=total, initial=self.number, disable=None) as bar:
@@ -203,7 +207,7 @@ class Run:
         return True
 
     def write(self, path: Path) -> None:
-        """Write the image as it is now."""
+        """Write the current image."""
         save_image(to_uint8(self.transfer.result()), path)
 
     def save(self) -> None:
@@ -221,8 +225,10 @@ class Run:
         self.saved_at = time.monotonic()
 
     def flags(self) -> dict[str, str]:
-        """Return every flag's value but that of ``--continue_train``, as it is typed."""
-        return {name: _told(value) for name, value in vars(self.options).items() if name != "continue_train"}
+        """Return the values of all flags except ``--continue_train``, as typed."""
+        return {
+            name: _as_typed(value) for name, value in vars(self.options).items() if name != "continue_train"
+        }
 
 
 def main(argv: list[str]) -> int:
@@ -231,7 +237,7 @@ def main(argv: list[str]) -> int:
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {options.out}: its folder cannot be made ({error.strerror})") from error
+        raise UserError(f"--out {options.out}: its folder cannot be created ({error.strerror})") from error
     with StopSignals() as stop:
         run = Run(options)
         run.start()
@@ -243,15 +249,18 @@ def main(argv: list[str]) -> int:
                 remove_state(run.folder, run.tag)
             log.info("Done: %s", options.out)
             return 0
-    log.info("Stopped by %s: all is saved, --continue_train goes on from here", stop.received)
+    log.info("Stopped by %s; the state is saved, resume with --continue_train", stop.received)
     return STOPPED_STATUS
 
 
 def read(flag: str, path: Path) -> Image.Image:
-    """Return the image that a flag names.
+    """Return the image at `path`.
+
+    Args:
+        flag: the flag that gave the path, for messages.
 
     Raises:
-        UserError: it cannot be read, or there is none.
+        UserError: it does not exist or cannot be read.
     """
     if not path.is_file():
         raise UserError(f"--{flag} {path}: there is no such file")
@@ -266,7 +275,7 @@ def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _told(value: Any) -> str:
+def _as_typed(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

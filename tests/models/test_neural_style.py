@@ -267,7 +267,7 @@ def test_changed_flags_are_said_or_refused(
     for changed, message in (
         (["--optimizer", "adam"], "--optimizer as before"),
         (["--preserve_color", "luminance"], "--preserve_color and"),
-        (["--sizes", "32"], "--sizes 32: the state to go on from is of size 24"),
+        (["--sizes", "32"], "--sizes 32: the saved state is of size 24"),
     ):
         with pytest.raises(UserError, match=message):
             neural_style.main([*again, *changed])
@@ -319,7 +319,7 @@ def test_a_new_run_does_not_go_on_from_an_old_state(
         ("--lr 1e30 --optimizer adam", "--lr 1e+30: after step"),
         ("--vgg_weights absent.pth", "--vgg_weights absent.pth: there is no such file"),
         ("--out {folder}/out.doc", "out.doc: give an image's name that ends in one of .png"),
-        ("--out {broken}/out.png", "broken.png/out.png: its folder cannot be made"),
+        ("--out {broken}/out.png", "broken.png/out.png: its folder cannot be created"),
         ("--optimizer sgd", "--optimizer"),
         ("--optimize adam", "unrecognized arguments: --optimize"),
     ],
