@@ -21,7 +21,7 @@ from data.prefetch import on_device
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.objectives.backbones import untrained_backbones
-from options.parse import options_text, parse, read_changed, save
+from options.parse import argument_text, options_text, parse, read_changed, save
 from options.test_options import TestOptions
 from util import distributed
 from util.batch import Batch
@@ -166,11 +166,8 @@ def create_gallery(options: TestOptions, paired: bool) -> Gallery:
     run, results = options.run, options.results
     title = f"Experiment = {options.run_name}, Phase = {options.data.phase}, Epoch = {run.tag}"
     recorded = options.run_folder / "train_opt.txt"
-    flags: dict[str, Mapping[str, object]] = {
-        "test.py": {
-            name: value for name, value in options.values().items() if value != options.defaults[name]
-        }
-    }
+    changed = {name: value for name, value in options.values().items() if value != options.defaults[name]}
+    flags = {"test.py": {name: argument_text(value) for name, value in changed.items()}}
     if recorded.exists():
         flags = {"train.py": read_changed(recorded.read_text()), **flags}
     return Gallery(

@@ -76,7 +76,7 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
 
     choices = {"model": models.names(), "dataset_mode": datasets.names()}
     fixed = list(_fixed(model, dataset))
-    notes = {flag: f"{owner} supports only {_argument(only.value)}" for owner, flag, only in fixed}
+    notes = {flag: f"{owner} supports only {argument_text(only.value)}" for owner, flag, only in fixed}
     given = _command_line(kind.COMMAND, argv, groups, flags, defaults, choices, notes)
     if kind is TestOptions:
         defaults.update(_architecture(flags, model.architecture, _resolve({**defaults, **given})))
@@ -92,7 +92,8 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     for owner, flag, only in fixed:
         if flag in values and values[flag] != only.value:
             raise UserError(
-                f"--{flag} {_argument(values[flag])}: {owner} supports only --{flag} {_argument(only.value)}"
+                f"--{flag} {argument_text(values[flag])}:"
+                f" {owner} supports only --{flag} {argument_text(only.value)}"
                 + (f" ({only.reason})" if only.reason else "")
             )
     _warn_without_effect(flags, values, given)
@@ -151,7 +152,7 @@ def read_changed(text: str) -> dict[str, str]:
 def _debug_values(names: Set[str]) -> Values:
     """Return what ``--debug`` sets among the flags `names`, and log it."""
     values = {name: value for name, value in DEBUG.items() if name in names}
-    flags = " ".join(f"--{name} {_argument(value)}" for name, value in values.items())
+    flags = " ".join(f"--{name} {argument_text(value)}" for name, value in values.items())
     log.info("--debug: %s; train.py detects anomalies in backward passes", flags)
     return values
 
@@ -163,7 +164,7 @@ def _text(value: object) -> str:
     return "inf" if value is None else str(value)
 
 
-def _argument(value: object) -> str:
+def argument_text(value: object) -> str:
     """Return a value as it is written on the command line."""
     return str(value).lower() if isinstance(value, bool) else _text(value)
 

@@ -18,10 +18,10 @@ import torch
 from data import DATASETS
 from models import MODELS
 from options.option import cosmetic_flags
-from options.parse import parse
+from options.parse import argument_text, parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
-from scripts.comparison.runs import WITHOUT_EFFECT, Values, read_flags, text
+from scripts.comparison.runs import WITHOUT_EFFECT, Values, read_flags
 from training.checkpoint import state_path
 from util.errors import UserError
 
@@ -216,7 +216,7 @@ def refuse_other_runs(runs: Sequence[PlannedRun]) -> None:
             continue
         then = read_flags(run.folder)
         changed = [
-            f"--{name} {text(run.values[name])} (there: {text(then[name])})"
+            f"--{name} {argument_text(run.values[name])} (there: {argument_text(then[name])})"
             for name in sorted(run.values.keys() & then.keys() - run.cosmetic)
             if run.values[name] != then[name]
         ]

@@ -3,15 +3,15 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from options.option import cosmetic_flags
+from options.parse import argument_text
 from options.train_options import TrainOptions
 from training.loggers.base import DIAGNOSTIC
 from util.errors import UserError
@@ -128,45 +128,44 @@ def read_run(name: str, folder: Path, results: Path | None, flags: Values, missi
     losses, diagnostics = read_losses(folder / "losses.jsonl")
     if not missing and not images and not metrics:
         missing = f"no test results in {results}"
-    validation = read_series(folder / "metrics.jsonl", itemgetter("metrics"))
+    validation = read_validation(folder / "metrics.jsonl")
     return TrainedRun(name, flags, losses, diagnostics, validation, metrics, images, paired, missing)
 
 
 def read_losses(path: Path) -> tuple[dict[str, Series], dict[str, Series]]:
-    """Return the curves of losses and of diagnostics, which old records have among the losses."""
+    """Return the curves of losses and of diagnostics in losses.jsonl; old records have both as losses."""
+    losses: dict[str, Series] = {}
+    diagnostics: dict[str, Series] = {}
+    for record in _read_lines(path):
+        for name, value in record["losses"].items():
+            _append(diagnostics if DIAGNOSTIC.fullmatch(name) else losses, name, record, value)
+        for name, value in record.get("diagnostics", {}).items():
+            _append(diagnostics, name, record, value)
+    return losses, diagnostics
 
-    def losses(record: Values) -> Values:
-        return {k: v for k, v in record["losses"].items() if not DIAGNOSTIC.fullmatch(k)}
 
-    def diagnostics(record: Values) -> Values:
-        old = {k: v for k, v in record["losses"].items() if DIAGNOSTIC.fullmatch(k)}
-        return {**old, **record.get("diagnostics", {})}
-
-    return read_series(path, losses), read_series(path, diagnostics)
-
-
-def read_series(path: Path, values_of: Callable[[Values], Values]) -> dict[str, Series]:
-    """Return the curves in a file with one JSON object per line; none if the file does not exist.
-
-    An incomplete last line is left out: it is being written.
-
-    Args:
-        values_of: returns the values by name in an object.
-    """
+def read_validation(path: Path) -> dict[str, Series]:
+    """Return the curves of metrics in metrics.jsonl."""
     curves: dict[str, Series] = {}
-    if not path.exists():
-        return curves
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        epoch = record["epoch"] - 1 + record.get("epoch_fraction", 1.0)
-        for name, value in values_of(record).items():
-            series = curves.setdefault(name, Series([], []))
-            series.epochs.append(epoch)
-            series.values.append(math.nan if value is None else value)
+    for record in _read_lines(path):
+        for name, value in record["metrics"].items():
+            _append(curves, name, record, value)
     return curves
+
+
+def _read_lines(path: Path) -> Iterator[Values]:
+    """Yield the JSON objects of a file, one per line, except an incomplete last line: it is being written."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
+
+
+def _append(curves: dict[str, Series], name: str, record: Values, value: float | None) -> None:
+    series = curves.setdefault(name, Series([], []))
+    series.epochs.append(record["epoch"] - 1 + record.get("epoch_fraction", 1.0))
+    series.values.append(math.nan if value is None else value)
 
 
 def read_metrics(path: Path) -> dict[str, float]:
@@ -212,7 +211,7 @@ def differing_flags(runs: Sequence[TrainedRun]) -> list[str]:
     """Return the flags whose values differ between runs, except the seed and those `WITHOUT_EFFECT`."""
     names = dict.fromkeys(name for run in runs for name in run.flags)
     considered = [name for name in names if name not in WITHOUT_EFFECT and name != "seed"]
-    return [name for name in considered if len({text(run.flags.get(name, "")) for run in runs}) > 1]
+    return [name for name in considered if len({argument_text(run.flags.get(name, "")) for run in runs}) > 1]
 
 
 def group_runs(runs: Sequence[TrainedRun]) -> list[RunGroup]:
@@ -220,7 +219,7 @@ def group_runs(runs: Sequence[TrainedRun]) -> list[RunGroup]:
     names = differing_flags(runs)
     members_of: dict[tuple[str, ...], list[TrainedRun]] = {}
     for run in runs:
-        members_of.setdefault(tuple(text(run.flags.get(name, "")) for name in names), []).append(run)
+        members_of.setdefault(tuple(argument_text(run.flags.get(name, "")) for name in names), []).append(run)
     groups = []
     for values, members in members_of.items():
         # A flag that a model does not have is not part of the label.
@@ -255,13 +254,6 @@ def _is_beyond_noise(one: Statistic, other: Statistic) -> bool:
         return False
     error = math.sqrt(one.deviation**2 / one.n + other.deviation**2 / other.n)
     return abs(one.mean - other.mean) > NOISE * error  # False where one is not finite
-
-
-def text(value: object) -> str:
-    """Return a flag's value as on the command line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "inf" if value is None else str(value)
 
 
 def _read_json(path: Path) -> Any:

@@ -5,7 +5,8 @@ import io
 import math
 from collections.abc import Sequence
 
-from scripts.comparison.runs import RunGroup, Statistic, best_group, metric_names, text
+from options.parse import argument_text
+from scripts.comparison.runs import RunGroup, Statistic, best_group, metric_names
 from util.metrics.names import HIGHER_IS_BETTER
 
 MAX_DECIMALS = 6
@@ -56,7 +57,7 @@ def runs_csv(groups: Sequence[RunGroup]) -> str:
     for group in groups:
         for run in group.runs:
             values = [run.metrics.get(name, "") for name in metrics]
-            seed = text(run.flags.get("seed", ""))
+            seed = argument_text(run.flags.get("seed", ""))
             lines.append([run.name, *group.differing.values(), seed, *values, run.missing])
     return _csv(lines)
 

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from scripts.comparison.runs import (
     read_losses,
     read_metrics,
     read_run,
-    read_series,
+    read_validation,
 )
 from scripts.comparison.tables import groups_csv, groups_latex, latex, runs_csv
 from tests.support.environment import ONE_THREAD, ROOT
@@ -63,14 +62,12 @@ def make_run(folder: Path, name: str, metrics: dict[str, Any] | None, **flags: o
 @pytest.fixture
 def runs(tmp_path: Path) -> list[TrainedRun]:
     """Two groups of three seeds; the last run has no results."""
-    found = []
+    runs = []
     for i, metrics in enumerate(METRICS):
         norm = "instance" if i < 3 else "batch"
         given = None if i == 5 else metrics
-        found.append(
-            make_run(tmp_path, f"run{'x' * (i > 2)}{i}", given, norm=norm, seed=i % 3, num_threads=i)
-        )
-    return found
+        runs.append(make_run(tmp_path, f"run{'x' * (i > 2)}{i}", given, norm=norm, seed=i % 3, num_threads=i))
+    return runs
 
 
 def test_groups_differ_in_flags_that_matter(runs: list[TrainedRun]) -> None:
@@ -190,9 +187,7 @@ def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
 def test_validation_curves_are_read(tmp_path: Path) -> None:
     lines = [{"epoch": 2 * i, "total_iters": i, "metrics": {"psnr": 20 + i}} for i in (1, 2)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    assert read_series(tmp_path / "metrics.jsonl", itemgetter("metrics")) == {
-        "psnr": Series([2, 4], [21, 22])
-    }
+    assert read_validation(tmp_path / "metrics.jsonl") == {"psnr": Series([2, 4], [21, 22])}
 
 
 def test_diagnostics_are_apart_from_losses_in_old_files_too(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def image(level: int, width: int = 32) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    flags = {"dataroot": "my data", "name": "run", "no_flip": True, "attention": "32,64"}
+    flags = {"dataroot": "my data", "name": "run", "no_flip": "true", "attention": "32,64"}
     page = TrainingPage(tmp_path_factory.mktemp("run"), "run", flags=flags)
     for epoch in range(1, 11):
         for part in (1, 2, 3, 4):

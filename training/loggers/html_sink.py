@@ -10,6 +10,7 @@ from dominate import tags
 
 from data import DATASETS
 from models.objectives.backbones import untrained_backbones
+from options.parse import argument_text
 from options.train_options import TrainOptions
 from training.loggers.base import LossRecord, MetricRecord, Sink
 from training.progress import Progress
@@ -32,7 +33,7 @@ class TrainingPage(Sink):
             width=options.display.display_winsize,
             resume=options.saving.continue_train,
             warning=untrained_backbones(options),
-            flags={name: value for name, value in options.values().items() if name in given},
+            flags={k: argument_text(v) for k, v in options.values().items() if k in given},
             paired=DATASETS.get(options.data.dataset_mode).paired,
         )
 
@@ -44,7 +45,7 @@ class TrainingPage(Sink):
         width: int = 256,
         resume: bool = False,
         warning: str = "",
-        flags: Mapping[str, object] | None = None,
+        flags: Mapping[str, str] | None = None,
         paired: bool | None = None,
     ) -> None:
         """Start the page in `folder`/web, or continue it if `resume` is True and it exists.
@@ -151,7 +152,7 @@ class TrainingPage(Sink):
         return self.page.path.exists() and f'data-epoch="{epoch}"'.encode() in self.page.path.read_bytes()
 
 
-def _about_tag(flags: Mapping[str, object]) -> tags.section:
+def _about_tag(flags: Mapping[str, str]) -> tags.section:
     links = (tags.a(name, href=f"../{name}") for name in FILES)
     section = tags.section(tags.p(*links, cls="links"), cls="panel about", aria_label="About")
     if flags:

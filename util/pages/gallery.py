@@ -52,7 +52,7 @@ class About(NamedTuple):
     Attributes:
         run, phase, epoch: the run's name, the part of the data set, the checkpoint.
         paired: whether real_B is the ground truth for fake_B; None: unknown.
-        flags: flags that differ from their defaults, by command and name.
+        flags: values of flags that differ from their defaults, as texts by command and name.
         options: the file with all flags of train.py.
     """
 
@@ -60,7 +60,7 @@ class About(NamedTuple):
     phase: str = ""
     epoch: str = ""
     paired: bool | None = None
-    flags: Mapping[str, Mapping[str, object]] = {}
+    flags: Mapping[str, Mapping[str, str]] = {}
     options: Path | None = None
 
 

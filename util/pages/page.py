@@ -148,11 +148,11 @@ def sample_tag(
     return article
 
 
-def command_tag(program: str, flags: Mapping[str, object]) -> tags.pre:
-    """Return a command with flags, by name, as a shell reads it."""
+def command_tag(program: str, flags: Mapping[str, str]) -> tags.pre:
+    """Return a command with flags, texts by name, as a shell reads it."""
     tag = tags.pre(program)
     for name, value in flags.items():
-        given = "" if str(value) == "True" else f" {shlex.quote(_flag_text(value))}"
+        given = "" if value.lower() == "true" else f" {shlex.quote(value)}"
         tag.add(" ", tags.span(f"--{name}{given}"))
     return tag
 
@@ -165,12 +165,6 @@ def arrow(metric: str) -> str:
 def direction(metric: str) -> str:
     """Return "higher is better" or "lower is better", "" if that is unknown."""
     return {True: "higher is better", False: "lower is better", None: ""}[HIGHER_IS_BETTER.get(metric)]
-
-
-def _flag_text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "inf" if value is None else str(value)
 
 
 def _address(folder: str, file_name: str) -> str:

@@ -179,7 +179,7 @@ def test_learning_rates_have_a_small_chart(tmp_path: Path, run: Path, open_page:
 
 
 def test_links_to_command_flags_and_results(tmp_path: Path, open_page: Open) -> None:
-    flags = {"dataroot": "my data", "model": "pix2pix", "no_flip": True}
+    flags = {"dataroot": "my data", "model": "pix2pix", "no_flip": "true"}
     page = TrainingPage(tmp_path / "checkpoints" / "a run", "run", flags=flags)
     page.log_losses(LossRecord(1, 1.0, 1, 1, 0.1, 0.0, 2e-4, {"G": 1.0}))
     page.close()

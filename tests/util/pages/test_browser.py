@@ -176,7 +176,10 @@ def summarized(tmp_path: Path) -> Path:
     options = tmp_path / "checkpoints" / "my run" / "train_opt.txt"
     options.parent.mkdir(parents=True)
     options.touch()
-    flags = {"train.py": {"dataroot": "d" * 80, "norm": "batch"}, "test.py": {"eval": True, "name": "my run"}}
+    flags = {
+        "train.py": {"dataroot": "d" * 80, "norm": "batch"},
+        "test.py": {"eval": "true", "name": "my run"},
+    }
     about = About("my run", "test", "latest", True, flags, options)
     means = {"psnr": 20.5, "ssim": 0.75, "l1": 0.25, "ciede2000": 10.0, "lpips": 0.5, "fid": 100.0}
     with Gallery(tmp_path / "results", "Experiment = my run", about=about) as made:

@@ -309,7 +309,7 @@ def test_other_endings_can_be_saved(tmp_path: Path, ending: str) -> None:
 
 
 def test_gallery_json_lists_the_rows(tmp_path: Path) -> None:
-    flags = {"train.py": {"norm": "batch"}, "test.py": {"eval": True}}
+    flags = {"train.py": {"norm": "batch"}, "test.py": {"eval": "true"}}
     about = About("my run", "val", "5", True, flags)
     with Gallery(tmp_path, "a title", about=about, file_format="jpg") as gallery:
         gallery.add("b_1", {"real_A": draw_image(), "fake_B": draw_image()}, {"fake_B": "fake_B: by a slot"})
