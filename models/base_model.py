@@ -54,8 +54,8 @@ class BaseModel(ABC):
     """Defaults that only test.py changes."""
     fixed: ClassVar[Mapping[str, object]] = {}
     """Flags of which only one value is supported: the value, or `Fixed` with the reason."""
-    example_flags: ClassVar[tuple[str, ...]] = ()
-    """Flags that tests of every model pass: what it needs to run without a network connection."""
+    example_flags: ClassVar[Mapping[str, object]] = {}
+    """Values of flags for tests: with them it runs offline, and each of its flags matters in a few steps."""
     architecture: ClassVar[tuple[str, ...]] = ()
     """Flags that decide this model's architecture beyond those that decide every model's."""
     watched_losses: tuple[str, ...] = ()

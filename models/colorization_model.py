@@ -52,6 +52,7 @@ class ColorizationModel(Pix2PixModel):
         "dataset_mode": "colorization",
         "metrics": COLOR_METRICS,
     }
+    example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random"}
     perceptual: Features | None = None
     frequencies: ColorFrequencies | None = None
 

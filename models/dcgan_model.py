@@ -54,7 +54,7 @@ class DcganModel(BaseModel):
         "attention": "none",
         "output_nc": Fixed(3, "the images have the channels of --input_nc"),
     }
-    example_flags = ("--netG", "resnet_9blocks")
+    example_flags: ClassVar[Mapping[str, object]] = {"netG": "resnet_9blocks"}
     test_defaults: ClassVar[Mapping[str, object]] = {"dataset_mode": "latent"}
     architecture = ("crop_size",)
     watched_losses = ("G_GAN",)

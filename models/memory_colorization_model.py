@@ -104,7 +104,8 @@ class MemoryColorizationModel(BaseModel):
         "upsample": "deconv",
         "netD": "basic",
     }
-    example_flags = ("--resnet_weights", "random")
+    # With this threshold, the few images of an example have both equal and different colours.
+    example_flags: ClassVar[Mapping[str, object]] = {"resnet_weights": "random", "memory_threshold": 0.15}
     watched_losses = ("G_L1",)
     given: Tensor | None = None
     """The colour feature that ``--reference`` or ``--palette`` names, (1, K)."""

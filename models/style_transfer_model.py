@@ -103,7 +103,7 @@ class StyleTransferModel(BaseModel):
         "gan_mode": "vanilla",
     }
     fixed: ClassVar[Mapping[str, object]] = {"pool_size": 0, "input_nc": 3, "output_nc": 3}
-    example_flags = ("--vgg_weights", "random", "--style_mode", "set")
+    example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random", "style_mode": "set"}
     watched_losses = ("G_content", "G_style")
     given: ReferenceStyle | None = None
     """The style that ``--style`` names."""

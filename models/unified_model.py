@@ -92,7 +92,7 @@ class UnifiedModel(BaseModel):
         "padding": "reflect",
         "pool_size": 0,
     }
-    example_flags = ("--vgg_weights", "random", "--netG", "resnet_9blocks")
+    example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random", "netG": "resnet_9blocks"}
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         check_flags(options)

@@ -21,9 +21,11 @@ from data.single_dataset import SingleDataset
 from data.transforms import Transform
 from data.unaligned_dataset import UnalignedDataset
 from models import MODELS
+from options.option import Flag, flags_of
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from tests.support.flags import other_values
 from tests.support.images import image
 from util.batch import Batch
 from util.errors import UserError
@@ -329,6 +331,25 @@ def test_input_nc_1_is_a_grey_input(mode: str, channels: int, data: dict[str, Pa
     argv = ["--dataset_mode", mode, "--dataroot", str(data[mode]), "--model", "pix2pix", "--input_nc", "1"]
     options = parse(TrainOptions, argv, MODELS, DATASETS)
     assert DATASETS.get(mode).from_options(options)[1, 0].A.shape[0] == channels
+
+
+@pytest.mark.parametrize("mode", DATASETS.names())
+def test_every_flag_of_a_data_set_has_an_effect(mode: str, data: dict[str, Path]) -> None:
+    argv = ["--dataset_mode", mode, "--dataroot", str(data[mode]), "--model", "pix2pix", "--num_threads", "0"]
+
+    def samples(*flags: str) -> list[tuple[object, ...]]:
+        options = parse(TestOptions, [*argv, "--crop_size", "32", *flags], MODELS, DATASETS)
+        batches = create_loader(options, torch.device("cpu")).epoch(0)
+        return [(batch.A.tolist(), batch.B is None or batch.B.tolist(), batch.label) for batch in batches]
+
+    def has_effect(flag: Flag, value: str) -> bool:
+        try:
+            return str(samples(f"--{flag.name}={value}")) != str(samples())
+        except UserError as error:
+            return str(error).startswith(f"--{flag.name} ")
+
+    for flag in flags_of(DATASETS.get(mode).Options).values():
+        assert flag.cosmetic or any(has_effect(flag, value) for value in other_values(flag, flag.default))
 
 
 @pytest.mark.parametrize("mode", DATASETS.names())

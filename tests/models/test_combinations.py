@@ -15,7 +15,7 @@ from models.registry import discriminator, generator
 from options.base_options import NetworkOptions
 from options.parse import parse
 from options.train_options import TrainOptions
-from tests.support.models import create_trainer
+from tests.support.models import create_trainer, example_flags
 from util.errors import UserError
 
 SIDES = {
@@ -77,7 +77,7 @@ def train_once(name: str, data: dict[str, Path], case: dict[str, str], size: int
     """Train, save and load; return whether the model has these networks (if not, it must say so)."""
     mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
     argv = ["--dataroot", str(data[mode]), "--model", name, "--ngf", "2", "--ndf", "2", "--num_threads", "0"]
-    argv += MODELS.get(name).example_flags
+    argv += example_flags(name)
     argv += ["--load_size", str(size), "--crop_size", str(size)]
     argv += [part for flag, value in case.items() for part in (f"--{flag}", value)]
     try:

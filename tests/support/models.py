@@ -6,6 +6,7 @@ import torch
 
 from data import DATASETS, create_loader
 from models import MODELS, create_model
+from options.option import flags_of
 from options.parse import parse
 from options.train_options import TrainOptions
 from training.trainer import Trainer
@@ -29,9 +30,19 @@ TRAINED = [name for name in MODELS.names() if MODELS.get(name).trains]
 
 
 def arguments(name: str, data: dict[str, Path], *flags: str) -> list[str]:
+    mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
+    return ["--dataroot", str(data[mode]), "--model", name, *SMALL, *example_flags(name), *flags]
+
+
+def example_flags(name: str, command: str | None = None) -> list[str]:
+    """Return the model's flags for tests that both commands have, and those of one command."""
     model = MODELS.get(name)
-    mode = str(model.defaults.get("dataset_mode", "unaligned"))
-    return ["--dataroot", str(data[mode]), "--model", name, *SMALL, *model.example_flags, *flags]
+    own = flags_of(model.Options)
+    return [
+        f"--{flag}={value}"
+        for flag, value in model.example_flags.items()
+        if flag not in own or own[flag].phase in (None, command)
+    ]
 
 
 def trainer_and_batches(name: str, data: dict[str, Path], *flags: str) -> tuple[Trainer, list[Batch]]:

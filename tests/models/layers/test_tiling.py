@@ -20,6 +20,7 @@ from models.networks import build_generator
 from options.base_options import NetworkOptions
 from options.parse import parse
 from options.test_options import TestOptions
+from tests.support.models import example_flags
 from util.batch import Batch
 from util.errors import UserError
 
@@ -189,7 +190,7 @@ def test_images_no_larger_than_a_tile_are_translated_whole(size: tuple[int, int]
 def options(data: dict[str, Path], name: str, *flags: str) -> TestOptions:
     mode = str(MODELS.get(name).defaults.get("dataset_mode", "unaligned"))
     argv = ["--dataroot", str(data[mode]), "--model", name, "--ngf", "4", "--preprocess", "none"]
-    argv += ["--netG", "unet_32", "--precision", "fp64", *MODELS.get(name).example_flags, *flags]
+    argv += ["--netG", "unet_32", "--precision", "fp64", *example_flags(name), *flags]
     return parse(TestOptions, argv, MODELS, DATASETS)
 
 
