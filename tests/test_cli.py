@@ -74,6 +74,13 @@ def test_results_do_not_depend_on_batch_size_or_workers(
     assert len(images(*size, "--num_test", 2, "--phase", "val")) == 6
     page = (results / "val_latest" / "index.html").read_text()
     assert page.index("0001_fake_B.png") < page.index("0002_fake_B.png")
+    gallery = json.loads((results / "val_latest" / "gallery.json").read_text())
+    assert [row["name"] for row in gallery["rows"]] == ["0001", "0002"] and gallery["paired"]
+    assert all(row["metrics"].keys() == {"psnr", "ssim", "l1"} for row in gallery["rows"])
+    assert gallery["flags"]["train.py"]["n_epochs"] == "2" and gallery["flags"]["test.py"]["phase"] == "val"
+    training_page = (tmp_path / "checkpoints" / "run" / "web" / "index.html").read_text()
+    assert '"address":"../../../results/run/val_latest/index.html"' in training_page
+    assert "python train.py" in training_page and "<span>--n_epochs 2</span>" in training_page
 
 
 def test_a_folder_of_the_peers_with_weights_alone_can_be_continued(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from scripts.comparison.runs import Series
 
-MAX_POINTS = 200
+MAX_POINTS = 100
 """Points of a curve; each is the mean of the records since the point before."""
 
 Points = NDArray[np.float64]

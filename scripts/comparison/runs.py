@@ -253,7 +253,8 @@ def _is_beyond_noise(one: Statistic, other: Statistic) -> bool:
     if one.deviation is None or other.deviation is None:
         return False
     error = math.sqrt(one.deviation**2 / one.n + other.deviation**2 / other.n)
-    return abs(one.mean - other.mean) > NOISE * error  # False where one is not finite
+    rounding = 1e-9 * abs(one.mean)
+    return abs(one.mean - other.mean) > NOISE * error + rounding  # False if a value is not finite
 
 
 def _read_json(path: Path) -> Any:

@@ -26,13 +26,18 @@ def decimals(statistics: Sequence[Statistic | None]) -> int:
     Without deviations it shows four digits of the largest mean.
     """
     present = [statistic for statistic in statistics if statistic]
-    deviations = sorted(s.deviation for s in present if s.deviation and math.isfinite(s.deviation))
+    deviations = sorted(s.deviation for s in present if s.deviation and _is_significant(s.deviation, s.mean))
     if deviations:
         places = 1 - math.floor(math.log10(deviations[(len(deviations) - 1) // 2]))
     else:
         largest = max((abs(s.mean) for s in present if math.isfinite(s.mean)), default=0)
         places = 3 - math.floor(math.log10(largest)) if largest else 0
     return min(max(places, 0), MAX_DECIMALS)
+
+
+def _is_significant(deviation: float, mean: float) -> bool:
+    """Return whether a deviation is finite and more than the rounding errors of equal values."""
+    return math.isfinite(deviation) and deviation > 1e-9 * abs(mean)
 
 
 def groups_csv(groups: Sequence[RunGroup]) -> str:

@@ -109,6 +109,7 @@ def test_best_is_highest_or_lowest(runs: list[TrainedRun]) -> None:
         ([(20.0,), (30.0,)], None),
         ([(20.0, 21.0), (24.0, 25.0), (10.0, 30.0)], None),  # within the noise of the third group
         ([(20.0, 20.0), (20.0, 20.0)], None),
+        ([(0.1, 0.1, 0.1), (0.1 + 1e-17, 0.1, 0.1 + 3e-17)], None),  # rounding errors
         ([(20.0, 20.0), (20.5, 20.5)], 1),
         ([(20.0, 21.0), (float("inf"), 30.0)], None),
     ],

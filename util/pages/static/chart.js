@@ -34,7 +34,8 @@ function makeDisplay(name, logarithmic) {
 function makeLegend(display, curves) {
   const entries = curves.map(({ name, style }) => {
     const attributes = { class: "entry", title: "Hide or show this curve" };
-    return makeToggle(attributes, [makeSwatch(style), name], !display.hidden.has(name), (shown) => display.toggle(name, shown));
+    const changed = (shown) => display.toggle(name, shown);
+    return makeToggle(attributes, [makeSwatch(style), name], !display.hidden.has(name), changed);
   });
   const scale = makeToggle({ class: "scale" }, ["log scale"], display.isLog, display.setLog);
   return make("div", { class: "legend" }, ...entries, scale);

@@ -20,7 +20,7 @@ function addCharts(section, { groups, charts }) {
   charts.forEach((chart, index) => {
     if (index === OPEN_CHARTS) {
       place = make("div", { class: "charts" });
-      const text = `${counted(charts.length - OPEN_CHARTS, "more chart")}`;
+      const text = counted(charts.length - OPEN_CHARTS, "more chart");
       section.append(make("details", { class: "further" }, make("summary", {}, text), place));
     }
     const figure = make("figure", {}, make("figcaption", {}, chart.name + arrow(chart.name)));
