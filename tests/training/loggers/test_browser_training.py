@@ -238,6 +238,18 @@ def test_a_page_of_an_earlier_version_is_continued(tmp_path: Path, open_page: Op
     assert path.read_bytes() == before
 
 
+def test_compare_keeps_its_pair_over_samples(run: Path, open_page: Open) -> None:
+    page = open_page(run)
+    page.locator("#epoch-10 a.image").first.click()
+    page.keyboard.press("c")
+    assert enlarged(page) == "epoch 10 – sample 1 – fake_B | real_A"
+    page.locator("select[aria-label='Right image']").select_option(label="fake_B")
+    page.keyboard.press("Escape")
+    page.locator("#epoch-9 a.image").nth(2).click()
+    page.keyboard.press("c")
+    assert enlarged(page) == "epoch 9 – sample 2 – fake_B | fake_B"
+
+
 def test_nothing_is_cut_on_a_phone(run: Path, open_page: Open) -> None:
     page = open_page(run, PHONE)
     page.locator("summary").click()

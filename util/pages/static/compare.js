@@ -5,13 +5,18 @@ const OPEN_CHARTS = 6; // further charts of a section are folded in
 const lightbox = makeLightbox(() => findAll("a.image"), () => {});
 lightbox.openAddressed();
 onEscape(lightbox.dialog);
-const sections = findAll("script.curves").map((element) => [element.parentElement, JSON.parse(element.textContent)]);
-const whole = [0, Math.max(1e-3, ...sections.flatMap(([, { charts }]) => charts.map((chart) => chart.end)))];
-for (const [section, content] of sections) addCharts(section, content);
-for (const swatch of findAll(".swatch[data-group]")) swatch.replaceWith(makeSwatch(groupStyle(swatch.dataset.group)));
+const sections = findAll("script.curves").map((element) => {
+  return { section: element.parentElement, ...JSON.parse(element.textContent) };
+});
+const ends = sections.flatMap(({ charts }) => charts.map((chart) => chart.end));
+const whole = [0, Math.max(1e-3, ...ends)];
+for (const { section, groups, charts } of sections) addCharts(section, groups, charts);
+for (const swatch of findAll(".swatch[data-group]")) {
+  swatch.replaceWith(makeSwatch(groupStyle(swatch.dataset.group)));
+}
 
 // One legend for all charts of a section, then a chart for each name.
-function addCharts(section, { groups, charts }) {
+function addCharts(section, groups, charts) {
   const display = makeDisplay(section.id, false);
   const entries = groups.map((name, index) => makeCurve(name, index, { thin: [], thick: [], dots: [] }));
   const open = make("div", { class: "charts" });

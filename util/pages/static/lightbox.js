@@ -14,7 +14,7 @@ const STEPS = {
 const isSideways = (key) => key === "ArrowLeft" || key === "ArrowRight";
 const imagesOf = (element) => findAll("a.image", element);
 const rowOf = (link) => imagesOf(link.closest(".sample"));
-const keyOf = (link) => link.dataset.key;
+const keyOf = (link) => link.dataset.key.replace(/ \d+$/, ""); // without the sample's number
 const labelOf = (link) => find("figcaption", link.closest("figure")).textContent;
 const addressOf = (link) => link.getAttribute("href").split("?")[0];
 
@@ -220,7 +220,8 @@ function choosePair(keys) {
   if (chosen?.every((index) => index >= 0)) return chosen;
   const fake = Math.max(0, keys.findIndex((key) => key.startsWith("fake")));
   // In unpaired data real_B is the input of the other direction.
-  const paired = keys[fake].startsWith("fake_B_rgb") || (FACTS.paired ?? !keys.some((key) => key.startsWith("fake_A")));
+  const unpaired = FACTS.paired === null ? keys.some((key) => key.startsWith("fake_A")) : !FACTS.paired;
+  const paired = !unpaired || keys[fake].startsWith("fake_B_rgb");
   const truth = paired ? keys.indexOf(keys[fake].split(":")[0].replace("fake", "real")) : -1;
   const input = keys.findIndex((key) => key.startsWith("real"));
   const beside = [truth, input].find((index) => index >= 0 && index !== fake);

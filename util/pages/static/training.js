@@ -85,12 +85,14 @@ function makeCharts(losses, metrics) {
   function addChart(name, label, isLinear) {
     const curves = readCurves(losses, (record) => record[name] ?? {});
     if (!curves.length) return;
-    const [linear, other] = [true, false].map((wanted) => curves.filter((curve) => isLinear(curve.name) === wanted));
+    const linear = curves.filter((curve) => isLinear(curve.name));
+    const other = curves.filter((curve) => !isLinear(curve.name));
     const display = makeDisplay(name, needsLogarithm(other));
+    const chart = { positions, whole, label, display, readout };
     const panel = find(`#${name}`);
     panel.append(make("h2", {}, label), makeLegend(display, curves));
-    if (other.length) makeChart(panel, { positions, curves: other, whole, label, display, readout });
-    if (linear.length) makeChart(panel, { positions, curves: linear, whole, label, display, readout, linear: true });
+    if (other.length) makeChart(panel, { ...chart, curves: other });
+    if (linear.length) makeChart(panel, { ...chart, curves: linear, linear: true });
   }
 
   function readout(index, shown) {
@@ -100,7 +102,8 @@ function makeCharts(losses, metrics) {
   }
 
   function addSmallChart(kind, curves, records, title, description) {
-    const panel = make("div", { class: `small ${kind}` }, make("h2", {}, title, " ", make("span", {}, ...description)));
+    const heading = make("h2", {}, title, " ", make("span", {}, ...description));
+    const panel = make("div", { class: `small ${kind}` }, heading);
     find("#metrics").append(panel);
     find("#metrics").hidden = false;
     const positions = records.map(({ position }) => position);
