@@ -29,7 +29,7 @@ from models.objectives.backbones import Fingerprint, load_vgg
 from models.objectives.perceptual import BLOCKS, Features, layer_index, with_average_pooling
 from models.style.optimization import LEARNING_RATES, Method, StyleTransfer
 from training.checkpoint import load_state, remove_state, save_checkpoint, set_aside
-from training.loggers.base import cut_back
+from training.loggers.base import truncate_logs
 from util.device import select_device
 from util.errors import Parser, UserError, run_command
 from util.image_io import read_image, save_image, to_uint8
@@ -169,7 +169,7 @@ class Run:
             raise UserError(f"--sizes {now['sizes']}: the saved state is of size {size}; add it")
         self.backbone.load_state_dict(state["backbone"])
         self.transfer.load_state_dict(state["transfer"])
-        cut_back(self.folder, state["logs"])
+        truncate_logs(self.folder, state["logs"])
         log.info("Resuming at size %d after step %d", self.transfer.size, self.transfer.step)
 
     def steps(self) -> Iterator[dict[str, float]]:

@@ -261,4 +261,4 @@ def test_fine_tuning_saving_by_the_clock_and_keeping_few(
     for path in tuned.glob("latest_*"):
         path.unlink()  # as if it had been killed before its first save
     output = command("train.py", *common, "--name", "fine", "--n_epochs", 1, "--continue_train").stdout
-    assert "nothing had been saved yet; it starts from the beginning" in output
+    assert "nothing was saved yet; starting from the beginning" in output

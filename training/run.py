@@ -1,9 +1,9 @@
-"""A training run: steps, logs, samples, validation and checkpoints; where it starts."""
+"""A training run: where it starts, its epochs and steps, what it logs, shows, validates and saves."""
 
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from data import Loader
 from data.prefetch import on_device
+from options.parse import save as save_options
 from options.train_options import TrainOptions
 from training.checkpoint import load_state, remove_old, save_checkpoint, set_aside
-from training.loggers.base import Logger, LossRecord, MetricRecord, cut_back
+from training.loggers import create_logger
+from training.loggers.base import Logger, LossRecord, MetricRecord, truncate_logs
 from training.optimizers import rates
 from training.progress import FirstSteps, Progress, Stopwatch
 from training.run_lock import RunLock
@@ -25,141 +27,57 @@ from util import distributed
 from util.batch import Batch
 from util.device import peak_memory
 from util.errors import UserError
-from util.image_io import to_uint8
+from util.image_io import Visuals, to_uint8
 from util.weights import initialise_from, load_weights, weights_path
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
 class Run:
-    """A training run: the trainer, the data, the progress, and where results go.
+    """A training run in its folder.
+
+    Constructed, it is at its start: resumed with ``--continue_train``, otherwise at the first epoch.
+
+    Args:
+        loader: the training images.
+        lock: of the run's folder.
 
     Attributes:
-        samples: the fixed images that the training page shows.
-        recent: the files of every step since `check`, by iteration.
-        saved_at: when the latest state was saved, in seconds of `time.monotonic`.
+        progress: the present epoch and position.
+        logger: takes losses, metrics and samples; on ranks other than 0 it has no sinks.
     """
 
-    options: TrainOptions
-    loader: Loader
-    samples: list[Batch]
-    trainer: Trainer
-    learning_rate: LearningRate
-    progress: Progress
-    logger: Logger
-    lock: RunLock
-    validation: Validation | None = None
-    recent: dict[int, list[str]] = field(default_factory=dict)
-    saved_at: float = field(default_factory=time.monotonic)
+    def __init__(self, options: TrainOptions, loader: Loader, trainer: Trainer, lock: RunLock):
+        self.options, self.loader, self.trainer, self.lock = options, loader, trainer, lock
+        self.learning_rate = LearningRate.from_options(options.optimization)
+        self.validation = Validation.from_options(options, trainer.device)
+        writes = distributed.rank() == 0
+        self._samples = loader.first(options.logging.html_samples) if writes and options.sinks else []
+        self.progress = Progress(epoch=options.saving.epoch_count)
+        self._start()
+        if writes:
+            save_options(options)
+        self.logger = create_logger(options, self.progress) if writes else Logger(options.run_folder, [])
+        self._watch, self._first_steps = Stopwatch(self.progress.images), FirstSteps()
+        self._factor = self.learning_rate.factor(max(1, self.progress.epoch - 1))
+        self._epoch_began = self._saved_at = time.monotonic()
+        self._recent: dict[int, list[str]] = {}  # files of the steps since `check`, by iteration
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield the rest of the epoch's batches, on the device; if reading fails, save first."""
-        model = self.trainer.model
-        try:
-            rest = self.loader.epoch(self.progress.epoch, self.progress.position)
-            yield from on_device(rest, model.device, model.dtype)
-        except UserError:
-            if self.trainer.iteration and distributed.world_size() == 1:  # other ranks may be in another step
-                self.save("latest")
-            raise
-
-    def step(self, batch: Batch) -> Mapping[str, Tensor]:
-        """Make one training step on a batch that is on the device; its losses stay there."""
-        trainer, progress = self.trainer, self.progress
-        monitor = progress.will_cross(self.options.logging.print_freq, batch.global_size)
-        losses, _ = trainer.step(batch, monitor)
-        self.recent[trainer.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
-        progress.advance(batch.global_size)
-        if self.learning_rate.watches:
-            progress.watched += batch.global_size * sum(
-                losses[name].double() for name in trainer.model.watched_losses
-            )
-        return losses
-
-    def log_speed(self, first_steps: FirstSteps, watch: Stopwatch) -> None:
-        """Log the speed and the peak memory of the first steps."""
-        device = self.trainer.device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        speed, unit = first_steps.report(self.progress.images, watch.waited), "GiB"
-        unit += " of the GPU's" if device.type == "cuda" else ""
-        log.info("%s; peak memory %.2f %s", speed, peak_memory(device), unit)
-
-    def log_losses(self, losses: Mapping[str, Tensor], watch: Stopwatch) -> dict[str, float]:
-        """Hand the losses of a step to the logger and return their values; this waits for the device.
-
-        Of several processes the first one does it.
-        """
-        if distributed.rank():
-            return {}
-        progress = self.progress
-        values = {name: value.item() for name, value in losses.items()}
-        monitor = self.trainer.model.diagnostics
-        diagnostics = {name: value.item() for name, value in monitor.values().items()}
-        for warning in monitor.warnings(diagnostics):
-            log.warning("%s", warning)
-        computed, waited = watch.per_image(progress.images)
-        factor = self.learning_rate.factor(progress.epoch)
-        record = LossRecord(
-            epoch=progress.epoch,
-            epoch_fraction=progress.position / len(self.loader),
-            iters=progress.position,
-            total_iters=progress.images,
-            time=computed,
-            data=waited,
-            learning_rate=self.options.optimization.lr * factor,
-            losses=values,
-            diagnostics=diagnostics,
-            learning_rates=rates(self.trainer.optimizers, factor),
-            images_per_second=1 / (computed + waited),
-            peak_memory=peak_memory(self.trainer.device),
-        )
-        self.logger.log_losses(record)
-        return values
-
-    def show(self, epoch: int, pages: bool = True, live: bool = True) -> None:
-        """Translate the fixed samples for the sinks whose turn it is; without such sinks do nothing."""
-        if not self.samples or not self.logger.takes_visuals(pages, live):
-            return
-        model = self.trainer.model
-        images = []
-        for sample in self.samples:
-            visuals = model.translate(sample.to(model.device, model.dtype))
-            images.append({name: to_uint8(image[0]) for name, image in visuals.items()})
-        if overview := model.overview():
-            images.append({name: to_uint8(image) for name, image in overview.items()})
-        self.logger.log_visuals(epoch, images, pages, live)
-
-    def validate(self, epoch: int) -> bool:
-        """Measure the model if that is due, and log it; return whether it is the best one so far."""
-        validation = self.validation
-        if validation is None or not validation.is_due(epoch):
-            return False
-        try:
-            means, left_out = validation.measure(self.trainer.model)
-        except UserError:
-            if distributed.world_size() == 1:  # others may have read on
-                self.save("latest")
-            raise
-        if distributed.rank() == 0:
-            self.logger.log_metrics(MetricRecord(epoch, self.progress.images, means))
-        missing = "the results of this model have no truth to compare with"
-        if validation.watched and validation.watched not in means:
-            self.save("latest")
-            reason = left_out.get(validation.watched, missing)
-            raise UserError(f"--best {validation.watched}: not found in validation: {reason}")
-        if not means:
-            log.warning("--val_freq: nothing could be measured: %s", missing)
-        return validation.is_best(means, epoch)
+    @property
+    def images_left(self) -> int:
+        """The number of training images that are left."""
+        epochs = max(0, self.options.optimization.last_epoch - self.progress.epoch + 1)
+        return epochs * len(self.loader) - self.progress.position
 
     def is_over(self) -> bool:
-        """Return whether validation has found nothing better for so long that training ends; say so."""
+        """Return whether all epochs are done, or validation has not improved for ``--patience``."""
+        if self.progress.epoch > self.options.optimization.last_epoch:
+            return True
         validation = self.validation
         if validation is None or not validation.is_over:
             return False
         log.info(
-            "--patience %d: no better %s since epoch %d (%.4f, kept as best); training ends here",
+            "--patience %d: no better %s since epoch %d (%.4f, saved as best); training ends here",
             validation.patience,
             validation.watched,
             validation.best_epoch,
@@ -167,36 +85,178 @@ class Run:
         )
         return True
 
-    def save(self, *tags: str) -> None:
-        """Write a checkpoint under every tag, after a look at what goes into it.
+    def start_epoch(self) -> None:
+        """Set the learning rate of the epoch."""
+        before, self._factor = self._factor, self.learning_rate.factor(self.progress.epoch)
+        lr = self.options.optimization.lr_G or self.options.optimization.lr
+        log.info("learning rate %.7f -> %.7f", lr * before, lr * self._factor)
+        self.trainer.set_learning_rate(self._factor)
+        self._epoch_began = time.monotonic()
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the rest of the epoch's batches, on the device; if reading fails, save first."""
+        model = self.trainer.model
+        try:
+            rest = self.loader.epoch(self.progress.epoch, self.progress.position)
+            yield from self._watch.waiting(on_device(rest, model.device, model.dtype))
+        except UserError:
+            if self.trainer.iteration and distributed.world_size() == 1:  # other ranks may be in another step
+                self.save("latest")
+            raise
+
+    def step(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Make one training step on a batch that is on the device; return its losses, which stay there."""
+        trainer, progress = self.trainer, self.progress
+        monitor = progress.will_cross(self.options.logging.print_freq, batch.global_size)
+        losses, _ = trainer.step(batch, monitor)
+        self._recent[trainer.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
+        progress.advance(batch.global_size)
+        if self.learning_rate.watches:
+            watched = (losses[name].double() for name in trainer.model.watched_losses)
+            progress.watched += batch.global_size * sum(watched)
+        if self._first_steps.done(progress.images, self._watch.waited):
+            self._log_speed()
+        return losses
+
+    def end_epoch(self) -> None:
+        """Update the learning rate's policy, show the samples, validate and save what is due."""
+        epoch, saving = self.progress.epoch, self.options.saving
+        self.learning_rate.end_epoch(float(self.progress.watched) / len(self.loader))
+        self.progress.next_epoch()
+        self.show(epoch, pages=True, live=True)
+        tags = [str(epoch)] if epoch % saving.save_epoch_freq == 0 else []
+        if self.validate(epoch):
+            tags.append("best")
+        if tags:
+            self.save(*tags, "latest")
+        last, seconds = self.options.optimization.last_epoch, time.monotonic() - self._epoch_began
+        left = timedelta(seconds=round(seconds * (last - epoch)))
+        log.info("End of epoch %d / %d \t Time Taken: %d sec, about %s left", epoch, last, seconds, left)
+
+    def log_losses(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        """Log the losses of a step and return their values, on rank 0; this waits for the device.
 
         Raises:
-            UserError: training has met what is not finite; the state is saved under ``nan`` instead.
+            UserError: They are not finite, and training cannot continue.
+        """
+        values: dict[str, float] = {}
+        if distributed.rank() == 0:
+            values = {name: value.item() for name, value in losses.items()}
+            monitor = self.trainer.model.diagnostics
+            diagnostics = {name: value.item() for name, value in monitor.values().items()}
+            for warning in monitor.warnings(diagnostics):
+                log.warning("%s", warning)
+            progress = self.progress
+            computed, waited = self._watch.per_image(progress.images)
+            record = LossRecord(
+                epoch=progress.epoch,
+                epoch_fraction=progress.position / len(self.loader),
+                iters=progress.position,
+                total_iters=progress.images,
+                time=computed,
+                data=waited,
+                learning_rate=self.options.optimization.lr * self._factor,
+                losses=values,
+                diagnostics=diagnostics,
+                learning_rates=rates(self.trainer.optimizers, self._factor),
+                images_per_second=1 / (computed + waited),
+                peak_memory=peak_memory(self.trainer.device),
+            )
+            self.logger.log_losses(record)
+        self.check()
+        return values
+
+    def show(self, epoch: int, pages: bool, live: bool) -> None:
+        """Translate the fixed samples for sinks with pages, for live ones, or both, if there are any.
+
+        Without such sinks nothing is translated, and the host does not wait for the device.
+        """
+        if not self._samples or not self.logger.takes_visuals(pages, live):
+            return
+        model = self.trainer.model
+        images: list[Visuals] = []
+        for sample in self._samples:
+            visuals = model.translate(sample.to(model.device, model.dtype))
+            images.append({name: to_uint8(image[0]) for name, image in visuals.items()})
+        if overview := model.overview():
+            images.append({name: to_uint8(image) for name, image in overview.items()})
+        self.logger.log_visuals(epoch, images, pages, live)
+
+    def validate(self, epoch: int) -> bool:
+        """Measure and log the model if validation is due; return whether it is the best so far."""
+        validation = self.validation
+        if validation is None or not validation.is_due(epoch):
+            return False
+        try:
+            means, left_out = validation.measure(self.trainer.model)
+        except UserError:
+            if distributed.world_size() == 1:  # other ranks may have read on
+                self.save("latest")
+            raise
+        if distributed.rank() == 0:
+            self.logger.log_metrics(MetricRecord(epoch, self.progress.images, means))
+        no_truth = "the results of this model have no truth to compare with"
+        if validation.watched and validation.watched not in means:
+            self.save("latest")
+            reason = left_out.get(validation.watched, no_truth)
+            raise UserError(f"--best {validation.watched}: not found in validation: {reason}")
+        if not means:
+            log.warning("--val_freq: nothing could be measured: %s", no_truth)
+        return validation.is_best(means, epoch)
+
+    def is_save_due(self) -> bool:
+        """Return whether ``--save_latest_minutes`` have passed since the last save."""
+        minutes = self.options.saving.save_latest_minutes
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def save(self, *tags: str) -> None:
+        """Save a checkpoint under every tag, if what it contains is finite.
+
+        Raises:
+            UserError: Losses or weights are not finite; the state is saved under ``nan`` instead.
         """
         self.check()
         if names := self.trainer.non_finite_nets():
-            self.abort_non_finite(
+            self._abort_non_finite(
                 f"weights of {', '.join(names)} are not finite after iteration {self.trainer.iteration}"
             )
         self._log_save(tags)
-        self.write(*tags)
-        self.saved_at = time.monotonic()
+        self._write(*tags)
+        self._saved_at = time.monotonic()
         if self.options.saving.keep_last and distributed.rank() == 0:
             remove_old(self.options.run_folder, self.options.saving.keep_last)
 
-    def _log_save(self, tags: Sequence[str]) -> None:
-        """Log what is saved, in the peer's words."""
-        progress = self.progress
-        epoch = progress.epoch if progress.position else progress.epoch - 1
-        if str(epoch) in tags:
-            log.info("saving the model at the end of epoch %d, iters %d", epoch, progress.images)
-        else:
-            log.info("saving the latest model (epoch %d, total_iters %d)", epoch, progress.images)
-        if "best" in tags:
-            log.info("saving the best model (epoch %d, total_iters %d)", epoch, progress.images)
+    def check(self) -> None:
+        """Report losses that were not finite since the last check; this waits for the device.
 
-    def write(self, *tags: str) -> None:
-        """Write a checkpoint under every tag, as it is."""
+        Raises:
+            UserError: Training cannot continue.
+        """
+        recent, self._recent = self._recent, {}
+        report = self.trainer.nonfinite.pop_report()
+        if report is None:
+            return
+        losses = ", ".join(f"{name} = {value}" for name, value in report.losses.items())
+        files = ", ".join(recent.get(report.iteration, ["earlier images"]))
+        first = (
+            f"iteration {report.iteration}: not finite: {losses or 'a gradient'}, in the update of"
+            f" {' and '.join(report.optimizers) or 'nothing'}, on {files}"
+        )
+        if report.fatal:
+            self._abort_non_finite(first)
+        log.warning("--on_nan skip: %d steps left out recently; the first: %s", report.steps, first)
+
+    def _abort_non_finite(self, reason: str) -> NoReturn:
+        """Save the state for inspection, under a tag that no other run resumes from, and end."""
+        self._write("nan")
+        raise UserError(
+            f"{reason}. The state is saved as nan_*.pth in {self.options.run_folder} for inspection; the last"
+            " good one is still there for --continue_train. Try a lower --lr, or --on_nan skip, which leaves"
+            " such steps out"
+        )
+
+    def _write(self, *tags: str) -> None:
+        """Write a checkpoint under every tag."""
         self.lock.check()
         model = self.trainer.state_dict()
         if distributed.rank():
@@ -213,121 +273,90 @@ class Run:
             state["validation"] = self.validation.state_dict()
         save_checkpoint(self.options.run_folder, list(tags), state, self.trainer.exports())
 
-    def is_due(self) -> bool:
-        """Return whether the clock asks for a save."""
-        minutes = self.options.saving.save_latest_minutes
-        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+    def _log_save(self, tags: Sequence[str]) -> None:
+        """Log what is saved, in the peer's words."""
+        progress = self.progress
+        epoch = progress.epoch if progress.position else progress.epoch - 1
+        if str(epoch) in tags:
+            log.info("saving the model at the end of epoch %d, iters %d", epoch, progress.images)
+        else:
+            log.info("saving the latest model (epoch %d, total_iters %d)", epoch, progress.images)
+        if "best" in tags:
+            log.info("saving the best model (epoch %d, total_iters %d)", epoch, progress.images)
 
-    def check(self) -> None:
-        """Tell of losses that were not finite since the last check; this waits for the device.
+    def _log_speed(self) -> None:
+        """Log the speed and the peak memory of the first steps."""
+        device = self.trainer.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        speed = self._first_steps.report(self.progress.images, self._watch.waited)
+        unit = "GiB of GPU memory" if device.type == "cuda" else "GiB"
+        log.info("%s; peak memory %.2f %s", speed, peak_memory(device), unit)
+
+    def _start(self) -> None:
+        """Load what the flags say, and set the position.
+
+        With ``--continue_train`` that is the saved state, or nothing if the run was begun but never saved. In
+        a folder without states, such as one of the peer's, it is the weights.
+        """
+        saving, folder, tag = self.options.saving, self.options.run_folder, self.options.run.tag
+        nets = self.trainer.model.nets
+        if saving.continue_train:
+            state = load_state(folder, tag)
+            if state is not None:
+                self._resume(state)
+                return
+            begun = tag == "latest" and (folder / "train_opt.json").exists()
+            if not begun or any(weights_path(folder, tag, name).exists() for name in nets):
+                for name, net in nets.items():
+                    load_weights(net, weights_path(folder, tag, name))
+                log.info(
+                    "%s: weights without a training state; optimizers start fresh, at epoch %d",
+                    folder,
+                    self.progress.epoch,
+                )
+                return
+            log.info("%s: nothing was saved yet; starting from the beginning", folder)
+        if saving.init_from:
+            initialise_from(nets, Path(saving.init_from), tag)
+        if not saving.continue_train and distributed.rank() == 0 and set_aside(folder, "latest", "replaced"):
+            log.warning(
+                "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
+                " (--continue_train --epoch replaced resumes it)",
+                folder,
+            )
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        """Load a state written by `_write`, and log what has changed since.
 
         Raises:
-            UserError: training cannot go on.
+            UserError: It is of another model.
         """
-        recent, self.recent = self.recent, {}
-        report = self.trainer.nonfinite.pop_report()
-        if report is None:
-            return
-        losses = ", ".join(f"{name} = {value}" for name, value in report.losses.items())
-        found = (
-            f"iteration {report.iteration}: not finite: {losses or 'a gradient'}, in updating"
-            f" {' and '.join(report.optimizers) or 'nothing'}, on"
-            f" {', '.join(recent.get(report.iteration, ['images seen earlier']))}"
-        )
-        if report.fatal:
-            self.abort_non_finite(found)
-        log.warning(
-            "--on_nan skip: %d steps left out since the last look; the first: %s", report.steps, found
-        )
-
-    def abort_non_finite(self, found: str) -> NoReturn:
-        """Save a copy for inspection, which no other run takes for a good state, and end."""
-        self.write("nan")
-        raise UserError(
-            f"{found}. For inspection everything is saved as nan_*.pth in {self.options.run_folder}; the last"
-            " good state is still there for --continue_train. Try a lower --lr, or --on_nan skip, which"
-            " leaves such steps out"
-        )
-
-
-def start(
-    options: TrainOptions,
-    trainer: Trainer,
-    learning_rate: LearningRate,
-    images: int,
-    validation: Validation | None,
-) -> Progress:
-    """Return where to start, with everything as it has to be there.
-
-    With ``--continue_train`` that is where it was saved, or the beginning if nothing was saved yet. Without a
-    state, as in a folder of the peer's, the networks' weights alone are loaded.
-
-    Args:
-        images: how many the data set has.
-    """
-    saving, folder, tag = options.saving, options.run_folder, options.run.tag
-    progress = Progress(epoch=saving.epoch_count)
-    if saving.continue_train:
-        state = load_state(folder, tag)
-        if state is not None:
-            return resume(options, trainer, learning_rate, images, validation, state)
-        begun = tag == "latest" and (folder / "train_opt.json").exists()
-        if not begun or any(weights_path(folder, tag, name).exists() for name in trainer.model.nets):
-            for name, net in trainer.model.nets.items():
-                load_weights(net, weights_path(folder, tag, name))
-            log.info(
-                "%s: weights without a training state; optimizers start fresh, at epoch %d",
-                folder,
-                progress.epoch,
+        options, folder = self.options, self.options.run_folder
+        then, now = state["options"], options.values()
+        if then["model"] != options.run.model:
+            raise UserError(f"--continue_train: {folder} was trained with --model {then['model']}")
+        self.trainer.load_state_dict(state["model"])
+        self.learning_rate.load_state_dict(state["learning_rate"])
+        if self.validation and "validation" in state:
+            self.validation.load_state_dict(state["validation"])
+        if distributed.rank() == 0:
+            truncate_logs(folder, state["logs"])
+        changed = [
+            f"--{name} {now[name]} (was {then[name]})"
+            for name in sorted(now.keys() & then.keys() - {"continue_train"})
+            if now[name] != then[name]
+        ]
+        if changed:
+            log.info("Flags that have changed: %s", ", ".join(changed))
+        if len(self.loader) != state["pictures"]:
+            log.warning(
+                "There are %d images, and there were %d: the run does not continue exactly",
+                len(self.loader),
+                state["pictures"],
             )
-            return progress
-        log.info("%s: nothing had been saved yet; it starts from the beginning", folder)
-
-    if saving.init_from:
-        initialise_from(trainer.model.nets, Path(saving.init_from), tag)
-    if not saving.continue_train and distributed.rank() == 0 and set_aside(folder, "latest", "replaced"):
-        log.warning(
-            "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
-            " (--continue_train would have gone on with it, and still does with --epoch replaced)",
-            folder,
-        )
-    return progress
-
-
-def resume(
-    options: TrainOptions,
-    trainer: Trainer,
-    learning_rate: LearningRate,
-    images: int,
-    validation: Validation | None,
-    state: Mapping[str, Any],
-) -> Progress:
-    """Bring everything back to where `state` was saved, and say what is different now."""
-    folder, then, now = options.run_folder, state["options"], options.values()
-    if then["model"] != options.run.model:
-        raise UserError(f"--continue_train: {folder} was trained with --model {then['model']}")
-    trainer.load_state_dict(state["model"])
-    learning_rate.load_state_dict(state["learning_rate"])
-    if validation and "validation" in state:
-        validation.load_state_dict(state["validation"])
-    if distributed.rank() == 0:
-        cut_back(folder, state["logs"])
-    changed = [
-        f"--{name} {now[name]} (was {then[name]})"
-        for name in sorted(now.keys() & then.keys() - {"continue_train"})
-        if now[name] != then[name]
-    ]
-    if changed:
-        log.info("Flags that have changed: %s", ", ".join(changed))
-    if images != state["pictures"]:
-        log.warning(
-            "There are %d images now and were %d: from here on the run is another one",
-            images,
-            state["pictures"],
-        )
-    progress = Progress.from_state_dict(state["progress"])
-    if "epoch_count" in options.explicit:
-        progress = Progress(epoch=options.saving.epoch_count, images=progress.images)
-        log.info("--epoch_count %d overrides the saved state's epoch", progress.epoch)
-    log.info("Going on in epoch %d after %d of its images", progress.epoch, progress.position)
-    return progress
+        self.progress = Progress.from_state_dict(state["progress"])
+        if "epoch_count" in options.explicit:
+            self.progress = Progress(epoch=options.saving.epoch_count, images=self.progress.images)
+            log.info("--epoch_count %d overrides the saved state's epoch", self.progress.epoch)
+        log.info("Resuming in epoch %d after %d of its images", self.progress.epoch, self.progress.position)

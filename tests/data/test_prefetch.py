@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from models import MODELS
 from options.parse import parse
 from options.train_options import TrainOptions
 from training import run as training
-from training.progress import Progress
+from training.progress import Progress, Stopwatch
 from util.errors import UserError
 
 
@@ -102,25 +103,24 @@ def test_on_a_cpu_batches_are_converted_only(pairs: Path) -> None:
 
 
 def test_a_prefetched_batch_does_not_count_as_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading the third batch fails before the second is trained on: it is trained on, then all is saved."""
+    """If reading the third batch fails, the second is still trained on before everything is saved."""
 
     class Broken:
         def epoch(self, number: int, start: int) -> Iterator[int]:
             yield from (0, 1)
             raise UserError("damaged")
 
-    class Model:
-        device, dtype, iteration = torch.device("cpu"), torch.float32, 0
-
     saved: list[int] = []
-    progress, model = Progress(epoch=1), Model()
+    progress = Progress(epoch=1)
+    model = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+    trainer = SimpleNamespace(model=model, iteration=0)
     monkeypatch.setattr(training, "on_device", lambda batches, *_: one_ahead(batches, recorded_begin([])))
     monkeypatch.setattr(training.Run, "save", lambda run, *_: saved.append(run.progress.position))
-    rest: list[Any] = [None] * 3
-    run = training.Run(None, Broken(), [], model, None, progress, *rest[:2])  # type: ignore[arg-type]
+    run = object.__new__(training.Run)
+    run.__dict__ |= {"loader": Broken(), "trainer": trainer, "progress": progress, "_watch": Stopwatch(0)}
     with pytest.raises(UserError, match="damaged"):
         for _ in run.batches():
-            model.iteration += 1
+            trainer.iteration += 1
             progress.advance(1)
-            assert progress.position == model.iteration
+            assert progress.position == trainer.iteration
     assert saved == [2]

@@ -322,7 +322,7 @@ def test_a_real_ablation_is_stopped_and_continues(
     assert ablate.main(argv) == STOPPED_STATUS
     assert ablate.main(argv) == 0
     logs = [path.read_text() for path in sorted(tmp_path.glob("checkpoints/small/*/ablation.log"))]
-    assert len(logs) == 2 and sum("Going on in epoch" in log for log in logs) == 1
+    assert len(logs) == 2 and sum("Resuming in epoch" in log for log in logs) == 1
     for path in tmp_path.glob("checkpoints/small/*/losses.jsonl"):
         seen = [json.loads(line)["total_iters"] for line in path.read_text().splitlines()]
         assert seen == list(range(2, 6 * 6 + 1, 2))  # no step is missing or repeated

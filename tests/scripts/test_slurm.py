@@ -150,7 +150,7 @@ def test_a_requeued_run_ends_with_the_same_weights(cluster: Cluster, uninterrupt
     cluster.wait_for_end(job)
     assert "Restarts=1" in cluster.job(job)
     log = cluster.log(job)
-    assert "Stopped by SIGTERM" in log and "Going on in epoch" in log and "Done:" in log
+    assert "Stopped by SIGTERM" in log and "Resuming in epoch" in log and "Done:" in log
     assert cluster.is_the_same(uninterrupted, "requeued")
 
 

@@ -89,7 +89,7 @@ def test_a_run_killed_at_a_random_step(
     assert step - 4 <= at < STEPS, "the run was over before it could be killed"
 
     output = finish(launch(tmp_path, "run", data, model, "--continue_train", "--num_threads", workers[1]))
-    assert "Going on in epoch" in output
+    assert "Resuming in epoch" in output
     assert list(differences(whole / model, tmp_path / "run")) == []
 
 

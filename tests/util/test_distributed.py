@@ -187,7 +187,7 @@ def test_torchrun_restarts_a_run_after_a_killed_rank(pairs: Path, tmp_path: Path
         wait_for(lambda: checkpoint.exists())
         os.kill(process_of(run.pid, rank=1), signal.SIGKILL)
         start = time.monotonic()
-        wait_for(lambda: "Going on in epoch" in log.read_text())
+        wait_for(lambda: "Resuming in epoch" in log.read_text())
         assert time.monotonic() - start < 60
         assert "lost the connection to another rank" in log.read_text()
         written = checkpoint.stat().st_mtime_ns

@@ -245,7 +245,7 @@ class Logger:
                 self.sinks.remove(sink)
 
 
-def cut_back(folder: Path, lengths: Mapping[str, int]) -> None:
+def truncate_logs(folder: Path, lengths: Mapping[str, int]) -> None:
     """Truncate a run's append-only files to the `lengths` that its checkpoint recorded."""
     for name, length in lengths.items():
         path = folder / name

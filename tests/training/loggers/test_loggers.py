@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.training import training
-from training.loggers.base import Logger, LossRecord, Sink, cut_back, read_records
+from training.loggers.base import Logger, LossRecord, Sink, read_records, truncate_logs
 from training.loggers.text import JsonLines, TextLog
 
 RECORD = LossRecord(
@@ -58,7 +58,7 @@ def test_a_resumed_log_continues_where_its_checkpoint_was_written(tmp_path: Path
     lengths = first.lengths()
     before = {name: (tmp_path / name).read_bytes() for name in lengths}
     first.log_losses(RECORD)  # after the checkpoint
-    cut_back(tmp_path, lengths)
+    truncate_logs(tmp_path, lengths)
     second = logger(resume=True)
     assert {name: (tmp_path / name).read_bytes() for name in lengths} == before
     second.log_losses(RECORD)

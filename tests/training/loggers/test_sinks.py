@@ -27,12 +27,14 @@ from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from tests.support.environment import ONE_THREAD, ROOT
 from tests.support.training import FLAGS, training
+from training import run
 from training.loggers import SINKS, check_sinks
 from training.loggers.base import Logger, LossRecord, MetricRecord, Sink
 from training.loggers.tensorboard_sink import TensorBoardLog
 from training.loggers.wandb_sink import WandbLog
 from training.progress import Progress
 from training.trainer import Trainer
+from util.batch import Batch, Step
 from util.errors import UserError
 
 
@@ -295,19 +297,19 @@ def test_sinks_get_images_at_their_frequency_and_nothing_else_is_translated(
 
     translate = BaseModel.translate
 
-    trainers: list[Trainer] = []
-    start = train.start
+    steps: list[Batch] = []
+    step = Trainer.step
 
-    def noted(options: Any, trainer: Trainer, *arguments: Any) -> Progress:
-        trainers.append(trainer)
-        return start(options, trainer, *arguments)
+    def counted_step(trainer: Trainer, batch: Batch, monitor: bool = False) -> Step:
+        steps.append(batch)
+        return step(trainer, batch, monitor)
 
     def counted(model: BaseModel, *arguments: Any) -> Any:
-        translated.append(trainers[0].iteration)
+        translated.append(len(steps))
         return translate(model, *arguments)
 
-    monkeypatch.setattr(train, "create_logger", create_logger)
-    monkeypatch.setattr(train, "start", noted)
+    monkeypatch.setattr(run, "create_logger", create_logger)
+    monkeypatch.setattr(Trainer, "step", counted_step)
     monkeypatch.setattr(BaseModel, "translate", counted)
     flags = ["--n_epochs", "2", "--update_html_freq", "5", "--display_freq", "4", "--html_samples", "1"]
     assert training(pairs, tmp_path, *flags) == 0
