@@ -1,4 +1,4 @@
-"""The colour memory by numbers that were worked out by hand."""
+"""The colour memory against numbers computed by hand."""
 
 from math import log10
 
@@ -20,7 +20,7 @@ from util.color import AB_BINS, rgb_to_lab
 
 
 def direction(*parts: float) -> torch.Tensor:
-    """A feature whose first numbers are these."""
+    """Return a feature that starts with `parts` and is 0 elsewhere."""
     return torch.cat([torch.tensor(parts), torch.zeros(FEATURE_SIZE - len(parts))])
 
 
@@ -73,23 +73,23 @@ def test_other_colours_replace_the_oldest_slot() -> None:
     made = memory(size=2)
     for index in range(3):
         remember(made, direction(1), one_color(index), index, f"{index}.jpg")
-    # Slot 0 was the oldest when the third came.
+    # Slot 0 was the oldest when the third image was added.
     assert made.sources.tolist() == [2, 1] and made.name_of(0) == "2.jpg"
     assert torch.equal(made.values, torch.stack([one_color(2), one_color(1)]))
-    # Which of nearly equally old slots it is, the noise decides.
+    # The noise chooses among slots of nearly the same age.
     noise = torch.tensor([[5.0, 0.0]])
     made.update(direction(1)[None], one_color(3)[None], torch.tensor([3]), encode_names(["3.jpg"]), noise)
     assert made.sources.tolist() == [3, 1]
 
 
-def test_images_of_one_batch_are_taken_in_one_after_the_other() -> None:
-    one, other = memory(), memory()
+def test_images_of_a_batch_are_added_one_after_the_other() -> None:
+    one_by_one, batched = memory(), memory()
     queries, values = torch.stack([direction(1), direction(0, 1)]), torch.stack([one_color(0), one_color(0)])
     for i in range(2):
-        remember(one, queries[i], values[i], i)
-    other.update(queries, values, torch.arange(2), encode_names(["", ""]), torch.zeros(2, 4))
-    for name, tensor in one.state_dict().items():
-        assert torch.equal(tensor, other.state_dict()[name]), name
+        remember(one_by_one, queries[i], values[i], i)
+    batched.update(queries, values, torch.arange(2), encode_names(["", ""]), torch.zeros(2, 4))
+    for name, tensor in one_by_one.state_dict().items():
+        assert torch.equal(tensor, batched.state_dict()[name]), name
 
 
 def filled() -> ColorMemory:
@@ -117,18 +117,18 @@ def test_the_triplet_loss(color: int, margin: float, loss: float) -> None:
     assert value.item() == pytest.approx(loss, abs=1e-6)
 
 
-def test_the_triplet_loss_counts_the_queries_that_have_both() -> None:
+def test_the_triplet_loss_is_a_mean_over_queries_with_positive_and_negative() -> None:
     made, queries = filled(), torch.stack([direction(1), direction(1)])
     loss = made.triplet_loss(queries, torch.stack([one_color(1), one_color(5)]), 0.1)
     assert loss.item() == pytest.approx(0.5)
     made.values.copy_(one_color(0).expand(4, -1))  # no negative
     assert made.triplet_loss(queries[:1], one_color(0)[None], 0.1).item() == 0
-    made.top = 1  # of the best slot alone, which is a negative, there is no positive
+    made.top = 1  # only the best slot, which is a negative
     assert filled().triplet_loss(queries[:1], one_color(1)[None], 0.1).item() > 0
     assert made.triplet_loss(queries[:1], one_color(1)[None], 0.1).item() == 0
 
 
-def test_the_triplet_loss_has_a_finite_gradient_always() -> None:
+def test_the_gradient_of_the_triplet_loss_is_always_finite() -> None:
     for made in (memory(), filled()):
         for color in (1, 5):
             loss = made.triplet_loss(made(direction(1, 2)[None]), one_color(color)[None], 0.5)
@@ -137,7 +137,7 @@ def test_the_triplet_loss_has_a_finite_gradient_always() -> None:
     assert made.query.weight.grad.abs().sum() > 0
 
 
-def test_zero_entries_make_no_nan() -> None:
+def test_zero_entries_give_no_nan() -> None:
     assert divergence(one_color(0), one_color(0)).item() == pytest.approx(0, abs=1e-6)
     assert divergence(one_color(0), one_color(1)).item() == pytest.approx(8, rel=1e-5)
     half = (one_color(0) + one_color(1)) / 2
@@ -150,9 +150,9 @@ def test_palettes() -> None:
     colors = torch.rand(PALETTE, 3, generator=torch.Generator().manual_seed(0))
     counts = torch.arange(PALETTE, 0, -1) * 10
     pixels = colors.repeat_interleave(counts, 0)[None].mT[..., None]
-    found = color_palette(rgb_to_lab(pixels))[0].view(PALETTE, 3)
-    torch.testing.assert_close(found[0], colors[0], rtol=0, atol=0.2)
-    assert found.min() >= 0 and found.max() <= 1
+    palette = color_palette(rgb_to_lab(pixels))[0].view(PALETTE, 3)
+    torch.testing.assert_close(palette[0], colors[0], rtol=0, atol=0.2)
+    assert palette.min() >= 0 and palette.max() <= 1
     black, white = torch.zeros(1, 3 * PALETTE), torch.ones(1, 3 * PALETTE)
     assert palette_distance(black, white).item() == pytest.approx(100, abs=0.1)
     assert palette_distance(torch.stack([black, white], 1), white[:, None])[0].tolist() == pytest.approx(
@@ -163,15 +163,15 @@ def test_palettes() -> None:
 def test_distributions() -> None:
     lab = torch.zeros(2, 3, 70, 40)
     lab[1, 1] = 60
-    found = color_distribution(lab)
-    torch.testing.assert_close(found.sum(1), torch.ones(2))
-    assert found.argmax(1).tolist() == [AB_BINS.index((0, 0)), AB_BINS.index((60, 0))]
+    distributions = color_distribution(lab)
+    torch.testing.assert_close(distributions.sum(1), torch.ones(2))
+    assert distributions.argmax(1).tolist() == [AB_BINS.index((0, 0)), AB_BINS.index((60, 0))]
 
 
 def test_everything_is_in_the_state_dict() -> None:
     made = filled()
     remember(made, direction(0, 0, 1), one_color(4), 12, "ä.jpg")
-    other = memory()
-    other.load_state_dict(made.state_dict())
-    slot = other.fetch(direction(0, 0, 1)[None]).item()
-    assert other.name_of(int(slot)) == "ä.jpg" and torch.equal(other.ages, made.ages)
+    loaded = memory()
+    loaded.load_state_dict(made.state_dict())
+    slot = loaded.fetch(direction(0, 0, 1)[None]).item()
+    assert loaded.name_of(int(slot)) == "ä.jpg" and torch.equal(loaded.ages, made.ages)

@@ -1,4 +1,4 @@
-"""Neural style transfer: losses against their formulas, the script through kills, stops and mistakes."""
+"""Neural style transfer: losses against formulas; the script when killed, stopped or given invalid flags."""
 
 import json
 import logging
@@ -56,7 +56,7 @@ def images(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def flags(images: list[Path], vgg: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The flags of a quick run; in this process it need not make the VGG again."""
+    """The flags of a short run, which reuses the VGG of this process."""
     load = neural_style.load_vgg
     monkeypatch.setattr(neural_style, "load_vgg", lambda n, s: vgg if s == "random" else load(n, s))
     content, *styles = map(str, images)
@@ -83,18 +83,19 @@ def records(log_file: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in log_file.read_text().splitlines()]
 
 
-def test_the_losses_are_those_of_gatys_code(features: Features) -> None:
+def test_the_losses_equal_those_of_gatys_code(features: Features) -> None:
     content, style, x = (image(i, 20, 24 + 2 * i) for i in (0, 1, 0))
     x = x + 0.1
     losses = StyleLoss(content, [style], features, method(lambda_style=1000.0, lambda_tv=2.0))(x)
-    found, wanted = features(x), features(style)
+    of_image, of_style = features(x), features(style)
     expected = torch.zeros(())
     for layer in LAYERS:  # Gram matrices divided by H·W, mean squared differences, weights 1000 / C²
-        ours, theirs = (f[layer][0].flatten(1) for f in (found, wanted))
-        difference = ours @ ours.T / ours.shape[1] - theirs @ theirs.T / theirs.shape[1]
-        expected = expected + 1000 / len(ours) ** 2 * difference.pow(2).mean()
+        image_maps, style_maps = (maps[layer][0].flatten(1) for maps in (of_image, of_style))
+        difference = image_maps @ image_maps.T / image_maps.shape[1]
+        difference = difference - style_maps @ style_maps.T / style_maps.shape[1]
+        expected = expected + 1000 / len(image_maps) ** 2 * difference.pow(2).mean()
     torch.testing.assert_close(losses["style"], expected, rtol=1e-4, atol=0)
-    deep = found["relu2_2"] - features(content)["relu2_2"]
+    deep = of_image["relu2_2"] - features(content)["relu2_2"]
     torch.testing.assert_close(losses["content"], deep.pow(2).mean())
     squares = (x[..., 1:, :] - x[..., :-1, :]).pow(2).sum() + (x[..., 1:] - x[..., :-1]).pow(2).sum()
     torch.testing.assert_close(losses["tv"], squares / x.numel())
@@ -102,17 +103,18 @@ def test_the_losses_are_those_of_gatys_code(features: Features) -> None:
     assert StyleLoss(content, [style], features, method())(content).keys() == {"content", "style"}
 
 
-def test_a_blend_pulls_as_its_parts_do(features: Features) -> None:
-    content, one, two = image(0, 16, 16), image(1, 16, 20), -image(2, 24, 16).abs()
+def test_the_gradient_of_a_blend_is_the_weighted_mean_of_its_styles(features: Features) -> None:
+    content, first, second = image(0, 16, 16), image(1, 16, 20), -image(2, 24, 16).abs()
 
     def gradient(styles: list[torch.Tensor], blend: tuple[float, ...]) -> torch.Tensor:
         x = content.clone().requires_grad_()
         loss = StyleLoss(content, styles, features, method(lambda_content=0.0, style_blend=blend))
         return torch.autograd.grad(loss(x)["style"], x)[0]
 
-    expected = 0.75 * gradient([one], (1.0,)) + 0.25 * gradient([two], (1.0,))
+    expected = 0.75 * gradient([first], (1.0,)) + 0.25 * gradient([second], (1.0,))
     scale = expected.abs().max()
-    torch.testing.assert_close(gradient([one, two], (3.0, 1.0)) / scale, expected / scale, rtol=0, atol=1e-4)
+    blended = gradient([first, second], (3.0, 1.0))
+    torch.testing.assert_close(blended / scale, expected / scale, rtol=0, atol=1e-4)
 
 
 def test_average_pooling(vgg: nn.Sequential) -> None:
@@ -128,37 +130,37 @@ def test_average_pooling(vgg: nn.Sequential) -> None:
 
 def test_only_the_ratio_of_weights_matters(features: Features) -> None:
     content, style = image(0, 16, 16), image(1, 16, 16) ** 3
-    falls = []
+    reductions = []
     for scale in (1e-9, 1.0, 1e6):
         weights = method(lambda_content=scale, lambda_style=1e5 * scale)
         painting = Painting(content, StyleLoss(content, [style], features, weights), "lbfgs", lr=1.0)
         totals = [painting.step()["total"] for _ in range(15)]
-        falls.append(totals[-1] / totals[0])
-    assert falls[1] < 0.7
-    assert falls == pytest.approx([falls[1]] * 3, rel=1e-2)
+        reductions.append(totals[-1] / totals[0])
+    assert reductions[1] < 0.7
+    assert reductions == pytest.approx([reductions[1]] * 3, rel=1e-2)
 
 
 @pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
-def test_a_painting_goes_on_from_its_state_to_the_bit(
+def test_a_painting_resumes_from_its_state_to_the_bit(
     features: Features, tmp_path: Path, optimizer: str
 ) -> None:
     content, style = image(0, 16, 16), image(1, 16, 16)
     loss = StyleLoss(content, [style], features, method())
     whole, first, second = (Painting(content, loss, optimizer, lr) for lr in (0.5, 0.5, 0.5))
     expected = [whole.step() for _ in range(30)]
-    found = [first.step() for _ in range(7)]
+    losses = [first.step() for _ in range(7)]
     torch.save(first.state_dict(), tmp_path / "state.pth")
     state = torch.load(tmp_path / "state.pth", weights_only=True)
     second.load_state_dict(state)
-    found += [second.step() for _ in range(23)]
-    assert found == expected
+    losses += [second.step() for _ in range(23)]
+    assert losses == expected
     assert torch.equal(whole.image, second.image)
 
     faster = Painting(content, loss, optimizer, lr=0.7)
     faster.load_state_dict(state)
     assert faster.optimizer.param_groups[0]["lr"] == 0.7
-    other = {"lbfgs": "adam", "adam": "lbfgs"}[optimizer]
-    for start, kind in ((content, other), (content[..., :8], optimizer)):
+    other_optimizer = {"lbfgs": "adam", "adam": "lbfgs"}[optimizer]
+    for start, kind in ((content, other_optimizer), (content[..., :8], optimizer)):
         with pytest.raises(UserError, match="--continue_train: the saved image"):
             Painting(start, loss, kind, lr=0.5).load_state_dict(state)
 
@@ -184,13 +186,13 @@ def test_in_luminance_mode_the_result_has_the_contents_ab(features: Features, im
     for _ in range(5):
         transfer.make_step()
     L, ab = to_L_ab(transfer.result()[None])
-    kept = (L - to_L_ab(transfer.painting.image.detach())[0]).abs() < 1e-3  # what sRGB can show of it
+    kept = (L - to_L_ab(transfer.painting.image.detach())[0]).abs() < 1e-3  # pixels within sRGB
     assert kept.float().mean() > 0.5
     difference = (ab - to_L_ab(transfer.original)[1]).abs().amax(1, keepdim=True)
     assert difference[kept].max() < 1e-2
 
 
-def test_a_larger_size_begins_with_the_image_before(features: Features, images: list[Path]) -> None:
+def test_a_larger_size_starts_from_the_previous_image(features: Features, images: list[Path]) -> None:
     content, style = (Image.open(path) for path in images[:2])
     transfer = StyleTransfer(content, [style], features, method(init="noise", seed=3))
     transfer.start(20)
@@ -207,7 +209,7 @@ def test_a_larger_size_begins_with_the_image_before(features: Features, images: 
     assert transfer.make_step()["total"] < losses[0] / 2
 
 
-def test_killed_and_stopped_it_ends_with_the_same_bits(
+def test_a_run_that_was_killed_and_stopped_ends_with_the_same_bits(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole" / "out.png", tmp_path / "cut" / "out.png"
@@ -215,9 +217,9 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(
     assert sorted(p.name for p in whole.parent.iterdir()) == sorted(
         ["out.png", "out.png_losses.jsonl", *(f"out_{n:06}.png" for n in (10, 20, 30, 40))]
     )
-    found = records(whole.parent / "out.png_losses.jsonl")
-    assert [(r["size"], r["step"]) for r in found] == [(s, n) for s in (24, 36) for n in range(1, 21)]
-    assert found[19]["total"] < found[0]["total"] / 2
+    losses = records(whole.parent / "out.png_losses.jsonl")
+    assert [(r["size"], r["step"]) for r in losses] == [(s, n) for s in (24, 36) for n in range(1, 21)]
+    assert losses[19]["total"] < losses[0]["total"] / 2
     assert Image.open(whole).size == (36, 27)
 
     often = [*flags, "--out", str(cut), "--save_latest_minutes", "0"]
@@ -251,7 +253,7 @@ def test_killed_and_stopped_it_ends_with_the_same_bits(
 
 @pytest.fixture
 def stopped(flags: list[str], tmp_path: Path) -> Iterator[list[str]]:
-    """The flags of a run that a signal has stopped after a step."""
+    """The flags of a run that a signal stopped after one step."""
     given = [*flags, "--out", str(tmp_path / "out[1].png")]
     with pytest.MonkeyPatch.context() as patch:
         step = Painting.step
@@ -260,7 +262,7 @@ def stopped(flags: list[str], tmp_path: Path) -> Iterator[list[str]]:
     yield given
 
 
-def test_changed_flags_are_said_or_refused(
+def test_changed_flags_are_logged_or_refused(
     stopped: list[str], caplog: pytest.LogCaptureFixture, vgg: nn.Sequential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again = [*stopped, "--continue_train"]
@@ -272,8 +274,8 @@ def test_changed_flags_are_said_or_refused(
         with pytest.raises(UserError, match=message):
             neural_style.main([*again, *changed])
     with monkeypatch.context() as patch:
-        other = nn.Sequential(*vgg[:7], nn.Conv2d(128, 128, 1), *vgg[8:])
-        patch.setattr(neural_style, "load_vgg", lambda *_: other)
+        other_vgg = nn.Sequential(*vgg[:7], nn.Conv2d(128, 128, 1), *vgg[8:])
+        patch.setattr(neural_style, "load_vgg", lambda *_: other_vgg)
         with pytest.raises(UserError, match="--vgg_weights: the checkpoint was trained on"):
             neural_style.main(again)
     with caplog.at_level(logging.INFO):
@@ -282,7 +284,7 @@ def test_changed_flags_are_said_or_refused(
     assert "--lambda_style 200000.0 (was 100000.0)" in caplog.text and "--steps 2 (was 20)" in caplog.text
 
 
-def test_a_new_run_does_not_go_on_from_an_old_state(
+def test_a_new_run_does_not_resume_from_an_old_state(
     stopped: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert neural_style.main([*stopped, "--steps", "3", "--keep_state"]) == 0
@@ -290,7 +292,7 @@ def test_a_new_run_does_not_go_on_from_an_old_state(
     assert (tmp_path / "out[1].png_replaced_state.pth").exists()
     assert len(records(tmp_path / "out[1].png_losses.jsonl")) == 6
 
-    # and a longer one goes on from the state that was kept, as if it had been so long from the start
+    # A kept state can be resumed with more steps, with the result of a run of that length.
     assert neural_style.main([*stopped, "--sizes", "24", "--steps", "3", "--keep_state"]) == 0
     assert neural_style.main([*stopped, "--sizes", "24", "--steps", "6", "--continue_train"]) == 0
     longer = (tmp_path / "out[1].png").read_bytes()
@@ -310,8 +312,8 @@ def test_a_new_run_does_not_go_on_from_an_old_state(
         ("--network vgg16 --content_layers relu4_4", "--content_layers: vgg16 has no layer relu4_4"),
         ("--sizes 36,24", "--sizes 36 24: give positive numbers that grow"),
         ("--sizes 24,x", "--sizes"),
-        ("--sizes 2 --content_layers relu5_1", "--size 2: the content has 2 x 2 pixels"),
-        ("--style_scale 0.01", "--size 24: style image 1 has 1 x 1 pixels"),
+        ("--sizes 2 --content_layers relu5_1", "--size 2: the content then has 2 x 2 pixels"),
+        ("--style_scale 0.01", "--size 24: style image 1 then has 1 x 1 pixels"),
         ("--steps 0", "--steps 0: must be at least 1"),
         ("--lr 0", "--lr 0.0: must be a number above 0"),
         ("--lambda_tv nan", "--lambda_tv nan: must be a number above 0 or 0"),
@@ -324,7 +326,7 @@ def test_a_new_run_does_not_go_on_from_an_old_state(
         ("--optimize adam", "unrecognized arguments: --optimize"),
     ],
 )
-def test_mistakes_are_named(flags: list[str], tmp_path: Path, changed: str, message: str) -> None:
+def test_invalid_flags_are_named(flags: list[str], tmp_path: Path, changed: str, message: str) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     extra = [part.format(broken=broken, folder=tmp_path) for part in changed.split()]
@@ -333,15 +335,14 @@ def test_mistakes_are_named(flags: list[str], tmp_path: Path, changed: str, mess
     assert message in str(caught.value)
 
 
-def test_the_style_is_reached_and_grams_are_what_is_compared(features: Features) -> None:
-    """A texture alone: only the Gram matrices are asked for."""
+def test_optimisation_reaches_the_gram_matrices_of_the_style(features: Features) -> None:
     content, style = image(0, 16, 16), image(1, 16, 16) ** 3
-    alone = method(lambda_content=0.0)
-    painting = Painting(content, StyleLoss(content, [style], features, alone), "lbfgs", lr=1.0)
+    loss = StyleLoss(content, [style], features, method(lambda_content=0.0))
+    painting = Painting(content, loss, "lbfgs", lr=1.0)
     for _ in range(60):
         painting.step()
-    goal, before, after = (
+    target, before, after = (
         grams({layer: features(x)[layer] for layer in LAYERS}) for x in (style, content, painting.image)
     )
     for layer in LAYERS:
-        assert (after[layer] - goal[layer]).norm() < 0.1 * (before[layer] - goal[layer]).norm()
+        assert (after[layer] - target[layer]).norm() < 0.1 * (before[layer] - target[layer]).norm()

@@ -1,4 +1,4 @@
-"""Losses of features against float64 numpy, and their gradients against finite differences."""
+"""Losses of features against numpy in float64, and their gradients against finite differences."""
 
 from collections.abc import Callable
 
@@ -31,11 +31,11 @@ def test_gram_by_hand() -> None:
 def test_losses_agree_with_numpy() -> None:
     np.testing.assert_allclose(gram(tensor(X)), numpy_gram(X), rtol=1e-12)
     content = ((X - Y) ** 2).mean() + ((2 * X - Y) ** 2).mean()
-    found = feature_loss({"a": tensor(X), "b": tensor(2 * X)}, {"a": tensor(Y), "b": tensor(Y)})
-    np.testing.assert_allclose(found, content, rtol=1e-12)
+    loss = feature_loss({"a": tensor(X), "b": tensor(2 * X)}, {"a": tensor(Y), "b": tensor(Y)})
+    np.testing.assert_allclose(loss, content, rtol=1e-12)
     style = sum(((gx - gy) ** 2).sum() / 9 for gx, gy in zip(numpy_gram(X), numpy_gram(Y), strict=True)) / 2
-    found = feature_loss(grams({"a": tensor(X)}), grams({"a": tensor(Y)}))
-    np.testing.assert_allclose(found, style, rtol=1e-12)
+    loss = feature_loss(grams({"a": tensor(X)}), grams({"a": tensor(Y)}))
+    np.testing.assert_allclose(loss, style, rtol=1e-12)
     down, right = np.diff(X, axis=2), np.diff(X, axis=3)
     np.testing.assert_allclose(
         total_variation(tensor(X)), ((down**2).sum() + (right**2).sum()) / 2 / X.size, rtol=1e-12
@@ -76,6 +76,6 @@ def test_gradients_are_those_of_finite_differences(loss: Callable[[torch.Tensor]
 def test_gram_and_moments_are_computed_in_float32() -> None:
     x = torch.full((1, 2, 64, 64), 1.001) + torch.rand(1, 2, 64, 64) * 0.01
     with torch.autocast("cpu", torch.bfloat16):
-        found = gram(x)
-    assert found.dtype == torch.float32 and torch.equal(found, gram(x))
+        matrix = gram(x)
+    assert matrix.dtype == torch.float32 and torch.equal(matrix, gram(x))
     assert {part.dtype for part in moments(x.bfloat16())} == {torch.float32}

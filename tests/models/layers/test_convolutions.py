@@ -1,4 +1,4 @@
-"""Convolutions of small feature maps are those of torch, computed as one product."""
+"""The matrix products of small feature maps equal torch's convolutions."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ FORMATS = (torch.contiguous_format, torch.channels_last)
 
 
 def layers() -> Iterator[tuple[Layer, int]]:
-    """Yield layers with a side of the map that they shrink or enlarge."""
+    """Yield layers and a side of their input."""
     torch.manual_seed(0)
     yield Conv2d(6, 5, 4, 2, 1), 2
     yield Conv2d(6, 5, 4, 2, 1), 7
@@ -34,30 +34,30 @@ def layers() -> Iterator[tuple[Layer, int]]:
 
 @pytest.fixture
 def products(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Notes which of the two ways was taken: the names of what products need."""
-    taken: list[str] = []
+    """Return a list that each call of unfold or fold adds its name to: only matrix products need them."""
+    calls: list[str] = []
     for name in ("unfold", "fold"):
         plain = getattr(F, name)
 
-        def noted(*args: object, name: str = name, plain: object = plain, **kwargs: object) -> Tensor:
-            taken.append(name)
+        def counted(*args: object, name: str = name, plain: object = plain, **kwargs: object) -> Tensor:
+            calls.append(name)
             return plain(*args, **kwargs)  # type: ignore[operator]
 
-        monkeypatch.setattr(F, name, noted)
-    return taken
+        monkeypatch.setattr(F, name, counted)
+    return calls
 
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("x_format", FORMATS)
 @pytest.mark.parametrize("gradient_format", FORMATS)
-def test_products_are_the_convolutions(
+def test_matrix_products_equal_convolutions(
     count: int, x_format: torch.memory_format, gradient_format: torch.memory_format, products: list[str]
 ) -> None:
     for number, (layer, side) in enumerate(layers(), start=1):
         layer.double()
         x = torch.randn(count, 6, side, side, dtype=torch.float64).contiguous(memory_format=x_format)
         x.requires_grad_()
-        found = layer(x)
+        output = layer(x)
         assert len(products) == number
         bias = layer.bias if layer.uses_bias else None
         shape = layer.stride, layer.padding
@@ -65,20 +65,20 @@ def test_products_are_the_convolutions(
             expected = F.conv2d(x, layer.weight, bias, *shape)  # type: ignore[arg-type]
         else:
             expected = F.conv_transpose2d(x, layer.weight, bias, *shape, layer.output_padding)  # type: ignore[arg-type]
-        # In its usual layout: with the strides of a view torch's batch norm has wrong gradients.
-        assert found.stride() == torch.empty(found.shape).stride()
-        torch.testing.assert_close(found, expected)
+        # Contiguous: with the strides of a view torch's batch norm has wrong gradients.
+        assert output.stride() == torch.empty(output.shape).stride()
+        torch.testing.assert_close(output, expected)
         direction = torch.randn_like(expected).contiguous(memory_format=gradient_format)
-        of = [x, *(each for each in (layer.weight, bias) if each is not None)]
-        for ours, theirs in zip(
-            torch.autograd.grad(found, of, direction),
-            torch.autograd.grad(expected, of, direction),
+        inputs = [x, *(parameter for parameter in (layer.weight, bias) if parameter is not None)]
+        for gradient, expected_gradient in zip(
+            torch.autograd.grad(output, inputs, direction),
+            torch.autograd.grad(expected, inputs, direction),
             strict=True,
         ):
-            torch.testing.assert_close(ours, theirs)
+            torch.testing.assert_close(gradient, expected_gradient)
 
 
-def test_a_batch_of_larger_maps_is_not_multiplied_out(products: list[str]) -> None:
+def test_larger_feature_maps_use_torchs_convolutions(products: list[str]) -> None:
     side = int(MAX_MATMUL_PIXELS**0.5)
     for layer, x in (
         (Conv2d(2, 2, 4, 2, 1), torch.rand(1, 2, 2 * side, 2 * side)),
@@ -93,20 +93,20 @@ def test_a_batch_of_larger_maps_is_not_multiplied_out(products: list[str]) -> No
         assert products.pop() and not products
 
 
-def test_in_bf16_overlapping_patches_are_added_up_in_float32() -> None:
-    """As a convolution does: only its result is rounded."""
+def test_in_bf16_overlapping_patches_are_summed_in_float32() -> None:
     torch.manual_seed(0)
     layer, x = ConvTranspose2d(64, 64, 4, 2, 1), torch.rand(1, 64, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(x)
-    rounded = [each.bfloat16().double() for each in (x, layer.weight, layer.bias) if each is not None]
+        output = layer(x)
+    assert layer.bias is not None
+    rounded = [tensor.bfloat16().double() for tensor in (x, layer.weight, layer.bias)]
     expected = F.conv_transpose2d(*rounded, 2, 1)  # type: ignore[call-overload]
-    assert found.dtype == torch.bfloat16
-    error = (found.double() - expected).norm() / expected.norm()
-    assert error < 0.0028  # 0.0024; added up in bf16 it would be 0.0034
+    assert output.dtype == torch.bfloat16
+    error = (output.double() - expected).norm() / expected.norm()
+    assert error < 0.0028  # 0.0024, as of a convolution, which rounds its result alone; summed in bf16 0.0034
 
 
-def test_penalties_can_differentiate_twice() -> None:
+def test_matrix_products_have_second_derivatives() -> None:
     layer = Conv2d(3, 4, 4, 2, 1).double()
     x = torch.rand(2, 3, 6, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: layer(x).square(), x)

@@ -1,4 +1,4 @@
-"""Arithmetic below float32: what stays in float32, and that every model trains with it."""
+"""Precision below float32: what stays in float32, and that every model trains."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from util.errors import UserError
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_first_losses_in_bf16_are_near_those_in_fp32(name: str, data: dict[str, Path]) -> None:
-    found = {}
+    losses_by_precision = {}
     for precision in ("fp32", "bf16"):
         trainer, batches = trainer_and_batches(name, data, "--precision", precision)
         losses, visuals = trainer.step(batches[0])
@@ -22,33 +22,34 @@ def test_first_losses_in_bf16_are_near_those_in_fp32(name: str, data: dict[str, 
         assert {p.dtype for net in trainer.model.nets.values() for p in net.parameters()} == {torch.float32}
         translated = trainer.model.translate(batches[0])
         assert {tensor.dtype for tensor in translated.values()} == {torch.float32}
-        found[precision] = losses
-    for key, loss in found["fp32"].items():
-        assert found["bf16"][key].item() == pytest.approx(loss.item(), rel=0.03, abs=0.01), key
-    assert any(not torch.equal(found["bf16"][key], loss) for key, loss in found["fp32"].items())
+        losses_by_precision[precision] = losses
+    fp32, bf16 = losses_by_precision["fp32"], losses_by_precision["bf16"]
+    for key, loss in fp32.items():
+        assert bf16[key].item() == pytest.approx(loss.item(), rel=0.03, abs=0.01), key
+    assert any(not torch.equal(bf16[key], loss) for key, loss in fp32.items())
 
 
-def test_discriminators_judge_with_the_weights_that_they_have_just_got(data: dict[str, Path]) -> None:
+def test_the_generators_loss_uses_the_discriminators_updated_weights(data: dict[str, Path]) -> None:
     trainer, batches = trainer_and_batches("pix2pix", data, "--precision", "bf16", "--lr_D", "0.1")
     seen = []
     D = trainer.model.nets["D"]
     D.register_forward_hook(lambda net, inputs, output: seen.append((inputs[0].detach(), output.detach())))
     trainer.step(batches[0])
-    fake, judged = seen[-1]
+    fake, logits = seen[-1]
     with torch.no_grad(), trainer.model.precision.autocast():
-        again = D(fake)
-    torch.testing.assert_close(judged, again, rtol=0.05, atol=0.05)
+        expected = D(fake)
+    torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
 
 
-def test_lab_is_not_computed_with_fewer_digits() -> None:
+def test_lab_is_not_computed_in_lower_precision() -> None:
     rgb = torch.rand(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(rgb_to_lab(rgb), rgb_to_lab(rgb.clone()))
-        found = rgb_to_lab(rgb)
-    assert found.dtype == torch.float32 and torch.equal(found, rgb_to_lab(rgb))
+        lab = rgb_to_lab(rgb)
+    assert lab.dtype == torch.float32 and torch.equal(lab, rgb_to_lab(rgb))
 
 
-def test_tf32_is_for_gpus(data: dict[str, Path]) -> None:
+def test_tf32_needs_a_gpu(data: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="--precision tf32"):
         trainer_and_batches("pix2pix", data, "--precision", "tf32")
 
@@ -60,6 +61,7 @@ def test_a_run_in_bf16_resumes_to_the_bit(name: str, data: dict[str, Path], tmp_
     torch.save(trainer.state_dict(), tmp_path / "state.pth")
     resumed, _ = trainer_and_batches(name, data, "--precision", "bf16")
     resumed.load_state_dict(torch.load(tmp_path / "state.pth", weights_only=True))
-    losses, _ = (each.step(batches[1]).losses for each in (trainer, resumed))
+    losses = trainer.step(batches[1]).losses
+    resumed.step(batches[1])
     assert all(math.isfinite(value.item()) for value in losses.values())
     assert_equal_states(trainer, resumed)

@@ -1,4 +1,4 @@
-"""Large images in tiles: their places and weights, the statistics of a thumbnail, models and messages."""
+"""Tiles: their positions and weights, the statistics of the thumbnail, all models, error messages."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def generator(netG: str = "resnet_6blocks", tile: int | None = None) -> Generator:
-    """A generator that leaves smooth images smooth."""
+    """Return a generator whose results for smooth images are smooth."""
     torch.manual_seed(0)
     choices = {"norm": "instance", "upsample": "bilinear", "init_type": "xavier"}
     options = NetworkOptions(netG=netG, ngf=4, no_dropout=True, init_gain=0.3, **choices)
@@ -38,7 +38,7 @@ def generator(netG: str = "resnet_6blocks", tile: int | None = None) -> Generato
 
 
 def images(count: int, height: int, width: int) -> Tensor:
-    """Smooth images, in [-1, 1]."""
+    """Return smooth images in [-1, 1]."""
     torch.manual_seed(1)
     coarse = 2 * torch.rand(count, 3, 5, 5, dtype=torch.float64) - 1
     return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True).clamp(-1, 1)
@@ -63,7 +63,7 @@ def test_tiles_cover_a_side_and_their_weights_sum_to_one(tile: int, multiple: in
 
 
 class Shallow(Generator):
-    """A generator that sees 5 pixels to each side."""
+    """A generator with a receptive field of 5 pixels to each side."""
 
     multiple = smallest = 2
 
@@ -74,7 +74,9 @@ class Shallow(Generator):
 
 
 @pytest.mark.parametrize("norm", [nn.Identity(), InstanceNorm2d(6), BatchNorm2d(6)])
-def test_tiles_that_see_enough_and_know_the_statistics_give_the_whole_image(norm: nn.Module) -> None:
+def test_tiles_larger_than_the_receptive_field_with_its_statistics_equal_the_whole_image(
+    norm: nn.Module,
+) -> None:
     torch.manual_seed(0)
     net, x = Shallow(norm).double(), images(2, 170, 120)
     if isinstance(norm, BatchNorm2d):
@@ -85,10 +87,10 @@ def test_tiles_that_see_enough_and_know_the_statistics_give_the_whole_image(norm
         with statistics_from(net, lambda: net(x)):
             tiled = blend_tiles(net.run, x, 64, 2)
         torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-12)
-        assert torch.equal(net(x), whole)  # and afterwards everything is as it was
+        assert torch.equal(net(x), whole)  # the statistics are no longer used
 
 
-def test_a_layer_takes_the_statistics_of_another_run_in_the_order_of_its_calls() -> None:
+def test_a_layer_uses_the_statistics_of_another_run_in_the_order_of_its_calls() -> None:
     layer, (one, two, x) = InstanceNorm2d(3), 5 * torch.rand(3, 2, 3, 6, 7)
 
     def normalised(statistics_of: Tensor) -> Tensor:
@@ -106,13 +108,13 @@ def test_a_layer_takes_the_statistics_of_another_run_in_the_order_of_its_calls()
 
 
 @pytest.mark.parametrize("conditions", [(), (torch.rand(1, 4, dtype=torch.float64),)])
-def test_every_norm_of_a_generator_keeps_statistics(conditions: tuple[Tensor, ...]) -> None:
+def test_every_norm_of_a_generator_records_statistics(conditions: tuple[Tensor, ...]) -> None:
     colored = ColorUnet(3, 3, 5, 4, 4, dropout=False).double()
     net, norms = (colored, len(colored.styled)) if conditions else (generator(), 17)
     x = images(1, 64, 64)
     with torch.no_grad(), statistics_from(net, lambda: net.run(x, *conditions)):
         kept = [layer.kept for layer in net.modules() if isinstance(layer, ImageStatistics)]
-        assert [len(each or ()) for each in kept] == [1] * norms
+        assert [len(statistics or ()) for statistics in kept] == [1] * norms
         again = net.run(x, *conditions)
     with torch.no_grad():
         torch.testing.assert_close(again, net.run(x, *conditions), rtol=0, atol=1e-10)
@@ -126,7 +128,7 @@ def test_every_norm_of_a_generator_keeps_statistics(conditions: tuple[Tensor, ..
         ("unet_32", 64, (100, 250), (32, 64)),
     ],
 )
-def test_a_generator_sees_a_thumbnail_and_then_only_tiles(
+def test_a_generator_runs_on_a_thumbnail_and_then_on_tiles(
     netG: str, tile: int, size: tuple[int, int], small: tuple[int, int]
 ) -> None:
     net, x = generator(netG, tile=tile), images(1, *size)
@@ -142,8 +144,8 @@ def test_a_generator_sees_a_thumbnail_and_then_only_tiles(
     assert torch.equal(seen[0], scaled) and torch.equal(thumbnail(padded, tile, net.multiple, 8), scaled)
     assert len(seen) > 2 and {max(part.shape[2:]) for part in seen[1:]} == {tile}
     for part in seen[1:]:
-        places = (part[0, 0, 0, 0] == padded[0, 0]).nonzero()
-        assert any((place % net.multiple == 0).all() for place in places)
+        positions = (part[0, 0, 0, 0] == padded[0, 0]).nonzero()
+        assert any((position % net.multiple == 0).all() for position in positions)
 
 
 def test_the_statistics_come_from_the_thumbnail() -> None:
@@ -153,7 +155,7 @@ def test_the_statistics_come_from_the_thumbnail() -> None:
         tiled = net(x)
         with statistics_from(net, lambda: net.run(small)):
             torch.testing.assert_close(tiled, blend_tiles(net.run, x, 64, 4), rtol=0, atol=1e-12)
-        # Each tile by its own statistics is something else.
+        # With the statistics of each tile the result is different.
         assert (blend_tiles(net.run, x, 64, 4) - tiled).abs().mean() > 0.02
 
 
@@ -169,7 +171,7 @@ def test_no_seams() -> None:
         blended = jumps(net(x))
         cut = jumps(torch.cat([net.run(part) for part in x.split(tile, 3)], 3))
     starts = tile_starts(320, tile, overlap, net.multiple)
-    # Where tiles begin and end, and where they begin and end to count.
+    # The borders of tiles, and those of the regions that their weights are above 0 in.
     edges = {edge for start in starts for edge in (start, start + overlap // 4)}
     edges |= {edge + tile for start in starts for edge in (start, start - overlap // 4)}
     for edge in range(2, 318):
@@ -209,7 +211,7 @@ def test_every_model_translates_in_tiles_whatever_the_batch(name: str, data: dic
     for label, image in tiled.items():
         assert image.shape[2:] == (70, 150)
         assert torch.equal(image, whole[label]) == label.startswith(("real", "style"))
-        one_by_one = torch.cat([found[label] for found in alone])
+        one_by_one = torch.cat([images_of_one[label] for images_of_one in alone])
         torch.testing.assert_close(image, one_by_one, rtol=0, atol=1e-10)
 
 
@@ -225,7 +227,7 @@ def test_every_model_translates_in_tiles_whatever_the_batch(name: str, data: dic
         ("--tile 64 --attention 1/8", "--tile 64: the generator has self-attention (--attention)"),
     ],
 )
-def test_what_cannot_be_tiled_is_refused(flags: str, message: str, data: dict[str, Path]) -> None:
+def test_invalid_tiles_are_refused(flags: str, message: str, data: dict[str, Path]) -> None:
     with pytest.raises(UserError) as caught:
         create_model(options(data, "pix2pix", *flags.split()), CPU)
     assert message in str(caught.value)
@@ -243,7 +245,7 @@ def test_a_fitting_tile_is_accepted_as_it_is() -> None:
             assert fitting >= max(tile, smallest) and fitting_tile(fitting, multiple, smallest) == fitting
 
 
-def test_tiles_as_large_as_the_crops_are_said_to_be_useless(
+def test_tiles_as_large_as_the_crops_are_reported_to_have_no_effect(
     data: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     options(data, "pix2pix", "--tile", "64", "--preprocess", "crop", "--crop_size", "128")

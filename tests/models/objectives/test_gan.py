@@ -20,13 +20,13 @@ LOGITS = torch.tensor([-3.0, -0.5, 0.2, 1.7], dtype=torch.float64)
 NETS = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Conv2d(4, 1, 3))
 
 
-def test_label_smoothing_moves_the_target_of_real_images_alone() -> None:
+def test_label_smoothing_changes_only_the_target_of_real_images() -> None:
     p = torch.sigmoid(LOGITS)
     expected = -(0.9 * p.log() + 0.1 * (1 - p).log()).mean()
-    found = discriminator_loss("vanilla", LOGITS, real=True, smoothing=0.1)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
-    found = discriminator_loss("lsgan", LOGITS, real=True, smoothing=0.1)
-    torch.testing.assert_close(found, ((LOGITS - 0.9) ** 2).mean(), rtol=1e-12, atol=0)
+    loss = discriminator_loss("vanilla", LOGITS, real=True, smoothing=0.1)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    loss = discriminator_loss("lsgan", LOGITS, real=True, smoothing=0.1)
+    torch.testing.assert_close(loss, ((LOGITS - 0.9) ** 2).mean(), rtol=1e-12, atol=0)
     for mode in ("vanilla", "lsgan"):
         smooth = discriminator_loss(mode, LOGITS, real=False, smoothing=0.1)
         assert torch.equal(smooth, discriminator_loss(mode, LOGITS, real=False))
@@ -56,11 +56,11 @@ def test_penalties_are_computed_in_float32_under_autocast() -> None:
     alpha = torch.rand(2, 1, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
         assert net(real).dtype == torch.bfloat16
-        found = gradient_penalty(net, real, fake, alpha), r1_penalty(net, real)
-    assert found == (gradient_penalty(net, real, fake, alpha), r1_penalty(net, real))
+        penalties = gradient_penalty(net, real, fake, alpha), r1_penalty(net, real)
+    assert penalties == (gradient_penalty(net, real, fake, alpha), r1_penalty(net, real))
 
 
-def test_r1_comes_every_so_many_steps_with_so_many_times_the_weight() -> None:
+def test_every_nth_step_has_an_r1_penalty_of_n_times_the_weight() -> None:
     objective, net = Objective("vanilla", lambda_r1=3.0, r1_every=4), NETS.float()
     real, fake = torch.rand(2, 2, 3, 6, 6)
     for iteration in range(1, 9):
@@ -117,22 +117,22 @@ def test_generators_need_the_augmentation_too() -> None:
         objective.generator(nn.Identity(), torch.rand(1, 3, 8, 8), {})
 
 
-def test_discriminators_see_augmented_images_and_penalties_real_ones() -> None:
+def test_discriminators_get_augmented_images_and_penalties_unchanged_ones() -> None:
     objective, seen = Objective("lsgan", diffaug=("cutout",), lambda_r1=1.0, r1_every=1), []
 
-    class Looks(nn.Module):
+    class ZerosSeen(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             seen.append((x == 0).float().mean().item())
             return x.mean((1, 2, 3))
 
     real, fake = torch.rand(2, 4, 3, 8, 8) + 0.1
     draws = objective.draws(("D",), 4, torch.Generator().manual_seed(0), 1)
-    objective.discriminator(Looks(), real, fake, draws)
-    objective.generator(Looks(), fake, draws)
+    objective.discriminator(ZerosSeen(), real, fake, draws)
+    objective.generator(ZerosSeen(), fake, draws)
     assert seen[0] > 0.05 and seen[1] == 0 and seen[2] > 0.05  # D, its penalty, G
 
 
-def test_instance_noise_is_on_everything_that_discriminators_see() -> None:
+def test_instance_noise_is_added_to_all_inputs_of_discriminators() -> None:
     torch.manual_seed(0)
     objective, zeros = Objective("lsgan", instance_noise=0.5), torch.zeros(8, 3, 16, 16)
     assert objective.augment_for_discriminator(zeros, None, 0).std().item() == pytest.approx(0.5, rel=0.05)
@@ -148,7 +148,7 @@ def test_instance_noise_is_on_everything_that_discriminators_see() -> None:
         ("--diffaug flip", "--diffaug flip: expected none or some of"),
     ],
 )
-def test_what_makes_no_sense_is_refused(flags: str, message: str, data: dict[str, Path]) -> None:
+def test_invalid_flags_are_refused(flags: str, message: str, data: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=message):
         trainer_and_batches("pix2pix", data, *flags.split())
 
@@ -179,7 +179,7 @@ def test_two_learning_rates(data: dict[str, Path]) -> None:
 def test_gradients_are_clipped(data: dict[str, Path]) -> None:
     trainer, batches = trainer_and_batches("pix2pix", data, "--clip_grad", "0.01")
     trainer.step(batches[0], monitor=True)
-    assert trainer.model.diagnostics.values()["grad_G"] > 0.01  # as it was before
+    assert trainer.model.diagnostics.values()["grad_G"] > 0.01  # before clipping
     for net in trainer.model.nets.values():
         norm = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]).norm()
         assert norm.item() == pytest.approx(0.01, rel=1e-3)
@@ -201,22 +201,22 @@ def test_averages_follow_the_weights() -> None:
     assert torch.equal(ema.nets["G"][1].running_mean, net[1].running_mean)
 
 
-MEANS = {
+TECHNIQUES = {
     "ema": "--ema_decay 0.99",
     "hinge": "--gan_mode hinge --spectral_norm GD --norm none",
     "r1": "--lambda_r1 10 --r1_every 2 --norm none",
     "wgangp": "--gan_mode wgangp --n_critic 2 --norm none",
-    "few": "--diffaug color,translation,cutout --instance_noise 0.1 --label_smoothing 0.1 --clip_grad 1",
+    "few images": "--diffaug color,translation,cutout --instance_noise 0.1 --label_smoothing 0.1 --clip_grad 1",
 }
 
 
 @pytest.mark.parametrize("steps", [6, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("means", MEANS)
+@pytest.mark.parametrize("technique", TECHNIQUES)
 @pytest.mark.parametrize("name", ["pix2pix", "cycle_gan", "dcgan"])
-def test_each_means_trains_and_resumes_to_the_bit(
-    name: str, means: str, steps: int, data: dict[str, Path], tmp_path: Path
+def test_each_technique_trains_and_resumes_to_the_bit(
+    name: str, technique: str, steps: int, data: dict[str, Path], tmp_path: Path
 ) -> None:
-    flags = MEANS[means].split()
+    flags = TECHNIQUES[technique].split()
     trainer, batches = trainer_and_batches(name, data, *flags)
     for step in range(steps):
         if step == steps // 2:

@@ -1,4 +1,4 @@
-"""The history of fakes that discriminators see."""
+"""The pool of earlier fakes that discriminators see."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from util.seeding import torch_rng
 
 
 def fakes(first: int, count: int) -> torch.Tensor:
-    """Images that say which they are."""
+    """Return images whose pixels are their numbers."""
     return (
         torch.arange(first, first + count, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).clone()
     )
@@ -26,7 +26,7 @@ def run(pool: ImagePool, batches: range, size: int) -> list[list[float]]:
 
 
 def reference(size: int, batches: range) -> list[float]:
-    """The pool of the paper at batch size 1, with a list, fed with the same decisions."""
+    """Return the images that the paper's pool shows at batch size 1, with the same random decisions."""
     stored: list[float] = []
     shown = []
     for i in batches:
@@ -46,23 +46,23 @@ def reference(size: int, batches: range) -> list[float]:
     return shown
 
 
-def test_it_is_the_papers_pool_at_batch_size_one() -> None:
+def test_at_batch_size_one_it_equals_the_papers_pool() -> None:
     shown = [image for (image,) in run(ImagePool(5, 1), range(60), 1)]
     assert shown == reference(5, range(60))
     earlier = sum(image != i for i, image in enumerate(shown))
     assert 15 < earlier < 45
 
 
-def test_positions_in_a_batch_have_their_own_share() -> None:
+def test_positions_in_a_batch_have_their_own_slots() -> None:
     pool = ImagePool(6, 3)
     shown = run(pool, range(40), 3)
     for position in range(3):
         assert {int(image) % 3 for image in (row[position] for row in shown)} == {position}
     assert pool.images is not None and pool.images.shape == (3, 2, 3, 4, 4)
-    assert run(ImagePool(2, 3), range(3), 3)  # never less than one a position
+    assert run(ImagePool(2, 3), range(3), 3)  # at least one slot per position
 
 
-def test_no_pool_hands_out_the_newest() -> None:
+def test_a_pool_of_size_zero_returns_new_fakes() -> None:
     assert run(ImagePool(0, 2), range(3), 2) == [[0, 1], [2, 3], [4, 5]]
 
 
@@ -70,9 +70,9 @@ def test_a_smaller_last_batch_and_a_resume_change_nothing() -> None:
     pool = ImagePool(4, 2)
     run(pool, range(10), 2)
     assert run(pool, range(10, 11), 1)
-    other = ImagePool(4, 2)
-    other.load_state_dict(pool.state_dict())
-    assert run(other, range(20, 40), 2) == run(pool, range(20, 40), 2)
+    resumed = ImagePool(4, 2)
+    resumed.load_state_dict(pool.state_dict())
+    assert run(resumed, range(20, 40), 2) == run(pool, range(20, 40), 2)
 
 
 def test_no_gradient_flows_and_sizes_must_agree() -> None:

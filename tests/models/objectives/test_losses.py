@@ -1,4 +1,4 @@
-"""Objectives against their formulas, in float64."""
+"""Adversarial losses and penalties against their formulas, in float64."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ FORMULAS = {
 
 
 @pytest.mark.parametrize("mode", FORMULAS)
-def test_objectives(mode: str) -> None:
+def test_losses_agree_with_their_formulas(mode: str) -> None:
     real, fake = FORMULAS[mode]
     for formula, is_real in ((real, True), (fake, False)):
         expected = formula(LOGITS).mean()
@@ -30,11 +30,11 @@ def test_objectives(mode: str) -> None:
     torch.testing.assert_close(generator_loss(mode, LOGITS), expected, rtol=1e-12, atol=0)
 
 
-def test_vanilla_stays_finite_far_out() -> None:
+def test_vanilla_is_finite_for_large_logits() -> None:
     assert discriminator_loss("vanilla", torch.tensor([-200.0]), real=True).item() == pytest.approx(200)
 
 
-def test_the_penalty_of_a_linear_critic_is_known() -> None:
+def test_the_penalty_of_a_linear_critic() -> None:
     weight = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
     net = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False).double())
     net[1].weight = nn.Parameter(weight)
