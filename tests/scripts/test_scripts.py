@@ -101,6 +101,21 @@ def test_a_failed_download_is_reported_in_one_line(
     assert not list(tmp_path.rglob("*.pth"))
 
 
+PYTHON_COMMANDS = sorted(path for path in (ROOT / "scripts").glob("*.py") if "argparse" in path.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", PYTHON_COMMANDS, ids=lambda path: path.name)
+def test_commands_start_in_any_folder(script: Path, tmp_path: Path) -> None:
+    """Also beside a package `datasets`, as Hugging Face's."""
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "__init__.py").write_text("raise ImportError('another package')")
+    environment = {**ONE_THREAD, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(script), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert result.returncode == 0 and result.stdout.startswith("usage: "), result.stderr
+
+
 @pytest.mark.slow
 def test_before_push(tmp_path: Path) -> None:
     script = ROOT / "scripts" / "test_before_push.py"
