@@ -117,9 +117,9 @@ class Stream:
         self.collate_fn, self.worker_init_fn = collate_fn, worker_init_fn
         sides = dataset.sources()
         self.larger = max(range(len(sides)), key=lambda number: len(sides[number]))
-        self.main = Side(sides[self.larger][:limit])
-        self.other = Side(sides[1 - self.larger]) if len(sides) == 2 else None
-        self.size = len(self.main)
+        self.side = Side(sides[self.larger][:limit])
+        self.partners = Side(sides[1 - self.larger]) if len(sides) == 2 else None
+        self.size = len(self.side)
         self.epoch, self.start = 0, 0
         if self.size < world_size:
             raise UserError(f"--dataroot: {self.size} samples are too few for {world_size} ranks")
@@ -138,12 +138,12 @@ class Stream:
     def first(self, count: int) -> list[Result]:
         """Return the first samples of the data set, as they are in epoch 0."""
         self.set_position(0, 0)
-        return list(islice(Lane(self, self.main.shards, 0, shuffle=False).samples(0), count))
+        return list(islice(Lane(self, self.side.shards, 0, shuffle=False).samples(0), count))
 
     def lanes(self) -> list["Lane"]:
         """Return this rank's lanes in this epoch."""
         rng = numpy_rng("shards", self.seed, self.epoch) if self.shuffle else None
-        dealt = deal(self.main.shards, self.rank, self.world_size, rng)
+        dealt = deal(self.side.shards, self.rank, self.world_size, rng)
         return [Lane(self, parts, number, self.shuffle) for number, parts in enumerate(dealt)]
 
     def __iter__(self) -> Iterator[Any]:
@@ -224,30 +224,30 @@ class Lane:
 
     def _read(self, skip: int) -> Iterator[Result]:
         stream = self.stream
-        main, other = stream.main, stream.other
+        side, partners = stream.side, stream.partners
         rng = numpy_rng("stream", *self.seeds) if self.shuffle else None
-        samples = main.read(self.parts, rng, skip)
-        if other is None:
+        samples = side.read(self.parts, rng, skip)
+        if partners is None:
             for position, content in samples:
-                yield self._sample(position, main.files[position], content)
+                yield self._sample(position, side.files[position], content)
             return
         for (position, content), (partner, its_content) in zip(
-            samples, self._partners(other, skip), strict=False
+            samples, self._partners(partners, skip), strict=False
         ):
-            files, contents = main.files[position] + other.files[partner], content + its_content
+            files, contents = side.files[position] + partners.files[partner], content + its_content
             positions = (partner, position) if stream.larger else (position, partner)
             yield self._sample(position, files, contents, positions)
 
-    def _partners(self, other: Side, skip: int) -> Iterator[tuple[int, Content]]:
-        """Yield the images of the other side, from number `skip` on, again and again."""
+    def _partners(self, side: Side, skip: int) -> Iterator[tuple[int, Content]]:
+        """Yield the images of the smaller side, from number `skip` on, again and again."""
         if not self.shuffle:
             skip += self.parts[0][0]
-        for turn in count(skip // len(other)):
+        for turn in count(skip // len(side)):
             rng = numpy_rng("partners", *self.seeds, turn) if self.shuffle else None
-            (parts,) = deal(other.shards, 0, 1, None)
+            (parts,) = deal(side.shards, 0, 1, None)
             if rng is not None:
                 parts = [parts[number] for number in rng.permutation(len(parts))]
-            yield from other.read(parts, rng, skip % len(other))
+            yield from side.read(parts, rng, skip % len(side))
             skip = 0
 
     def _sample(

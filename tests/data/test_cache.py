@@ -172,11 +172,13 @@ def test_a_data_set_is_the_same_with_a_cache(mode: str, data: dict[str, Path], t
     assert plain.cache is None
     for epoch in (1, 2):
         for index in range(len(plain)):
-            one = plain[epoch, index]
+            expected = plain[epoch, index]
             for cached in all_cached:
-                other = cached[epoch, index]
-                assert torch.equal(one.A, other.A) and (one.B is None or torch.equal(one.B, other.B))
-                assert (one.path_A, one.path_B) == (other.path_A, other.path_B)
+                sample = cached[epoch, index]
+                assert torch.equal(expected.A, sample.A) and (
+                    expected.B is None or torch.equal(expected.B, sample.B)
+                )
+                assert (expected.path_A, expected.path_B) == (sample.path_A, sample.path_B)
     assert all(len(cached.cache._entries) >= 3 for cached in all_cached)
 
 

@@ -39,15 +39,15 @@ def write_idx(folder: Path, prefix: str = "train", *, packed: bool = True, shift
 
 def dataset(root: Path, *flags: str) -> ImagesDataset:
     argv = ["--dataroot", str(root), "--model", "dcgan", "--preprocess", "none", *flags]
-    found = DATASETS.get("images").from_options(parse(TrainOptions, argv, MODELS, DATASETS))
-    assert isinstance(found, ImagesDataset)
-    return found
+    result = DATASETS.get("images").from_options(parse(TrainOptions, argv, MODELS, DATASETS))
+    assert isinstance(result, ImagesDataset)
+    return result
 
 
 def sample(data: ImagesDataset, index: int) -> Sample:
-    found = data[1, index]
-    assert isinstance(found, Sample), found
-    return found
+    result = data[1, index]
+    assert isinstance(result, Sample), result
+    return result
 
 
 def image(path: Path, level: int) -> None:
@@ -61,9 +61,9 @@ def test_idx_files_are_read_as_they_are(packed: bool, tmp_path: Path) -> None:
     data = dataset(tmp_path, "--input_nc", "1", "--num_classes", "3")
     assert len(data) == 3
     for index in range(3):
-        found = sample(data, index)
-        assert torch.equal(found.A, torch.from_numpy(PIXELS[index])[None])
-        assert (found.B, found.label) == (None, LABELS[index])
+        result = sample(data, index)
+        assert torch.equal(result.A, torch.from_numpy(PIXELS[index])[None])
+        assert (result.B, result.label) == (None, LABELS[index])
     assert sample(data, 2).path_A.endswith("/00002")
     assert sample(dataset(tmp_path), 1).A.shape == (3, 4, 5)
 
@@ -149,10 +149,10 @@ def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not MNIST.exists(), reason="no MNIST at hand")
 def test_mnist() -> None:
-    found = find_image_set(MNIST, "train")
-    assert (len(found.paths), found.classes) == (10000, 10)
-    assert found.pixels is not None and found.pixels.shape == (10000, 28, 28)
-    assert found.labels is not None and list(found.labels[:5]) == [7, 2, 1, 0, 4]
+    result = find_image_set(MNIST, "train")
+    assert (len(result.paths), result.classes) == (10000, 10)
+    assert result.pixels is not None and result.pixels.shape == (10000, 28, 28)
+    assert result.labels is not None and list(result.labels[:5]) == [7, 2, 1, 0, 4]
 
 
 def test_batches_have_labels() -> None:

@@ -26,16 +26,16 @@ def members_of(shard: Path) -> list[tarfile.TarInfo]:
         return tar.getmembers()
 
 
-def assert_equal(one: BaseDataset, other: BaseDataset, roots: tuple[object, object]) -> None:
-    assert len(one) == len(other)
-    for key in product((1, 2), range(len(one))):
-        a: Any = one[key]
-        b: Any = other[key]
+def assert_equal(plain: BaseDataset, packed: BaseDataset, roots: tuple[object, object]) -> None:
+    assert len(plain) == len(packed)
+    for key in product((1, 2), range(len(plain))):
+        a: Any = plain[key]
+        b: Any = packed[key]
         assert torch.equal(a.A, b.A) and (a.B is None or torch.equal(a.B, b.B))
         assert (a.label, len(a.replaced)) == (b.label, len(b.replaced))
-        for path, packed in ((a.path_A, b.path_A), (a.path_B, b.path_B)):
-            assert isinstance(packed, Member) and not isinstance(path, Member)
-            assert os.path.relpath(path, roots[0]) == os.path.relpath(packed, roots[1])
+        for path, member in ((a.path_A, b.path_A), (a.path_B, b.path_B)):
+            assert isinstance(member, Member) and not isinstance(path, Member)
+            assert os.path.relpath(path, roots[0]) == os.path.relpath(member, roots[1])
 
 
 @pytest.mark.parametrize("mode", MODES)

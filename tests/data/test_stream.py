@@ -38,8 +38,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for i in range(count):
             colour = (10 * i, 255 - 10 * i, width)
             Image.new("RGB", (width, 20), colour).save(root / name / f"{i:02d}.png")
-    found = {"aligned": root / "pairs", "colorization": root / "pairs", "unaligned": root / "both"}
-    return found | {"single": root / "pairs" / "train"}
+    roots = {"aligned": root / "pairs", "colorization": root / "pairs", "unaligned": root / "both"}
+    return roots | {"single": root / "pairs" / "train"}
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +81,12 @@ def loader(
 
 def content(batches: list[Batch]) -> list[tuple[Any, ...]]:
     """The samples one by one."""
-    found = []
+    samples = []
     for batch in batches:
         for i in range(len(batch)):
             B = None if batch.B is None else batch.B[i].tolist()
-            found.append((int(batch.index[i]), batch.A[i].tolist(), B, batch.paths_A[i], batch.paths_B[i]))
-    return found
+            samples.append((int(batch.index[i]), batch.A[i].tolist(), B, batch.paths_A[i], batch.paths_B[i]))
+    return samples
 
 
 def indices(batches: list[Batch]) -> list[int]:

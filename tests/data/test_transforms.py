@@ -57,11 +57,11 @@ def test_torch_scales_like_pillow_in_the_same_order(size: tuple[int, int], grey:
     )
     source = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)  # as sharp as photos are
     transform = Transform("resize_and_crop", 286, 256, flip=False)
-    found = transform.scale(source, grey)
+    result = transform.scale(source, grey)
     converted = source.convert("L") if grey else source
     rows = converted.resize((286, size[1]), Image.Resampling.BICUBIC)
     expected = torch.from_numpy(np.array(rows.resize((286, 286), Image.Resampling.BICUBIC)))
-    difference = found.int() - (expected[None] if grey else expected.permute(2, 0, 1)).int()
+    difference = result.int() - (expected[None] if grey else expected.permute(2, 0, 1)).int()
     assert (difference == 0).float().mean() >= 0.99
     assert difference.abs().max() <= 2
 
@@ -95,6 +95,6 @@ def test_apply_returns_a_contiguous_copy_whatever_the_memory_format(
     expected = read[:, 1:6, 2:7] if preprocess == "crop" else read.clone()
     expected = expected.flip(2) if flip else expected
     for scaled in (read, kept):
-        found = transform.apply(scaled, decision, "p")
-        assert torch.equal(found, expected) and found.is_contiguous()
-        assert found.untyped_storage().data_ptr() != scaled.untyped_storage().data_ptr()
+        result = transform.apply(scaled, decision, "p")
+        assert torch.equal(result, expected) and result.is_contiguous()
+        assert result.untyped_storage().data_ptr() != scaled.untyped_storage().data_ptr()

@@ -110,7 +110,7 @@ class Comparison:
         for value in other_values(flag, self.present(flag, flag.name)):
             try:
                 outcomes = zip(run(context, f"--{flag.name}", value), expected(context), strict=True)
-                if not all(equal(one, other) for one, other in outcomes):
+                if not all(equal(left, right) for left, right in outcomes):
                     return True
             except UserError as error:
                 if str(error).startswith(f"--{flag.name} "):
@@ -165,10 +165,10 @@ def other_values(flag: Flag, present: Any) -> Iterator[str]:
             continue
 
 
-def equal(one: Any, other: Any) -> bool:
+def equal(left: Any, right: Any) -> bool:
     """Return whether two outcomes are the same."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    return bool(one == other)
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(equal(left[key], right[key]) for key in left)
+    return bool(left == right)
