@@ -206,7 +206,7 @@ TECHNIQUES = {
     "hinge": "--gan_mode hinge --spectral_norm GD --norm none",
     "r1": "--lambda_r1 10 --r1_every 2 --norm none",
     "wgangp": "--gan_mode wgangp --n_critic 2 --norm none",
-    "few images": "--diffaug color,translation,cutout --instance_noise 0.1 --label_smoothing 0.1 --clip_grad 1",
+    "few": "--diffaug color,translation,cutout --instance_noise 0.1 --label_smoothing 0.1 --clip_grad 1",
 }
 
 
