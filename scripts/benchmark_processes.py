@@ -111,7 +111,7 @@ def draw(options: TrainOptions, model: BaseModel) -> Batch:
     def image(channels: int) -> Tensor:
         return torch.rand(count, channels, size, size, device=model.device, dtype=model.dtype) * 2 - 1
 
-    names = ["picture"] * count
+    names = ["image"] * count
     images = image(channels), image(3 if channels == 3 else options.network.output_nc)
     return Batch(*images, names, names, torch.arange(count), total=options.data.batch_size)
 

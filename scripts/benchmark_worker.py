@@ -85,9 +85,7 @@ class Ours:
         self.export(record)
         floats = [batch.to(torch.device("cpu")) for batch in batches]
         images = [to_L_ab(batch.A) if self.in_lab else batch.pair() for batch in floats]
-        torch.save(
-            {"pictures": images, "seed": seed_for("dropout", self.model.seed, 1)}, record / "inputs.pt"
-        )
+        torch.save({"images": images, "seed": seed_for("dropout", self.model.seed, 1)}, record / "inputs.pt")
 
     def step(self, batch: Any) -> None:
         self.latest, _ = self.trainer.step(batch.to(self.device, self.model.dtype))
@@ -138,7 +136,7 @@ class Peer:
         torch.manual_seed(inputs["seed"])
         sides = "AB" if self.options.direction == "AtoB" else "BA"
         names = {f"{side}_paths": [""] * self.options.batch_size for side in "AB"}
-        return [dict(zip(sides, pair, strict=True)) | names for pair in inputs["pictures"]]
+        return [dict(zip(sides, pair, strict=True)) | names for pair in inputs["images"]]
 
     def step(self, batch: Any) -> None:
         self.model.set_input(batch)

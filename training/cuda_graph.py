@@ -117,7 +117,7 @@ class CudaRecorder:
 
 
 class Captured(NamedTuple):
-    """A captured step: the batch that it reads, the step that it fills, and the function that runs it."""
+    """A captured step: its input and output tensors, and the function that runs it."""
 
     batch: Batch
     step: Step
@@ -204,16 +204,16 @@ class StepGraphs:
     def _capture(self, kind: Hashable, batch: Batch) -> None:
         if len(self.captured) >= MAX_GRAPHS:
             return
-        static = batch.copy()  # without file names: a step that read them would see these for ever
+        static = batch.copy()  # without file names, which replays could not update
         try:
             step, launch = self.recorder.capture(lambda: self.compute(static))
-        except Exception as error:  # of any kind: the step may still run eagerly, and says why if it does not
+        except Exception as error:  # of any kind: if the step cannot run at all, the eager one raises it
             self._give_up(f"capture failed ({error})")
         else:
             self.captured[kind] = Captured(static, step, launch)
 
     def _verify(self, captured: Captured, batch: Batch) -> Step:
-        """Run a step eagerly, and once more as a replay to compare; training goes on from the eager one."""
+        """Run a step eagerly and again as a replay, compare them, and keep the result of the eager step."""
         before = Snapshot(self.owners)
         step = self._run_eagerly(batch)
         eager = Snapshot(self.owners)
@@ -230,5 +230,5 @@ class StepGraphs:
 
     def _give_up(self, reason: str) -> None:
         self._failed = True
-        self.captured.clear()  # after a failed capture earlier graphs' random numbers cannot be trusted
+        self.captured.clear()  # after a failed capture the random numbers of earlier graphs are unreliable
         log.warning("CUDA graph %s; running eagerly", reason)

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from math import inf, sqrt
+from math import inf, isnan, sqrt
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
 import torch
@@ -12,10 +12,13 @@ from torch.optim import Optimizer
 from util.batch import Step
 
 STATE_TOLERANCE = 0.25
-"""Of what a step changes of a state. Adam turns the rounding noise of a zero gradient into a whole step."""
+"""Relative difference of the change that a step makes to a state, by its L2 norm.
+
+It is large because Adam turns the rounding error of a gradient that should be 0 into a full step.
+"""
 
 ROUNDING = 1e-5
-"""Of the norm of a state: differences below it are rounding, whatever the step changed."""
+"""Relative difference of a state, by its L2 norm, that counts as rounding."""
 
 RANDOM_STATE = "random state"
 NO_STATE = (type, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
@@ -41,17 +44,17 @@ class Snapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Write the copies back in place, so that a captured step finds them where it reads."""
+        """Write the copies back in place, where a captured step reads them; constants are not written to."""
         for name, live in tensors(self.owners).items():
             for tensor, value in zip(live, self.values.get(name, []), strict=False):
-                if tensor.shape == value.shape:
+                if tensor.shape == value.shape and not torch.equal(tensor.cpu(), value):
                     tensor.copy_(value)
         torch.set_rng_state(self.values[RANDOM_STATE][0])
         for state in self.values[RANDOM_STATE][1:]:
             torch.cuda.set_rng_state(state)
 
     def differences(self, other: "Snapshot", before: "Snapshot") -> list[str]:
-        """Return the names of what differs beyond float tolerance in `other`, also reached from `before`."""
+        """Return the names of what differs from `other` beyond float tolerance; both come from `before`."""
         return [
             name
             for name in dict.fromkeys((*before.values, *self.values))
@@ -75,22 +78,22 @@ def step_differences(step: Step, other: Step, tolerance: float) -> list[str]:
 
 
 def numbers(owners: Mapping[str, object]) -> dict[str, float]:
-    """Return the Python numbers that are reachable from `owners`, without optimizers', by name."""
+    """Return the Python numbers that are reachable from `owners` by name, except optimizers' and NaN."""
     others = {name: owner for name, owner in owners.items() if name != "optimizers"}
-    return {name: value for name, value in _leaves(others) if not isinstance(value, Tensor)}
+    return {name: value for name, value in _leaves(others) if not (isinstance(value, Tensor) or isnan(value))}
 
 
 def tensors(owners: Mapping[str, object]) -> dict[str, list[Tensor]]:
-    """Return the tensors reachable from `owners` by name; those of an optimizer under one name a kind."""
-    found: dict[str, list[Tensor]] = {}
+    """Return the tensors that are reachable from `owners` by name; an optimizer's have one name per kind."""
+    by_name: dict[str, list[Tensor]] = {}
     for name, value in _leaves(owners):
         if isinstance(value, Tensor):
-            found.setdefault(name, []).append(value)
-    return found
+            by_name.setdefault(name, []).append(value)
+    return by_name
 
 
 def _leaves(root: object) -> Iterator[tuple[str, Tensor | float]]:
-    """Yield every tensor and number below `root` with its path; a tensor only once."""
+    """Yield all tensors and numbers that are reachable from `root` with their paths; each tensor once."""
     seen: set[int] = set()
 
     def walk(value: object, path: str) -> Iterator[tuple[str, Tensor | float]]:
@@ -108,7 +111,7 @@ def _leaves(root: object) -> Iterator[tuple[str, Tensor | float]]:
 
 
 def _items(value: object) -> Iterable[tuple[str, object]]:
-    """Return what a container or an object holds, by the name to add to its path."""
+    """Return the items of a container or the attributes of an object, each with its part of the path."""
     if isinstance(value, Optimizer):
         return _optimizer_items(value)
     if isinstance(value, Mapping):
@@ -130,9 +133,9 @@ def _optimizer_items(optimizer: Optimizer) -> Iterator[tuple[str, object]]:
 
 
 def _same_change(before: list[Tensor] | None, ours: list[Tensor] | None, theirs: list[Tensor] | None) -> bool:
-    """Return whether a step has changed `before` into the same, to float tolerance."""
+    """Return whether two steps have changed the state `before` in the same way, to float tolerance."""
     if before is None or ours is None or theirs is None:
-        return False  # a step that captures well creates no state
+        return False  # a captured step cannot create state
     error = _distance(ours, theirs)
     if error == 0 or not ours[0].is_floating_point():
         return error == 0
@@ -140,7 +143,7 @@ def _same_change(before: list[Tensor] | None, ours: list[Tensor] | None, theirs:
 
 
 def _distance(some: list[Tensor], others: list[Tensor]) -> float:
-    """Return the L2 norm of the difference; equal infinities and NaNs differ by nothing."""
+    """Return the L2 norm of the difference, in which equal infinities and NaNs count as 0."""
     if [tensor.shape for tensor in some] != [tensor.shape for tensor in others]:
         return inf
     total = 0.0

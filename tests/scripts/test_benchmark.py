@@ -29,19 +29,19 @@ NETWORKS = shlex.split("-- --netG resnet_6blocks --ngf 4 --ndf 4 --n_layers_D 1 
 
 
 def run(tmp_path: Path, *flags: str) -> dict[str, Any]:
-    out = ["--json", str(tmp_path / "found.json"), "--markdown", str(tmp_path / "found.md")]
+    out = ["--json", str(tmp_path / "out.json"), "--markdown", str(tmp_path / "out.md")]
     argv = [sys.executable, str(ROOT / "scripts" / "benchmark.py"), *SMALL, *flags, *out, *NETWORKS]
     done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, env=ONE_THREAD)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "found.md").read_text().rstrip().splitlines()[-1] in done.stdout
-    return json.loads((tmp_path / "found.json").read_text())
+    assert (tmp_path / "out.md").read_text().rstrip().splitlines()[-1] in done.stdout
+    return json.loads((tmp_path / "out.json").read_text())
 
 
 def test_two_variants_are_measured_in_separate_processes(tmp_path: Path) -> None:
-    found = run(tmp_path, "--variant", "small=", "--variant", "wide=--ngf 8 --precision fp64")
-    assert found["machine"].keys() == {"cpu", "cores", "gpu", "torch", "when"}
-    assert found["peak_gflops"].keys() == {"fp32", "fp64"}
-    small, wide = found["results"]
+    record = run(tmp_path, "--variant", "small=", "--variant", "wide=--ngf 8 --precision fp64")
+    assert record["machine"].keys() == {"cpu", "cores", "gpu", "torch", "when"}
+    assert record["peak_gflops"].keys() == {"fp32", "fp64"}
+    small, wide = record["results"]
     assert (small["variant"], wide["variant"]) == ("small", "wide")
     assert (small["precision"], wide["precision"]) == ("fp32", "fp64")
     assert wide["flops"] > small["flops"] > 1e6
@@ -49,7 +49,7 @@ def test_two_variants_are_measured_in_separate_processes(tmp_path: Path) -> None
         assert min(row[key] for key in benchmark.MEASURED) > 0
         assert row["images_per_s"] == pytest.approx(1000 / row["step_ms"])
         assert row["gflops"] == pytest.approx(row["flops"] / row["step_ms"] / 1e6)
-        assert row["of_peak"] == pytest.approx(row["gflops"] / found["peak_gflops"][row["precision"]])
+        assert row["of_peak"] == pytest.approx(row["gflops"] / record["peak_gflops"][row["precision"]])
         assert {"G_GAN", "G_L1", "D_real", "D_fake"} == row["first_losses"].keys()
     assert wide["ratios"]["images_per_s"] == pytest.approx(small["step_ms"] / wide["step_ms"])
 

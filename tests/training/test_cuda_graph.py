@@ -67,8 +67,8 @@ def test_replayed_steps_equal_eager_ones(
         for trainer in (eager, captured):
             trainer.set_learning_rate(2.0**-turn)
         expected = eager.step(batches[turn % len(batches)])
-        found = captured.step(batches[turn % len(batches)])
-        for ours, theirs in zip(expected, found, strict=True):
+        step = captured.step(batches[turn % len(batches)])
+        for ours, theirs in zip(expected, step, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     assert recorder.replays == (6 if name in TWO_KINDS else 3) and not logged(caplog)
     assert_equal_states(eager, captured)
@@ -179,8 +179,8 @@ def test_the_line_that_waits_for_the_gpu_is_named(gpu: SimpleNamespace) -> None:
 
     recorder, step = CudaRecorder(), Step({}, {})
     assert recorder.find_sync(lambda: step) == (step, "")
-    found, reason = recorder.find_sync(waits)
-    assert found == step and reason.startswith(f"{__file__}, line ") and reason.endswith("waits for the GPU")
+    result, reason = recorder.find_sync(waits)
+    assert result == step and reason.startswith(f"{__file__}, line ") and reason.endswith("waits for the GPU")
     with pytest.raises(RuntimeError):
         recorder.find_sync(_raise)
     assert gpu.modes == ["warn", "default"] * 3
@@ -192,7 +192,7 @@ def test_captures_allow_for_other_threads_and_failures(gpu: SimpleNamespace) -> 
     assert gpu.captures == [{"capture_error_mode": "thread_local"}] and gpu.states == []
     with pytest.raises(RuntimeError, match="capturing"):
         recorder.capture(_raise)
-    assert gpu.states == [7]  # random numbers go on as if nothing had happened
+    assert gpu.states == [7]  # the random state is restored
 
 
 def _raise() -> Step:
@@ -322,13 +322,13 @@ def omissions(calls: list[Call], live: dict[str, list[Tensor]]) -> dict[frozense
     Of the tensors of one network, or of another part, with the same last name it is the first.
     """
     drawing = frozenset(index for index, call in enumerate(calls) if call.name in DRAWING)
-    found = {drawing: RANDOM_STATE} if drawing else {}
+    names = {drawing: RANDOM_STATE} if drawing else {}
     firsts = {(*name.split(".")[:2], name.split(".")[-1]): name for name in reversed(live)}
     for name in firsts.values():
         places = {tensor.data_ptr() for tensor in live[name]}
         writes = (i for i, call in enumerate(calls) if places & {x.data_ptr() for x in call.written()})
-        found.setdefault(frozenset(writes), name)
-    return found
+        names.setdefault(frozenset(writes), name)
+    return names
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -357,8 +357,8 @@ def test_what_a_replay_forgets_is_named(name: str, data: dict[str, Path]) -> Non
     def differences(shown: Batch) -> list[str]:
         before.restore()
         replayed = graph.replay(shown)
-        found = after.differences(Snapshot(graphs.owners), before)
-        return found + step_differences(step, replayed, LOSS_TOLERANCE)
+        names = after.differences(Snapshot(graphs.owners), before)
+        return names + step_differences(step, replayed, LOSS_TOLERANCE)
 
     assert not differences(batch)
     assert differences(replace(earlier, draws=batch.draws))  # frozen images
@@ -382,6 +382,9 @@ class Toy:
         self.optimizer = SGD(self.net.parameters(), lr=0.1, momentum=0.9)
         self.count, self.size = 0, 0
         self.mean = torch.zeros(())
+        self.not_a_number, self.expanded = torch.nan, torch.ones(1).expand(3)
+        with torch.inference_mode():
+            self.constant = torch.ones(2)
         self.noise = torch.tensor(torch.nan)
         self.owners = {"optimizers": {"G": self.optimizer}, "toy": self}
 
