@@ -84,9 +84,9 @@ def _arguments(choice: Choice[Any], options: NetworkOptions, side: str) -> Mappi
     """Return the arguments for a constructor's parameters that follow flags."""
     depths = options.attention_depths(side)
     if depths and "attention" not in choice.flags:
-        flag, chosen, other = ("netG", options.netG, "D") if side == "G" else ("netD", options.netD, "G")
+        chosen, without = (options.netG, "D") if side == "G" else (options.netD, "G")
         raise UserError(
-            f"--attention: --{flag} {chosen} has no feature maps for it; add --attention_nets {other}"
+            f"--attention: --net{side} {chosen} has no feature maps for it; add --attention_nets {without}"
         )
     values = {"attention": depths, "dropout": not options.no_dropout}
     return {

@@ -69,7 +69,7 @@ class NetworkRegistry(Generic[Net]):
 
     Args:
         flag: the flag that chooses among them.
-        package: the package whose modules register them; they are imported when names are asked for.
+        package: the package whose modules register them; they are imported at the first use of the names.
     """
 
     def __init__(self, flag: str, package: str):
@@ -124,7 +124,7 @@ class NetworkRegistry(Generic[Net]):
 
     def following(self, flag: str) -> tuple[str, ...]:
         """Return the names of the networks that follow a flag."""
-        return tuple(name for name in self.names() if flag in self.get(name).flags)
+        return tuple(name for name in self.names() if flag in self._choices[name].flags)
 
 
 generator: NetworkRegistry[Generator] = NetworkRegistry("netG", "models.generators")

@@ -62,8 +62,8 @@ def check_attention(depths: tuple[int, ...], deepest: int, side: str) -> None:
     """
     for depth in depths:
         if not 1 <= depth <= deepest:
-            other = {"G": "D", "D": "G"}[side]
+            without = {"G": "D", "D": "G"}[side]
             raise UserError(
                 f"--attention 1/{2**depth}: this --net{side} has feature maps of 1/2 to 1/{2**deepest} of an"
-                f" image's side; take one of those, or --attention_nets {other} to leave it without"
+                f" image's side; take one of those, or --attention_nets {without} to leave it without"
             )

@@ -16,11 +16,11 @@ class Generator(Recomputing):
     """Maps (N, input_nc, H, W) to (N, output_nc, H, W) in [-1, 1], for any H and W.
 
     Images whose sides are not multiples of `multiple`, or below `smallest`, are padded by replicating their
-    right and bottom edges, and the result is cropped back. Some generators take conditions beside the image,
+    right and bottom edges, and the result is cropped back. Some generators also take conditions,
     such as (N, K) colour features.
 
     Attributes:
-        multiple, smallest: sides that `run` accepts: multiples of the one, not below the other.
+        multiple, smallest: sides that `run` accepts: multiples of `multiple`, at least `smallest`.
         supports_tiling: whether the output at a pixel depends on its neighbourhood and on the statistics of
             norms alone.
         tile: translate images with a longer side in overlapping tiles of this side, a `fitting_tile`, which

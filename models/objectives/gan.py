@@ -49,14 +49,14 @@ class Objective:
         for flag, weight in (("lambda_gp", lambda_gp), ("lambda_r1", options.lambda_r1)):
             if weight and network.norm == "batch":
                 raise UserError(
-                    f"--{flag} {weight:g}: the gradient penalty needs a discriminator that judges each"
-                    " image by itself, which batch norm prevents; use --norm instance, or"
+                    f"--{flag} {weight:g}: the gradient penalty needs a discriminator without batch norm,"
+                    " whose output for an image does not depend on the others; use --norm instance, or"
                     f" --{flag} 0 for no penalty"
                 )
         if options.label_smoothing and options.gan_mode in ("hinge", "wgangp"):
             raise UserError(
                 f"--label_smoothing {options.label_smoothing:g}: --gan_mode {options.gan_mode} has no labels"
-                " that could be smoothed; use vanilla or lsgan"
+                " to smooth; use vanilla or lsgan"
             )
         return cls(
             options.gan_mode,

@@ -1,4 +1,4 @@
-"""Every registered generator and discriminator, and the layers of ours."""
+"""All registered generators and discriminators, and details of those that the papers describe."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""Fast paths compute what the plain ones do, and their gradients are right."""
+"""The results of fast paths equal those of torch's own layers, and their gradients are right."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,51 +41,51 @@ def gradients(net: nn.Module, images: Tensor, target: Tensor) -> dict[str, Tenso
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("weights_format", FORMATS)
 @pytest.mark.parametrize("images_format", FORMATS)
-def test_gradients_are_those_of_float64(
+def test_gradients_agree_with_float64(
     norm: str, count: int, weights_format: torch.memory_format, images_format: torch.memory_format
 ) -> None:
     for net in networks(norm):
         images, target = torch.rand(2, count, 3, 128, 128) * 2 - 1
-        plain = [each.detach().clone() for each in net.parameters()]
+        weights = [parameter.detach().clone() for parameter in net.parameters()]
         fast = gradients(
             net.to(memory_format=weights_format), images.contiguous(memory_format=images_format), target
         )
-        # The plain path in float64, of torch's own layers alone.
+        # The reference: torch's own layers in float64.
         net.to(memory_format=torch.contiguous_format).double()
-        for parameter, value in zip(net.parameters(), plain, strict=True):
+        for parameter, value in zip(net.parameters(), weights, strict=True):
             parameter.data.copy_(value)
         use_reference_path([net])
         exact = gradients(net, images.double(), target.double())
-        norm_of = torch.stack([each.norm() for each in exact.values()]).norm()
+        total_norm = torch.stack([gradient.norm() for gradient in exact.values()]).norm()
         for name, expected in exact.items():
             if name in fast:
-                error = (fast[name] - expected).norm() / expected.norm().clamp(min=1e-3 * norm_of)
+                error = (fast[name] - expected).norm() / expected.norm().clamp(min=1e-3 * total_norm)
                 assert error < 5e-3, (type(net).__name__, name, error)
-            else:  # a bias that the norm takes away again
-                assert expected.norm() < 1e-9 * norm_of
+            else:  # a bias that the norm cancels
+                assert expected.norm() < 1e-9 * total_norm
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_first_losses_are_those_of_the_plain_path(name: str, data: dict[str, Path]) -> None:
+def test_first_losses_equal_those_of_the_reference_path(name: str, data: dict[str, Path]) -> None:
     fast, batches = trainer_and_batches(name, data)
-    plain, _ = trainer_and_batches(name, data, "--speed", "off")
-    found, expected = fast.step(batches[0]).losses, plain.step(batches[0]).losses
+    reference, _ = trainer_and_batches(name, data, "--speed", "off")
+    losses, expected = fast.step(batches[0]).losses, reference.step(batches[0]).losses
     for loss, value in expected.items():
-        torch.testing.assert_close(found[loss], value, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(losses[loss], value, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("before,after", [("auto", "off"), ("off", "auto")])
 def test_a_state_may_change_its_memory_format(before: str, after: str, data: dict[str, Path]) -> None:
-    one, batches = trainer_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", before)
-    other, _ = trainer_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", after)
-    one.step(batches[0])
-    other.load_state_dict(one.state_dict())
-    ours, theirs = (dict(trainer.optimizers["G"].state) for trainer in (one, other))
-    layouts = [{p.stride() == s["exp_avg"].stride() for p, s in state.items()} for state in (ours, theirs)]
+    saved, batches = trainer_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", before)
+    resumed, _ = trainer_and_batches("cycle_gan", data, "--netG=resnet_6blocks", "--speed", after)
+    saved.step(batches[0])
+    resumed.load_state_dict(saved.state_dict())
+    states = [dict(trainer.optimizers["G"].state) for trainer in (saved, resumed)]
+    layouts = [{p.stride() == s["exp_avg"].stride() for p, s in state.items()} for state in states]
     assert layouts == [{True}, {True}]
-    assert any(p.stride() != q.stride() for p, q in zip(ours, theirs, strict=True))
-    for mine, other_s in zip(ours.values(), theirs.values(), strict=True):
-        assert torch.equal(mine["exp_avg"], other_s["exp_avg"])
+    assert any(p.stride() != q.stride() for p, q in zip(*states, strict=True))
+    for before_save, loaded in zip(*(state.values() for state in states), strict=True):
+        assert torch.equal(before_save["exp_avg"], loaded["exp_avg"])
 
 
 def visuals(name: str, data: dict[str, Path], *flags: str) -> list[Tensor]:
@@ -98,23 +98,23 @@ def visuals(name: str, data: dict[str, Path], *flags: str) -> list[Tensor]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS.names())
 def test_compiled_networks_translate_the_same(name: str, data: dict[str, Path]) -> None:
-    """Among others, each image has its own mask of dropout, which is not built into the code."""
-    for found, expected in zip(visuals(name, data, "--compile"), visuals(name, data), strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+    # Dropout masks differ between images, so they must not become constants of the compiled code.
+    for image, expected in zip(visuals(name, data, "--compile"), visuals(name, data), strict=True):
+        torch.testing.assert_close(image, expected, rtol=0, atol=2e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_compiled_networks_train_the_same(name: str, data: dict[str, Path]) -> None:
-    plain, batches = trainer_and_batches(name, data)
+    eager, batches = trainer_and_batches(name, data)
     compiled, _ = trainer_and_batches(name, data, "--compile")
-    found, expected = compiled.step(batches[0]).losses, plain.step(batches[0]).losses
+    losses, expected = compiled.step(batches[0]).losses, eager.step(batches[0]).losses
     for loss, value in expected.items():
-        torch.testing.assert_close(found[loss], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(losses[loss], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("flags", "tries"),
+    ("flags", "benchmark"),
     [
         ([], True),
         (["--preprocess=crop"], True),
@@ -124,23 +124,23 @@ def test_compiled_networks_train_the_same(name: str, data: dict[str, Path]) -> N
         (["--speed=off"], False),
     ],
 )
-def test_convolutions_are_tried_out_where_that_pays(
-    flags: list[str], tries: bool, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+def test_cudnn_benchmarks_convolutions_where_sizes_repeat(
+    flags: list[str], benchmark: bool, data: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     create_model(parse(TrainOptions, arguments("pix2pix", data, *flags), MODELS, DATASETS), CPU)
-    assert torch.backends.cudnn.benchmark == tries
+    assert torch.backends.cudnn.benchmark == benchmark
 
 
 @pytest.mark.parametrize(
     ("device", "precision", "norm", "expected"),
     [
-        ("cpu", "fp32", "instance", {"U-Net": "plain", "ResNet": "last"}),
-        ("cpu", "fp32", "batch", {"U-Net": "plain", "ResNet": "plain"}),
-        ("cpu", "bf16", "instance", {"U-Net": "last", "ResNet": "last"}),
-        ("cpu", "fp64", "instance", {"U-Net": "plain", "ResNet": "plain"}),
-        ("cuda", "fp32", "instance", {"U-Net": "plain", "ResNet": "plain"}),
-        ("cuda", "bf16", "batch", {"U-Net": "last", "ResNet": "last"}),
+        ("cpu", "fp32", "instance", {"U-Net": "contiguous", "ResNet": "channels_last"}),
+        ("cpu", "fp32", "batch", {"U-Net": "contiguous", "ResNet": "contiguous"}),
+        ("cpu", "bf16", "instance", {"U-Net": "channels_last", "ResNet": "channels_last"}),
+        ("cpu", "fp64", "instance", {"U-Net": "contiguous", "ResNet": "contiguous"}),
+        ("cuda", "fp32", "instance", {"U-Net": "contiguous", "ResNet": "contiguous"}),
+        ("cuda", "bf16", "batch", {"U-Net": "channels_last", "ResNet": "channels_last"}),
     ],
 )
 def test_memory_formats(device: str, precision: str, norm: str, expected: dict[str, str]) -> None:
@@ -148,6 +148,6 @@ def test_memory_formats(device: str, precision: str, norm: str, expected: dict[s
         "U-Net": UnetGenerator(3, 3, 5, 2, norm, dropout=False),
         "ResNet": ResnetGenerator(3, 3, 1, 2, norm, dropout=False),
     }
-    names = {torch.contiguous_format: "plain", torch.channels_last: "last"}
+    names = {torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}
     found = {name: names[memory_format([net], torch.device(device), precision)] for name, net in nets.items()}
     assert found == expected

@@ -51,7 +51,7 @@ def test_tiles_cover_a_side_and_their_weights_sum_to_one(tile: int, multiple: in
         starts = tile_starts(side, tile, overlap, multiple)
         assert starts[0] == 0 and all(start % multiple == 0 for start in starts)
         assert starts[-1] + tile == side or (starts == [0] and side <= tile)
-        assert all(overlap <= one + tile - other < tile for one, other in pairwise(starts))
+        assert all(overlap <= start + tile - following < tile for start, following in pairwise(starts))
         weights = blend_weights(starts, side, tile, overlap)
         torch.testing.assert_close(weights.sum(0), torch.ones(side, dtype=torch.float64))
         for start, row in zip(starts, weights, strict=True):

@@ -78,10 +78,10 @@ def test_every_discriminator_of_every_model_is_penalised(name: str, data: dict[s
     trainer, batches = trainer_and_batches(name, data, *flags, "--norm", norm)
     names = {net for net in trainer.model.nets if net.startswith("D")}
     penalised: list[tuple[str, int, bool]] = []
-    judge = trainer.model.objective.discriminator
+    discriminator_losses = trainer.model.objective.discriminator
 
     def discriminator(*arguments: object, name: str = "D") -> dict[str, torch.Tensor]:
-        losses = judge(*arguments, name=name)
+        losses = discriminator_losses(*arguments, name=name)
         assert losses["gp"] > 0
         penalised.append((name, trainer.iteration, "r1" in losses))
         return losses
