@@ -51,7 +51,7 @@ class Registry(Generic[T]):
         if not is_path(name):
             return name
         path = Path(os.path.abspath(os.path.expanduser(name)))
-        short = label(name)
+        short = path.stem.removesuffix(f"_{self.kind}")
         if short in self.names() and path.resolve() == _folder_of(self.package) / f"{short}_{self.kind}.py":
             return short
         return str(path)

@@ -138,6 +138,8 @@ def test_a_path_in_the_package_is_a_name() -> None:
     assert MODELS.canonical(str(ROOT / "models" / "pix2pix_model.py")) == "pix2pix"
     assert MODELS.get(str(ROOT / "models" / "pix2pix_model.py")) is MODELS.get("pix2pix")
     assert MODELS.canonical("pix2pix") == "pix2pix"
+    sinks: Registry[object] = Registry("training.loggers", "sink", "--log", object)
+    assert sinks.canonical(str(ROOT / "training" / "loggers" / "html_sink.py")) == "html"
     base = str(ROOT / "data" / "base_dataset.py")
     assert DATASETS.canonical(base) == base  # not registered
 
