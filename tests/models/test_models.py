@@ -199,3 +199,18 @@ def test_a_resumed_model_keeps_the_flags_of_its_command_line(data: dict[str, Pat
         assert [(group["lr"], group["betas"]) for group in optimizer.param_groups] == [(0.005, (0.9, 0.999))]
     with pytest.raises(UserError, match="network G: these weights are of another architecture"):
         trainer_and_batches("pix2pix", data, "--ngf", "8")[0].load_state_dict(trainer.state_dict())
+
+
+def test_flags_of_discriminators_without_one_are_named(
+    data: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer_and_batches("template", data, "--gan_mode", "hinge", "--lr_D", "0.1")
+    assert [
+        record.getMessage().split(":")[0] for record in caplog.records if "no effect" in record.message
+    ] == [
+        "--gan_mode has no effect",
+        "--lr_D has no effect",
+    ]
+    caplog.clear()
+    trainer_and_batches("pix2pix", data, "--gan_mode", "hinge", "--lr_D", "0.1")
+    assert "no effect" not in caplog.text
