@@ -205,12 +205,8 @@ def test_flags_of_discriminators_without_one_are_named(
     data: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer_and_batches("template", data, "--gan_mode", "hinge", "--lr_D", "0.1")
-    assert [
-        record.getMessage().split(":")[0] for record in caplog.records if "no effect" in record.message
-    ] == [
-        "--gan_mode has no effect",
-        "--lr_D has no effect",
-    ]
+    unused = [record.message.split()[0] for record in caplog.records if "has no effect" in record.message]
+    assert unused == ["--gan_mode", "--lr_D", "--ndf"]  # the last one is of all tests
     caplog.clear()
     trainer_and_batches("pix2pix", data, "--gan_mode", "hinge", "--lr_D", "0.1")
     assert "no effect" not in caplog.text
