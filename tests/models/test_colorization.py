@@ -255,7 +255,7 @@ def test_the_discriminator_takes_one_image_of_any_size(pairs: Path) -> None:
         ("--model memory_colorization --attention 1/4", "--attention 1/4"),
         ("--model memory_colorization --pool_size 50", "--pool_size"),
         ("--model colorization --pool_size 50", "--pool_size 50"),
-        ("--model colorization --input_nc 3", "--input_nc 1 --output_nc 2"),
+        ("--model colorization --input_nc 3", "--dataset_mode colorization supports only --input_nc 1"),
         ("--model colorization --direction BtoA", "--direction AtoB"),
         ("--model memory_colorization --resnet_weights absent.pth", "absent.pth: there is no such file"),
         ("--model colorization --lambda_perceptual 1 --vgg_weights absent.pth", "--vgg_weights absent.pth"),
@@ -302,7 +302,7 @@ def test_the_hash_in_a_files_name_is_checked(tmp_path: Path) -> None:
     named = (tmp_path / "features.pth").rename(tmp_path / f"vgg16-{digest[:8]}.pth")
     load_vgg("vgg16", str(named))
     wrong = named.rename(tmp_path / "vgg16-00000000.pth")
-    with pytest.raises(UserError, match=f"begins with 00000000, but it begins with {digest[:8]}"):
+    with pytest.raises(UserError, match=f"begin with 00000000 as in its name, but begins with {digest[:8]}"):
         load_vgg("vgg16", str(wrong))
 
 

@@ -200,7 +200,7 @@ def test_gradients_are_penalised_by_class_too(tmp_path: Path) -> None:
         ("--no_dropout", "--no_dropout true: dcgan supports only --no_dropout false"),
         ("--gan_mode wgangp", "use --norm instance"),
         ("--num_classes 5", "--num_classes 5: the images in"),
-        ("--dataset_mode latent", "--dataset_mode latent: there are no images to learn from"),
+        ("--dataset_mode latent", "--dataset_mode latent is for test.py only"),
     ],
 )
 def test_what_it_cannot_do_is_refused(flags: str, message: str, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_parts_take_a_part_of_the_memory(
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(data: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match=r"--accumulate 3: --batch_size 4 is not .* take --batch_size 6"):
+    with pytest.raises(UserError, match=r"--accumulate 3: --batch_size 4 is not .* use --batch_size 6"):
         in_parts("pix2pix", data, 3)
     with pytest.raises(UserError, match="--batch_size 4 --accumulate 4: with batch norm"):
         in_parts("unified", data, 4)
