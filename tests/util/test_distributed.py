@@ -128,7 +128,7 @@ def test_a_run_and_its_test_on_two_ranks(pairs: Path, tmp_path: Path) -> None:
     call(sys.executable, ROOT / "train.py", *flags, "--n_epochs=3", "--n_epochs_decay=0", cwd=single)
     output = call(*torchrun(2, ROOT / "train.py", *flags, "--n_epochs=2", "--n_epochs_decay=0"), cwd=double)
     assert output.count("(epoch: 2, iters: 4") == 1, output  # rank 0 alone logs
-    assert "2 processes share each batch of 4" in output
+    assert "2 ranks share each batch of 4" in output
     more = ["--n_epochs=3", "--n_epochs_decay=0", "--continue_train"]
     call(sys.executable, ROOT / "train.py", *flags, *more, cwd=double)
     assert_close(weights(single), weights(double), "two ranks, then one")
