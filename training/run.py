@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,8 +57,8 @@ class Run:
         self.progress = Progress(epoch=options.saving.epoch_count)
         self._start()
         if writes:
-            save_options(options)
-        self.logger = create_logger(options, self.progress) if writes else Logger(options.run_folder, [])
+            save_options(self.options)
+        self.logger = create_logger(self.options, self.progress) if writes else Logger(options.run_folder, [])
         self._watch, self._first_steps = Stopwatch(self.progress.images), FirstSteps()
         self._factor = self.learning_rate.factor(max(1, self.progress.epoch - 1))
         self._epoch_began = self._saved_at = time.monotonic()
@@ -306,8 +307,7 @@ class Run:
             if state is not None:
                 self._resume(state)
                 return
-            begun = tag == "latest" and (folder / "train_opt.json").exists()
-            if not begun or any(weights_path(folder, tag, name).exists() for name in nets):
+            if tag != "latest" or not (folder / "train_opt.json").exists():
                 for name, net in nets.items():
                     load_weights(net, weights_path(folder, tag, name))
                 log.info(
@@ -317,6 +317,8 @@ class Run:
                 )
                 return
             log.info("%s: nothing was saved yet; starting from the beginning", folder)
+            # Weights and logs there may be those of a run that died in its first save: begin them anew.
+            self.options = replace(self.options, saving=replace(saving, continue_train=False))
         if saving.init_from:
             initialise_from(nets, Path(saving.init_from), tag)
         if not saving.continue_train and distributed.rank() == 0 and set_aside(folder, "latest", "replaced"):
