@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     if options.display.use_wandb:
         log.warning("--use_wandb: only train.py logs to Weights & Biases; results are in the gallery")
     device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
-    log.info("%s", options_text(options))
+    log.info(options_text(options))
     loader = create_loader(options, device)
     model = load_model(options, device)
     metrics = Metrics.load(options.metrics.names, device, options.metrics.weights)

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         if distributed.is_restart():
             options = replace(options, saving=replace(options.saving, continue_train=True))
         device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
-        log.info("%s", options_text(options))
+        log.info(options_text(options))
 
         loader = create_loader(options, device)
         model = create_model(options, device)

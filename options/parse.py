@@ -16,6 +16,7 @@ from options.train_options import TrainOptions
 from util.errors import Parser, UserError, did_you_mean
 from util.files import write_text
 from util.registry import Registry
+from util.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def options_text(options: CommandOptions) -> str:
     for name, value in sorted({**options.values(), "name": options.run_name}.items()):
         default = options.defaults[name]
         note = "" if value == default else f"\t[default: {None if default is MISSING else _text(default)}]"
-        lines.append(f"{name:>25}: {_text(value):<30}{note}")
+        lines.append(f"{name:>25}: {printable(_text(value)):<30}{note}")
     return "\n".join([*lines, "----------------- End -------------------"])
 
 

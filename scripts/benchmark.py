@@ -185,7 +185,7 @@ def work(what: str, job: Mapping[str, Any], threads: int | None) -> dict[str, An
     if done.returncode:
         lines, mark = done.stderr.strip().splitlines() or ["no message"], "util.errors.UserError: "
         if mark not in lines[-1]:
-            log.info("%s", done.stderr)
+            log.info(done.stderr)
         raise UserError(f"{what}: {lines[-1].removeprefix(mark)}")
     return json.loads(done.stdout)
 

@@ -2,14 +2,16 @@
 
 import argparse
 import errno
-import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import NoReturn
 
+from util import console
 from util.files import DISK_FULL_ERRORS
+from util.text import printable
 
 USAGE_STATUS = 2
 
@@ -20,6 +22,18 @@ CONNECTION_LOST = re.compile(
     r"gloo.*(closed by peer|reset by peer|timed out)|NCCL.*(remote|timeout|aborted)", re.S
 )
 """Messages of torch when another rank has ended or does not respond."""
+
+
+ADVICE = {
+    errno.EACCES: "change its permissions, or choose another folder",
+    errno.EPERM: "change its permissions, or choose another folder",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of the shell (ulimit -n), or lower --num_threads",
+    errno.ESTALE: "the file server has lost it; start again",
+    errno.EIO: "the disk or the file server fails",
+}
+"""What to do about errors of the operating system that name a file."""
 
 
 class UserError(Exception):
@@ -43,11 +57,6 @@ def user_message(error: Exception, memory_advice: str) -> str | None:
     """Return the message for an error that the user can resolve, or None for a bug."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRORS:
-        return (
-            f"{error.filename or 'a file'}: {error.strerror}. Earlier files are intact: free disk space, then"
-            " resume (train.py: the same command with --continue_train)"
-        )
     if isinstance(error, RuntimeError) and CONNECTION_LOST.search(str(error)):
         return (
             "lost the connection to another rank; see its own error message. Resume from the last checkpoint"
@@ -57,7 +66,23 @@ def user_message(error: Exception, memory_advice: str) -> str | None:
         requested = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
         amount = f" (tried to allocate {requested[1]})" if requested else ""
         return f"out of memory{amount}. {memory_advice}"
-    return None
+    return _file_message(error) if isinstance(error, OSError) else None
+
+
+def _file_message(error: OSError) -> str | None:
+    """Return the message of an error of the operating system; None if it does not concern a file."""
+    files = [
+        os.fsdecode(name) for name in (error.filename, error.filename2) if not isinstance(name, int | None)
+    ]
+    name, reason = " -> ".join(files), error.strerror or str(error)
+    if error.errno in DISK_FULL_ERRORS:
+        return (
+            f"{name or 'a file'}: {reason}. Earlier files are intact: free disk space, then"
+            " resume (train.py: the same command with --continue_train)"
+        )
+    if not name:
+        return None
+    return f"{name}: {reason}" + (f"; {ADVICE[error.errno]}" if error.errno in ADVICE else "")
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -70,19 +95,20 @@ def is_out_of_memory(error: Exception) -> bool:
 def run_command(main: Callable[[list[str]], int], memory_advice: str = "Try smaller or fewer images") -> int:
     """Set up logging, run a command and return its exit status.
 
-    The status is that returned by `main`, 2 for errors with a `user_message`, 130 for Ctrl-C.
+    The status is that returned by `main`, 2 for errors with a `user_message`, 130 for Ctrl-C. What cannot be
+    written to a standard stream is dropped.
 
     Args:
         memory_advice: what to do when out of memory, for the message.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    console.set_up()
     try:
         return main(sys.argv[1:])
     except Exception as error:
         message = user_message(error, memory_advice)
         if message is None:
             raise
-        sys.stderr.write(f"{sys.argv[0]}: error: {message}\n")
+        sys.stderr.write(printable(f"{sys.argv[0]}: error: {message}") + "\n")
         return USAGE_STATUS
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")

@@ -1,68 +1,264 @@
-"""Atomic file writes: a crash or a full disk never leaves half a file."""
+"""Files as every file system allows them: whole or not at all, and never written through links.
+
+A folder may be writable for others, who could plant links there to have files elsewhere overwritten. So new
+files have unpredictable names until they are complete, and what is written in place must not be a link.
+"""
 
 import errno
 import os
+import secrets
 import shutil
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from util.text import decode
 
 DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers of a full disk, an exhausted quota and a limit on file size."""
 
+NO_HARD_LINKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+"""Error numbers of `os.link` on file systems without hard links."""
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+NO_SYNC = {
+    *(errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS),
+    *(errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR),
+}
+"""Error numbers of `os.fsync`, or of opening a folder for it, where it does not exist."""
+
+NAME_MAX = 255
+"""Bytes of a file name that all common file systems allow."""
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_IN_PLACE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file so that `path` is always either the complete old file or the complete new one.
+
+    A link at `path` is replaced.
 
     Args:
         write: writes the content to an open binary file.
+
+    Raises:
+        OSError: with the name `path`.
     """
     temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with errors_name(path):
+        try:
+            with os.fdopen(os.open(temporary, _NEW, 0o666), "wb") as file:
+                write(file)
+                file.flush()
+                sync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file with `write_atomically`."""
+    """Write a text file in UTF-8 with `write_atomically`; surrogates are written as escapes."""
+    write_atomically(path, lambda file: file.write(_encoded(text)))
 
-    def write(file: IO[bytes]) -> None:
-        file.write(text.encode())
 
-    write_atomically(path, write)
+def read_text(path: Path) -> str:
+    """Return the text of a file in any encoding, see `util.text.decode`."""
+    return decode(path.read_bytes())
+
+
+def start_file(path: Path, text: str = "") -> None:
+    """Write a file in place, to be appended to by `append_text`.
+
+    Raises:
+        OSError: `path` cannot be written, or is a link or not a file; with its name.
+    """
+    _write_in_place(path, os.O_TRUNC, _encoded(text))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file in UTF-8; what several processes append at the same time is not mixed.
+
+    Raises:
+        OSError: as in `start_file`.
+    """
+    _write_in_place(path, os.O_APPEND, _encoded(text))
+
+
+def write_in_place(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file, such as an image, which is removed if that fails.
+
+    Raises:
+        OSError: as in `start_file`.
+    """
+    with errors_name(path), open_in_place(path, os.O_TRUNC) as file:
+        try:
+            write(file)
+            file.flush()
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def open_in_place(path: Path, flags: int = 0) -> IO[bytes]:
+    """Open a file for writing, and create it if there is none.
+
+    Args:
+        flags: `os.O_APPEND`, `os.O_TRUNC` or 0.
+
+    Raises:
+        OSError: as in `start_file`.
+    """
+    try:
+        descriptor = os.open(path, _IN_PLACE | flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK) and path.is_symlink():
+            raise _is_link(path) from None
+        if error.errno == errno.ENXIO:  # a named pipe that nobody reads
+            raise OSError(errno.EINVAL, "not a regular file; remove it", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file; remove it", str(path))
+    return os.fdopen(descriptor, "ab" if flags & os.O_APPEND else "wb")
+
+
+def create_exclusively(path: Path, content: bytes) -> bool:
+    """Create a file with its content in one step; return False if `path` exists.
+
+    Where the file system has no hard links, a reader may see the file before its content.
+    """
+    temporary = temporary_path(path)
+    try:
+        with os.fdopen(os.open(temporary, _NEW, 0o666), "wb") as file:
+            file.write(content)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        try:
+            descriptor = os.open(path, _NEW, 0o666)
+        except FileExistsError:
+            return False
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder for files that programs write, with its parents; `path` itself must not be a link.
+
+    Raises:
+        OSError: it cannot be created, or is a link.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        raise _is_link(path)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` a hard link to `source`, or a copy where the file system has no hard links."""
     temporary = temporary_path(target)
-    temporary.unlink(missing_ok=True)
-    try:
+    with errors_name(target):
         try:
-            temporary.hardlink_to(source)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
+            try:
+                temporary.hardlink_to(source)
+            except OSError:
+                shutil.copyfile(source, temporary)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(target.parent)
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the path under which a new version of `path` is written before it is renamed."""
-    return path.with_name(f"{path.name}.tmp")
+    """Return an unpredictable path for a new version of `path` until it is renamed."""
+    suffix = f".{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    return path.with_name(cut_name(path.name, NAME_MAX - len(suffix)) + suffix)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def remove_temporary(folder: Path, suffix: str) -> None:
+    """Remove what killed processes have left of files with the suffix; nobody may be writing such files.
+
+    Args:
+        suffix: that of the files, such as ``.pth``.
+    """
+    for path in folder.glob(f"*{suffix}.{'[0-9a-f]' * 16}{TEMPORARY_SUFFIX}"):
+        with suppress(OSError):
+            path.unlink()
+
+
+def cut_name(name: str, limit: int) -> str:
+    """Return the longest beginning of a file name that has at most `limit` bytes and no half character."""
+    data = os.fsencode(name)
+    if len(data) <= limit:
+        return name
+    cut = limit
+    while cut > 0 and cut > limit - 4 and data[cut] & 0xC0 == 0x80:
+        cut -= 1
+    return os.fsdecode(data[:cut])
+
+
+def is_case_insensitive(folder: Path) -> bool:
+    """Return whether names that differ in case alone are one file; the folder's name must have letters."""
+    other = folder.with_name(folder.name.swapcase())
+    return other.exists() and other.samefile(folder)
+
+
+def sync(descriptor: int) -> None:
+    """Flush an open file to disk, where the file system can."""
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in NO_SYNC:
+            raise
+        return
+    try:
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Within it an `OSError` that names no file, or a temporary one, gets the name `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).endswith(TEMPORARY_SUFFIX):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _write_in_place(path: Path, flags: int, data: bytes) -> None:
+    with errors_name(path), open_in_place(path, flags) as file:
+        file.write(data)
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", errors="backslashreplace")
+
+
+def _is_link(path: Path) -> OSError:
+    return OSError(
+        errno.ELOOP, "a symbolic link, and files are not written through links; remove it", str(path)
+    )

@@ -17,7 +17,7 @@ from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from tests.support.environment import ONE_THREAD, ROOT
-from util.errors import run_command
+from util.errors import UserError, run_command
 
 LIMITED = """
 import resource, sys
@@ -55,12 +55,44 @@ def test_out_of_memory_is_explained(
     assert capsys.readouterr().err.endswith(f": error: out of memory{more}. Try --accumulate N\n")
 
 
-def test_other_errors_keep_their_traceback() -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "a"), "a: Read-only file system; choose a folder"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a\nb\udce9"),
+            r"a\nb\udce9: Permission denied; ",
+        ),
+        (OSError(errno.ENAMETOOLONG, "File name too long", b"\xe9"), r"\udce9: File name too long; "),
+        (OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b"), "a -> b: Invalid cross-device"),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded", "a"),
+            "a: Disk quota exceeded. Earlier files are intact",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file: No space left on device. "),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a"), "a: No such file or directory"),
+        (UserError("two\nlines\x1b[2J"), r"two\nlines\x1b[2J"),
+    ],
+)
+def test_errors_of_files_are_one_line(
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     def main(_: list[str]) -> int:
-        raise RuntimeError("shapes differ")
+        raise error
 
-    with pytest.raises(RuntimeError, match="shapes differ"):
+    assert run_command(main) == 2
+    shown = capsys.readouterr().err
+    assert f": error: {message}" in shown and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), OSError("no file"), OSError(9, "bad", 3)])
+def test_other_errors_keep_their_traceback(error: Exception) -> None:
+    def main(_: list[str]) -> int:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
         run_command(main)
+    assert caught.value is error
 
 
 def test_flags_that_save_memory_exist() -> None:
