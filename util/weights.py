@@ -128,6 +128,13 @@ def check_hash(path: Path, flag: str) -> None:
         )
 
 
+def check_cached(file_name: str, flag: str) -> None:
+    """Check a file in torch's cache with `check_hash`, if it is there: torch checks new downloads only."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    if path.is_file():
+        check_hash(path, flag)
+
+
 def initialise_from(nets: Mapping[str, nn.Module], source: Path, tag: str) -> None:
     """Load the files of `find_initial_weights` into `nets` and log which networks and entries they lack."""
     files = find_initial_weights(source, tag, nets.keys())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from options.base_options import CommandOptions
 from util.device import constant
 from util.errors import UserError
-from util.weights import check_hash, load_into, read_weights
+from util.weights import check_cached, check_hash, load_into, read_weights
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ def _load(name: str, source: str, flag: str, part: str | None = None) -> Any:
 
     weights = models.get_model_weights(name).IMAGENET1K_V1
     if source == "imagenet":
+        check_cached(Path(weights.url).name, flag)
         try:
             net = models.get_model(name, weights=weights)
         except (URLError, OSError) as error:

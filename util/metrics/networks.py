@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from util.errors import UserError
 from util.metrics.names import DOWNLOAD, NETWORK_FILES
-from util.weights import check_hash, load_into, read_weights
+from util.weights import check_cached, check_hash, load_into, read_weights
 
 UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError)
 """Errors of a failed or interrupted download, and of weights of another network."""
@@ -49,6 +49,7 @@ def load_lpips(source: str = DOWNLOAD) -> Network:
     except ImportError as error:
         raise _not_installed("torchmetrics", error) from error
     if source == DOWNLOAD:
+        check_cached(NETWORK_FILES["lpips"].split()[0], "lpips_weights")
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 weights = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
@@ -84,7 +85,9 @@ def load_inception(source: str = DOWNLOAD) -> Network:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
     except ImportError as error:
         raise _not_installed("torch-fidelity", error) from error
-    if source != DOWNLOAD:
+    if source == DOWNLOAD:
+        check_cached(NETWORK_FILES["inception"].split()[0], "inception_weights")
+    else:
         # torch-fidelity unpickles without weights_only, so make sure first that the file is safe.
         _read_file("inception", source)
     path = None if source == DOWNLOAD else source
