@@ -81,15 +81,20 @@ def load_model(options: TestOptions, device: torch.device) -> BaseModel:
     """Return the model with the weights of the chosen checkpoint.
 
     Raises:
-        UserError: A file of weights is missing or has another architecture.
+        UserError: A file of weights is missing, has another architecture, or does not fit the flags.
     """
     model = create_model(options, device)
     for name, net in model.nets.items():
         averaged = options.results.ema and name.startswith("G")
+        if options.run.tag == "best" and not averaged:
+            averages = weights_path(options.run_folder, "best", name + EMA_SUFFIX)
+            if averages.exists():
+                log.warning("--epoch best: it was chosen by %s; --ema uses these weights", averages.name)
         file = weights_path(options.run_folder, options.run.tag, name + EMA_SUFFIX * averaged)
         if averaged and not file.exists():
             raise UserError(f"--ema: there is no {file}; train.py writes averages with --ema_decay")
         load_weights(net, file)
+    model.check_weights()
     if options.results.eval:
         model.eval()
     return model

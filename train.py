@@ -15,8 +15,9 @@ import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from data import DATASETS, create_loader
+from data import DATASETS, Loader, create_loader
 from models import MODELS, create_model
+from models.base_model import BaseModel
 from options.parse import options_text, parse
 from options.train_options import TrainOptions
 from training.loggers import check_sinks
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> int:
         loader = create_loader(options, device)
         model = create_model(options, device)
         trainer = Trainer(model, options)
+        check_data(model, loader)
         log.info("%d training images; %s on %s", len(loader), options.run.model, device)
         log.info("Random numbers: --seed %d", options.run.seed)
         if (ranks := distributed.world_size()) > 1:
@@ -73,6 +75,13 @@ def main(argv: list[str]) -> int:
         position,
     )
     return STOPPED_STATUS
+
+
+def check_data(model: BaseModel, loader: Loader) -> None:
+    """Raise a `UserError` if the model cannot be trained on the data, before anything is written."""
+    model.check_files(loader.dataset.files_B())
+    for sample in loader.first(1):
+        model.check_batch(sample)
 
 
 def train(run: Run, stop: StopSignals) -> bool:

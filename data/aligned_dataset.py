@@ -56,6 +56,9 @@ class AlignedDataset(BaseDataset):
     def sources(self) -> list[list[tuple[str, ...]]]:
         return [[(A,) if A == B else (A, B) for A, B in self.pairs]]
 
+    def files_B(self) -> list[str]:
+        return [pair[0 if self.swap else 1] for pair in self.pairs]
+
     def read(self, index: int, rng: Random) -> Sample:
         (path_A, path_B), A, B = self.first_good(self._open, index, len(self))
         if self.swap:

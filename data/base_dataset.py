@@ -1,7 +1,7 @@
 """The base class of data sets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -113,6 +113,10 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
             f"{type(self).__name__}: cannot be read from a stream; --dataroot must be a folder or shards on a"
             " disk"
         )
+
+    def files_B(self) -> Sequence[str]:
+        """Return the files that a sample's B can come from; empty if it has none, or cannot tell."""
+        return ()
 
     def opener(self, paths: list[str], grey: bool) -> Callable[[int], tuple[Tensor, str]]:
         """Return a function from a position in `paths` to the scaled image there and its path."""

@@ -59,6 +59,9 @@ class StyleDataset(BaseDataset):
     def __len__(self) -> int:
         return len(self.paths_A)
 
+    def files_B(self) -> list[str]:
+        return self.paths_B
+
     def read(self, index: int, rng: Random) -> Sample:
         image, path_A = self.first_good(self.opener(self.paths_A, False), index, len(self))
         A = self.transform.apply(image, self.transform.decide(image, rng), path_A)

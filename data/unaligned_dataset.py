@@ -63,6 +63,9 @@ class UnalignedDataset(BaseDataset):
     def sources(self) -> list[list[tuple[str, ...]]]:
         return [[(path,) for path in paths] for paths in (self.paths_A, self.paths_B)]
 
+    def files_B(self) -> list[str]:
+        return self.paths_A if self.swap else self.paths_B
+
     def read(self, index: int, rng: Random) -> Sample:
         count_A, count_B = len(self.paths_A), len(self.paths_B)
         partner = rng.randrange(count_B) if self.random_partner else index % count_B

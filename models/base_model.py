@@ -1,7 +1,7 @@
 """What every model shares: its networks, the loss that it trains on, one translation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -61,6 +61,8 @@ class BaseModel(ABC):
     watched_losses: tuple[str, ...] = ()
     """The losses whose sum ``--lr_policy plateau`` watches."""
     trains: ClassVar[bool] = True
+    reads_B: ClassVar[bool] = False
+    """Whether `train_step` needs images of side B."""
     flag_rules = staticmethod(flag_rules)
 
     options: Any
@@ -107,9 +109,21 @@ class BaseModel(ABC):
         """Return what only the host knows of a batch and `train_step` needs in ``batch.draws``, (N, ...)."""
         return {}
 
+    def check_files(self, paths_B: Sequence[str]) -> None:  # noqa: B027  (optional)
+        """Raise a `UserError` if this model cannot be trained on these files.
+
+        Args:
+            paths_B: files of side B; empty if the data set has none, or cannot list them.
+        """
+
     def check_batch(self, batch: Batch) -> None:
         """Raise a `UserError` for a batch that this model cannot be trained on."""
+        if self.reads_B:
+            batch.pair()
         check_sizes(self.nets.values(), batch)
+
+    def check_weights(self) -> None:  # noqa: B027  (optional)
+        """Raise a `UserError` if the flags of test.py do not fit the weights, which have been loaded."""
 
     @torch.inference_mode()
     def translate(self, batch: Batch) -> dict[str, Tensor]:

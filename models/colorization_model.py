@@ -53,6 +53,7 @@ class ColorizationModel(Pix2PixModel):
         "metrics": COLOR_METRICS,
     }
     example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random"}
+    reads_B = False
     perceptual: Features | None = None
     frequencies: ColorFrequencies | None = None
 

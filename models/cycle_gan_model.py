@@ -45,6 +45,7 @@ class CycleGANModel(BaseModel):
     options: CycleGANOptions
     defaults: ClassVar[Mapping[str, object]] = {"no_dropout": True}
     watched_losses = ("cycle_A", "cycle_B")
+    reads_B = True
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         network = options.network

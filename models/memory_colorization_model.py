@@ -72,7 +72,13 @@ class MemoryColorizationOptions:
     lambda_L1: float = option(
         100.0, "weight of the smooth L1 distance to the photo's ab", minimum=0, phase="train"
     )
-    top_memory: int = option(1, "show results with the colours of the N best slots", minimum=1, phase="test")
+    top_memory: int = option(
+        1,
+        "show results with the colours of the N best slots",
+        minimum=1,
+        phase="test",
+        needs=("color_from", ("memory",)),
+    )
     color_from: str = option(
         "memory",
         "source of the colours: the best slots of the memory, the photo itself, or a random slot",
@@ -81,6 +87,12 @@ class MemoryColorizationOptions:
     )
     reference: str = option("", "use the colours of this image instead", phase="test")
     palette: str = option("", "use these colours instead, such as #102030,#ffe0a0", phase="test")
+
+    def __post_init__(self) -> None:
+        if self.top_memory > self.memory_size:
+            raise UserError(
+                f"--top_memory {self.top_memory}: the memory has {self.memory_size} slots (--memory_size)"
+            )
 
 
 class MemoryColorizationModel(BaseModel):
@@ -171,6 +183,22 @@ class MemoryColorizationModel(BaseModel):
         losses = g | {f"D_{name}": loss for name, loss in d.items()} | m
         return Step(losses, visuals={"real_A": L, "real_B_rgb": batch.A})
 
+    def check_weights(self) -> None:
+        own = self.options
+        if self.given is not None or own.color_from == "own":
+            return
+        filled, size = len(self.memory.filled()), len(self.memory.sources)
+        if not filled:
+            raise UserError(
+                f"--color_from {own.color_from}: all {size} slots of the memory are empty, as it has seen no"
+                " image; train longer, or use --color_from own, --reference or --palette"
+            )
+        if own.color_from == "memory" and own.top_memory > filled:
+            raise UserError(
+                f"--top_memory {own.top_memory}: only {filled} of the {size} slots of the memory are filled;"
+                f" use --top_memory {filled} or less"
+            )
+
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         L, _ = to_L_ab(batch.A)
         truth = {"real_B_rgb": batch.A} if batch.A.shape[1] == 3 else {}
@@ -189,10 +217,11 @@ class MemoryColorizationModel(BaseModel):
         return self.memory.values[self.slots(batch, L)]
 
     def slots(self, batch: Batch, L: Tensor) -> Tensor:
-        """Return the memory slots used for each image, best first: (N, count)."""
-        if self.options.color_from == "memory":
-            return self.memory.fetch(self.memory(self.spatial_features(L)), self.options.top_memory)
-        filled = (self.memory.sources >= 0).nonzero().flatten()
+        """Return the memory slots used for each image, best first: (N, count); never an empty slot."""
+        filled = self.memory.filled()
+        if self.options.color_from == "memory" or not len(filled):
+            count = min(self.options.top_memory, len(filled))
+            return self.memory.fetch(self.memory(self.spatial_features(L)), count)
         chosen = [
             int(torch.randint(len(filled), (), generator=torch_rng("slot", self.seed, index)))
             for index in batch.index.tolist()

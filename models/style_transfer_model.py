@@ -3,7 +3,7 @@
 One style or a set of styles: Johnson et al. 2016 with a PatchGAN; arbitrary styles: Huang & Belongie 2017.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -105,12 +105,14 @@ class StyleTransferModel(BaseModel):
     fixed: ClassVar[Mapping[str, object]] = {"pool_size": 0, "input_nc": 3, "output_nc": 3}
     example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random", "style_mode": "set"}
     watched_losses = ("G_content", "G_style")
+    reads_B = True
+    _seen: Sequence[str] = ()
+    """The style file of the last batch."""
     given: ReferenceStyle | None = None
     """The style that ``--style`` names."""
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         network, own = options.network, self.options
-        self._only_style = ""
         # The squared distance to the mean Gram matrices has on average the gradient of the distances to each
         # style's, without its noise.
         self.mean_grams = RunningMean(self.device)
@@ -197,17 +199,18 @@ class StyleTransferModel(BaseModel):
             return [{"fake_B": f"fake_B: {self.given.name}"} for _ in range(len(batch))]
         return [{"style": f"style: {Path(path).name}"} for path in batch.paths_B]
 
+    def check_files(self, paths_B: Sequence[str]) -> None:
+        styles = list(dict.fromkeys(paths_B))
+        if self.options.style_mode == "fixed" and len(styles) > 1:
+            raise UserError(
+                f"--style_mode fixed learns one style, but the data set has {len(styles)} such as {styles[0]}"
+                f" and {styles[1]}: keep one of them, or use --style_mode set or adain"
+            )
+
     def check_batch(self, batch: Batch) -> None:
         super().check_batch(batch)
-        if self.options.style_mode != "fixed":
-            return
-        for path in batch.paths_B:
-            self._only_style = self._only_style or path
-            if path != self._only_style:
-                raise UserError(
-                    f"--style_mode fixed learns one style, but the data set has {self._only_style} and"
-                    f" {path}: keep one of them, or use --style_mode set or adain"
-                )
+        self.check_files([*self._seen, *batch.paths_B])  # a data set need not list its files
+        self._seen = batch.paths_B[:1]
 
 
 def build_networks(options: CommandOptions) -> tuple[Generator, Features | None]:

@@ -38,6 +38,8 @@ class TemplateModel(BaseModel):
     defaults: ClassVar[Mapping[str, object]] = {"dataset_mode": "aligned", "pool_size": 0}
     # What --lr_policy plateau watches: losses whose sum falls while the model gets better.
     watched_losses = ("G_L1",)
+    # Training needs images of both sides: other data sets are refused at the start.
+    reads_B = True
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         """Return the networks by name: "G" is saved as latest_net_G.pth and trained by the optimizer "G".

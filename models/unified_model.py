@@ -93,6 +93,7 @@ class UnifiedModel(BaseModel):
         "pool_size": 0,
     }
     example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random", "netG": "resnet_9blocks"}
+    reads_B = True
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         check_flags(options)

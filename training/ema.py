@@ -1,6 +1,7 @@
 """Exponential moving averages of the generators' weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -25,6 +26,13 @@ class Ema:
         self.decay, self.updates = decay, 0
 
     @torch.no_grad()
+    def restart(self, nets: Mapping[str, nn.Module]) -> None:
+        """Let the averages start at the present weights of `nets`."""
+        self.updates = 0
+        for name, average in self.nets.items():
+            average.load_state_dict(nets[name].state_dict())
+
+    @torch.no_grad()
     def update(self, nets: Mapping[str, nn.Module]) -> None:
         """Update the averages with the present weights of `nets`."""
         self.updates += 1
@@ -33,6 +41,23 @@ class Ema:
             torch._foreach_lerp_(list(average.parameters()), list(nets[name].parameters()), weight)
             for copy, buffer in zip(average.buffers(), nets[name].buffers(), strict=True):
                 copy.copy_(buffer)
+
+    @contextmanager
+    def applied_to(self, nets: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Let `nets` have the averages as their weights within the context; afterwards they are as before."""
+        self._exchange(nets)
+        try:
+            yield
+        finally:
+            self._exchange(nets)
+
+    def _exchange(self, nets: Mapping[str, nn.Module]) -> None:
+        # Storage is exchanged, not values: training continues to the bit, at the addresses of CUDA graphs.
+        for name, average in self.nets.items():
+            net = nets[name]
+            averages, weights = ([*owner.parameters(), *owner.buffers()] for owner in (average, net))
+            for one, other in zip(averages, weights, strict=True):
+                one.data, other.data = other.data, one.data
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averages and the number of updates."""

@@ -23,7 +23,7 @@ from training.progress import FirstSteps, Progress, Stopwatch
 from training.run_lock import RunLock
 from training.schedules import LearningRate
 from training.trainer import Trainer
-from training.validation import Validation
+from training.validation import NO_TRUTH, Validation
 from util import distributed
 from util.batch import Batch
 from util.device import peak_memory
@@ -52,10 +52,19 @@ class Run:
         self.options, self.loader, self.trainer, self.lock = options, loader, trainer, lock
         self.learning_rate = LearningRate.from_options(options.optimization)
         self.validation = Validation.from_options(options, trainer.device)
+        if self.validation:
+            self.validation.check(trainer.model)
         writes = distributed.rank() == 0
         self._samples = loader.first(options.logging.html_samples) if writes and options.sinks else []
         self.progress = Progress(epoch=options.saving.epoch_count)
         self._start()
+        if trainer.ema:
+            if not trainer.iteration:
+                trainer.ema.restart(trainer.model.nets)  # which may have been loaded from files
+            log.info(
+                "--ema_decay %g: samples, validation and --best judge the averaged weights (test.py --ema)",
+                options.optimization.ema_decay,
+            )
         if writes:
             save_options(self.options)
         self.logger = create_logger(self.options, self.progress) if writes else Logger(options.run_folder, [])
@@ -176,11 +185,12 @@ class Run:
             return
         model = self.trainer.model
         images: list[Visuals] = []
-        for sample in self._samples:
-            visuals = model.translate(sample.to(model.device, model.dtype))
-            images.append({name: to_uint8(image[0]) for name, image in visuals.items()})
-        if overview := model.overview():
-            images.append({name: to_uint8(image) for name, image in overview.items()})
+        with self.trainer.averaged():
+            for sample in self._samples:
+                visuals = model.translate(sample.to(model.device, model.dtype))
+                images.append({name: to_uint8(image[0]) for name, image in visuals.items()})
+            if overview := model.overview():
+                images.append({name: to_uint8(image) for name, image in overview.items()})
         self.logger.log_visuals(epoch, images, pages, live)
 
     def validate(self, epoch: int) -> bool:
@@ -189,20 +199,20 @@ class Run:
         if validation is None or not validation.is_due(epoch):
             return False
         try:
-            means, left_out = validation.measure(self.trainer.model)
+            with self.trainer.averaged():
+                means, left_out = validation.measure(self.trainer.model)
         except UserError:
             if distributed.world_size() == 1:  # other ranks may have read on
                 self.save("latest")
             raise
         if distributed.rank() == 0:
-            self.logger.log_metrics(MetricRecord(epoch, self.progress.images, means))
-        no_truth = "the results of this model have no truth to compare with"
+            self.logger.log_metrics(MetricRecord(epoch, self.progress.images, means, validation.averaged))
         if validation.watched and validation.watched not in means:
             self.save("latest")
-            reason = left_out.get(validation.watched, no_truth)
+            reason = left_out.get(validation.watched, NO_TRUTH)
             raise UserError(f"--best {validation.watched}: not found in validation: {reason}")
         if not means:
-            log.warning("--val_freq: nothing could be measured: %s", no_truth)
+            log.warning("--val_freq: nothing could be measured: %s", NO_TRUTH)
         return validation.is_best(means, epoch)
 
     def is_save_due(self) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -217,6 +218,10 @@ class Trainer:
         """Set every learning rate to `factor` times its initial value."""
         for optimizer in self.optimizers.values():
             set_rates(optimizer, factor)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Let the model translate with the averages of ``--ema_decay``, if there are any, in a context."""
+        return self.ema.applied_to(self.model.nets) if self.ema else nullcontext()
 
     def exports(self) -> dict[str, nn.Module]:
         """Return the networks whose weights are exported, by name."""

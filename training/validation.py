@@ -1,5 +1,6 @@
 """Validation during training: metrics on held-out images and the best value so far."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -14,7 +15,11 @@ from options.train_options import TrainOptions
 from util import distributed
 from util.errors import UserError
 from util.metrics.measure import Metrics
-from util.metrics.names import HIGHER_IS_BETTER
+from util.metrics.names import HIGHER_IS_BETTER, METRICS
+
+NO_TRUTH = "the results of this model have no truth to compare with"
+
+log = logging.getLogger(__name__)
 
 
 class Validation:
@@ -27,16 +32,23 @@ class Validation:
     """
 
     def __init__(
-        self, loader: Loader, metrics: Metrics, every: int, watched: str = "", patience: int | None = None
+        self,
+        loader: Loader,
+        metrics: Metrics,
+        every: int,
+        watched: str = "",
+        patience: int | None = None,
+        averaged: bool = False,
     ):
         """Measure every `every` epochs.
 
         Args:
             watched: the metric whose best value is kept; empty for none.
             patience: number of measurements without a better value after which training ends.
+            averaged: whether the model that is measured has averaged weights.
         """
         self.loader, self.metrics, self.every = loader, metrics, every
-        self.watched, self.patience = watched, patience
+        self.watched, self.patience, self.averaged = watched, patience, averaged
         self.best, self.best_epoch, self.stale = 0.0, 0, 0
 
     @classmethod
@@ -55,7 +67,22 @@ class Validation:
         metrics = Metrics.load(names, device, options.metrics.weights)
         if validation.best in metrics.left_out:
             raise UserError(f"--best {validation.best}: it {metrics.left_out[validation.best]}")
-        return cls(loader, metrics, validation.val_freq, validation.best, validation.patience)
+        averaged = options.optimization.ema_decay > 0
+        return cls(loader, metrics, validation.val_freq, validation.best, validation.patience, averaged)
+
+    def check(self, model: BaseModel) -> None:
+        """Raise a `UserError` if `model` has no results with the watched metric, before it is trained."""
+        if not self.watched:
+            return
+        if METRICS[self.watched].per == "set" and len(self.loader) < 2:
+            raise UserError(f"--best {self.watched}: it needs two images for validation at least")
+        for sample in self.loader.first(1):
+            labels = model.translate(sample.to(model.device, model.dtype)).keys()
+            # Of colour results the truth is the photo itself, which only a grey photo lacks.
+            if {"fake_B", "fake"} & labels and not self.metrics.measures(
+                self.watched, labels, self.loader.dataset.paired
+            ):
+                raise UserError(f"--best {self.watched}: not found in validation: {NO_TRUTH}")
 
     def is_due(self, epoch: int) -> bool:
         """Return whether to measure after this epoch."""
@@ -87,9 +114,23 @@ class Validation:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value and its epoch, to resume with."""
-        return {"watched": self.watched, "best": self.best, "epoch": self.best_epoch, "stale": self.stale}
+        return {
+            "watched": self.watched,
+            "averaged": self.averaged,
+            "best": self.best,
+            "epoch": self.best_epoch,
+            "stale": self.stale,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load a state returned by `state_dict`, if it is of the same metric."""
-        if state["watched"] == self.watched:
+        """Load a state returned by `state_dict`, if it is of the same metric and the same kind of weights."""
+        # Older versions measured the plain weights, also with averages.
+        if (state["watched"], state.get("averaged", False)) == (self.watched, self.averaged):
             self.best, self.best_epoch, self.stale = state["best"], state["epoch"], state["stale"]
+        elif state["watched"] and self.watched:
+            log.warning(
+                "--best %s: the best value so far is forgotten, as it is %s of the %s weights",
+                self.watched,
+                state["watched"],
+                "averaged" if state.get("averaged") else "plain",
+            )

@@ -66,8 +66,12 @@ class ColorMemory(nn.Module):
         with torch.autocast(queries.device.type, enabled=False):
             return (queries @ self.keys.T).masked_fill(self.sources < 0, -torch.inf)
 
+    def filled(self) -> Tensor:
+        """Return the indices of the slots that are not empty, (M,)."""
+        return (self.sources >= 0).nonzero().flatten()
+
     def fetch(self, queries: Tensor, count: int = 1) -> Tensor:
-        """Return the indices of the best slots, best first, (N, count)."""
+        """Return the indices of the best slots, best first, (N, count); `count` slots must be filled."""
         return self.scores(queries).topk(count).indices
 
     def triplet_loss(self, queries: Tensor, values: Tensor, margin: float) -> Tensor:

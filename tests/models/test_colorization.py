@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+import test as test_command
+import train as train_command
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
@@ -364,3 +366,35 @@ def test_features_are_those_of_the_named_layers() -> None:
     x = ((images.expand(-1, 3, -1, -1) + 1) / 2 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
     torch.testing.assert_close(found["conv1_2"], vgg[2](vgg[1](vgg[0](x))))
     assert set(found) == {"conv1_2", "relu2_2"} and len(features.layers) == 9
+
+
+def test_empty_slots_are_never_shown(pairs: Path, tmp_path: Path) -> None:
+    """The memory has 8 slots, of which one step on 2 images fills at most 2."""
+    common = ["--model", "memory_colorization", "--resnet_weights", "random", "--netG", "unet_32"]
+    common += ["--ngf", "4", "--crop_size", "32", "--gpu_ids", "-1", "--num_threads", "0"]
+    common += ["--dataroot", str(pairs), "--checkpoints_dir", str(tmp_path)]
+    once = ["--ndf", "4", "--memory_size", "8", "--max_dataset_size", "2", "--batch_size", "2", "--no_html"]
+    once += ["--n_epochs", "1", "--n_epochs_decay", "0", "--memory_threshold", "0.01"]
+    train_command.main([*common, *once])
+    tested = [*common, "--results_dir", str(tmp_path), "--phase", "train", "--num_test", "1"]
+    with pytest.raises(UserError, match=r"--top_memory 9: the memory has 8 slots"):
+        test_command.main([*tested, "--top_memory", "9"])
+    with pytest.raises(UserError, match=r"--top_memory 3: only 2 of the 8 slots .* use --top_memory 2"):
+        test_command.main([*tested, "--top_memory", "3"])
+    assert not (tmp_path / "experiment_name" / "train_latest" / "index.html").exists()
+    test_command.main([*tested, "--top_memory", "2"])
+
+    options = parse(TestOptions, [*tested, "--top_memory", "2"], MODELS, DATASETS)
+    model = create_model(options, CPU)
+    assert isinstance(model, MemoryColorizationModel)
+    (batch,) = (batch.to(CPU) for batch in create_loader(options, CPU).epoch(0))
+    for filled, shown in ((1, ["fake_B_rgb"]), (0, [])):
+        model.memory.sources[:filled] = 0
+        model.memory.sources[filled:] = -1
+        for color_from in ("memory", "random"):
+            model.options = replace(model.options, color_from=color_from)
+            visuals = model.translate(batch)
+            assert [name for name in visuals if name.startswith("fake")] == shown
+            assert [list(captions) for captions in model.captions(batch)] == [shown]
+    with pytest.raises(UserError, match=r"all 8 slots of the memory are empty"):
+        model.check_weights()

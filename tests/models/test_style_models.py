@@ -1,6 +1,7 @@
 """Style transfer and the unified model: what each mode and task learns, and what is refused."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import train as train_command
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
@@ -93,11 +95,23 @@ def test_results_take_on_the_style(styles: Path, mode: str) -> None:
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
 
 
-def test_fixed_learns_one_style_alone(styles: Path) -> None:
+def test_fixed_refuses_several_styles_before_the_first_step(styles: Path, tmp_path: Path) -> None:
+    """Neither a folder is made, nor an earlier run of the name set aside."""
+    flags = f"--dataroot {styles} {SMALL} --model style_transfer --netG resnet_6blocks --gpu_ids -1"
+    refused = r"--style_mode fixed learns one style, but the data set has 2 such as .*\.png and .*\.png"
+    with pytest.raises(UserError, match=refused):
+        train_command.main([*flags.split(), "--checkpoints_dir", str(tmp_path / "checkpoints")])
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(UserError, match=refused):  # as it is in unaligned data
+        train_command.main([*flags.split(), "--dataset_mode", "unaligned"])
+    with pytest.raises(UserError, match=r"--dataset_mode: the model needs images of both sides"):
+        train_command.main([*flags.split(), "--dataset_mode", "single", "--dataroot", f"{styles}/trainA"])
+
     trainer, batches = train(styles, "--model style_transfer --netG resnet_6blocks")
-    with pytest.raises(UserError, match=r"--style_mode fixed learns one style, but .*\.png and .*\.png"):
-        for batch in batches:
-            trainer.step(batch)
+    batch = next(batches)
+    trainer.model.check_batch(batch)
+    with pytest.raises(UserError, match=refused):  # of a data set that does not list its files
+        trainer.model.check_batch(replace(batch, paths_B=["other.png"]))
 
 
 def test_the_losses_follow_the_flags(styles: Path) -> None:

@@ -9,9 +9,10 @@ import torch
 import test
 import train
 from data import DATASETS
-from models import MODELS
+from models import MODELS, create_model
 from options.parse import parse
 from options.train_options import TrainOptions
+from training.validation import Validation
 from util.errors import UserError
 
 FLAGS = ["--model=pix2pix", "--netG=unet_32", "--ngf=4", "--ndf=4", "--norm=instance", "--load_size=36"]
@@ -71,6 +72,55 @@ def test_it_changes_nothing_ends_early_and_resumes(
         assert found(cut) == found(through)
 
 
+def test_averages_are_judged_and_nothing_else_changes(
+    pairs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With --ema_decay samples, validation and --best judge the weights that test.py --ema uses."""
+    averaged, plain = ["--n_epochs=3", "--ema_decay=0.8", "--lr=0.02"], tmp_path / "plain"
+    pages = [f"--dataroot={pairs}", *(flag for flag in FLAGS if flag != "--no_html"), "--html_samples=1"]
+    validation = ["--val_freq=1", "--best=psnr"]
+    with caplog.at_level("INFO"):
+        train.main([f"--checkpoints_dir={tmp_path}", *pages, *averaged, *validation])
+    assert "samples, validation and --best judge the averaged weights" in caplog.text
+    assert "(epoch: 1, validation, averaged weights) psnr" in caplog.text
+    assert "<h2>epoch 1, averaged weights</h2>" in (tmp_path / "run/web/index.html").read_text()
+    run(plain, pairs, *averaged)
+    for kind in ("", "_ema"):
+        weights_of = [torch.load(f / f"run/3_net_G{kind}.pth", weights_only=True) for f in (tmp_path, plain)]
+        assert equal(*weights_of)
+
+    records = found(tmp_path)
+    values = [record["metrics"]["psnr"] for record in records]
+    best = 1 + values.index(max(values))
+    kept = torch.load(tmp_path / "run/best_net_G_ema.pth", weights_only=True)
+    assert equal(kept, torch.load(tmp_path / f"run/{best}_net_G_ema.pth", weights_only=True))
+    assert equal(weights(tmp_path, "best"), weights(tmp_path, str(best)))
+    flags = ["--model=pix2pix", "--name=run", "--crop_size=32", "--gpu_ids=-1", "--num_threads=0"]
+    places = [f"--dataroot={pairs}", f"--checkpoints_dir={tmp_path}", f"--results_dir={tmp_path}/results"]
+    measured = []
+    for choice in ([], ["--ema"]):
+        test.main([*places, *flags, "--phase=val", "--epoch=best", "--metrics=psnr,l1", *choice])
+        file = tmp_path / "results/run/val_best/metrics.json"
+        measured.append(json.loads(file.read_text())["mean"])
+    assert measured[1] == pytest.approx(records[best - 1]["metrics"], rel=1e-6) != measured[0]
+    assert caplog.text.count("it was chosen by best_net_G_ema.pth; --ema") == 1
+
+
+def test_a_best_value_of_other_weights_is_forgotten(
+    data: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """States of older versions, which measured the plain weights, do not say whether they are averages."""
+    flags = [f"--dataroot={data['aligned']}", *FLAGS, "--val_freq=1", "--val_phase=test", "--best=psnr"]
+    before = {"watched": "psnr", "best": 30.0, "epoch": 4, "stale": 1}
+    for ema_decay, expected in (("0", 4), ("0.9", 0)):
+        options = parse(TrainOptions, [*flags, f"--ema_decay={ema_decay}"], MODELS, DATASETS)
+        validation = Validation.from_options(options, torch.device("cpu"))
+        assert validation is not None
+        validation.load_state_dict(before)
+        assert validation.best_epoch == expected
+    assert "the best value so far is forgotten, as it is psnr of the plain weights" in caplog.text
+
+
 def test_flags_of_validation_alone_are_said_to_do_nothing(
     pairs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -94,9 +144,19 @@ def test_what_cannot_be_is_refused(flags: list[str], message: str, pairs: Path, 
         run(tmp_path, pairs, "--n_epochs=1", *flags)
 
 
-def test_a_best_that_cannot_be_found_ends_a_saved_run(data: dict[str, Path], tmp_path: Path) -> None:
-    """Images without a truth."""
+def test_a_best_that_cannot_be_found_is_refused_at_the_start(data: dict[str, Path], tmp_path: Path) -> None:
+    """Images without a truth, also where an earlier run has the name: it stays as it is."""
+    earlier = tmp_path / "run" / "latest_net_G_A.pth"
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"weights")
     flags = ["--model=cycle_gan", "--netG=resnet_6blocks", "--n_epochs=1", "--val_freq=1", "--val_phase=test"]
     with pytest.raises(UserError, match=r"--best l1: not found in validation: .* no truth"):
         run(tmp_path, data["unaligned"], *flags, "--best=l1")
-    assert (tmp_path / "run/latest_state.pth").exists()
+    assert earlier.exists() and not (tmp_path / "run/train_opt.txt").exists()
+    argv = [f"--dataroot={data['unaligned']}", *FLAGS, *flags, "--val_size=1", "--best=psnr"]
+    options = parse(TrainOptions, argv, MODELS, DATASETS)
+    validation = Validation.from_options(options, torch.device("cpu"))
+    assert validation is not None
+    validation.watched = "fid"
+    with pytest.raises(UserError, match=r"--best fid: it needs two images"):
+        validation.check(create_model(options, torch.device("cpu")))

@@ -42,6 +42,7 @@ LONG = {2: list(FLAGS), 3: ["pix2pix", "cycle_gan", "memory_colorization", "dcga
 RUN = ["--model=pix2pix", "--netG=unet_32", "--ngf=4", "--ndf=4", "--norm=instance", "--load_size=36"]
 RUN += ["--crop_size=32", "--gpu_ids=-1", "--no_dropout", "--num_threads=0", "--no_html", "--precision=fp64"]
 RUN += ["--batch_size=4", "--print_freq=4", "--no_flip", "--name=run", "--val_freq=1", "--best=psnr"]
+RUN += ["--ema_decay=0.9"]  # validation judges the averages
 """Of six images, an epoch has one full batch and a smaller one."""
 
 

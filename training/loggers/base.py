@@ -94,11 +94,13 @@ class MetricRecord:
     Attributes:
         epoch: from 1.
         total_iters: images seen in the whole run.
+        averaged: whether the averaged weights of ``--ema_decay`` were measured.
     """
 
     epoch: int
     total_iters: int
     metrics: Mapping[str, float]
+    averaged: bool = False
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -107,7 +109,7 @@ class MetricRecord:
 
     def line(self) -> str:
         """Return the metrics as a line of a log."""
-        head = f"(epoch: {self.epoch}, validation) "
+        head = f"(epoch: {self.epoch}, validation{', averaged weights' if self.averaged else ''}) "
         return head + "".join(f"{name}: {value:.4f} " for name, value in self.metrics.items())
 
     def scalars(self) -> dict[str, float]:

@@ -35,6 +35,7 @@ class TrainingPage(Sink):
             warning=untrained_backbones(options),
             flags={k: argument_text(v) for k, v in options.values().items() if k in given},
             paired=DATASETS.get(options.data.dataset_mode).paired,
+            averaged=options.optimization.ema_decay > 0,
         )
 
     def __init__(
@@ -47,6 +48,7 @@ class TrainingPage(Sink):
         warning: str = "",
         flags: Mapping[str, str] | None = None,
         paired: bool | None = None,
+        averaged: bool = False,
     ) -> None:
         """Start the page in `folder`/web, or continue it if `resume` is True and it exists.
 
@@ -55,6 +57,7 @@ class TrainingPage(Sink):
             warning: a text at the top of the page.
             flags: the flags of the command that started the run, by name.
             paired: whether real_B is the ground truth for fake_B; None: unknown.
+            averaged: whether the samples are made with the averaged weights of ``--ema_decay``.
 
         Raises:
             ValueError: the width is below 1.
@@ -62,7 +65,7 @@ class TrainingPage(Sink):
         """
         self.images = folder / "web" / "images"
         self.images.mkdir(parents=True, exist_ok=True)
-        self.width = width
+        self.width, self.averaged = width, averaged
         self.page = Page(
             folder / "web" / "index.html",
             title,
@@ -135,7 +138,7 @@ class TrainingPage(Sink):
         if not self._has_section(epoch):
             self.page.append(
                 tags.section(
-                    tags.h2(f"epoch {epoch}"),
+                    tags.h2(f"epoch {epoch}{', averaged weights' if self.averaged else ''}"),
                     tags.div(*articles, cls="samples"),
                     cls="epoch",
                     id=f"epoch-{epoch}",

@@ -133,6 +133,14 @@ class Metrics:
             features = self.networks["inception"].net(images.to(self.device)).cpu()
             self._features[side].update(zip(keys, features, strict=True))
 
+    @staticmethod
+    def measures(name: str, labels: Collection[str], paired: bool) -> bool:
+        """Return whether `update_visuals` measures metric `name` of images with these labels."""
+        in_rgb = {"fake_B_rgb", "real_B_rgb"} <= set(labels)
+        if METRICS[name].per == "image" and not paired:
+            return in_rgb
+        return in_rgb or {"fake_B", "real_B"} <= set(labels)
+
     def update_visuals(
         self, batch: Batch, visuals: Mapping[str, Tensor], paired: bool
     ) -> list[dict[str, float]]:
