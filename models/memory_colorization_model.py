@@ -1,7 +1,7 @@
 """Colorization with a memory of colours, for few training images (Yoo et al. 2019, MemoPainter)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -141,6 +141,7 @@ class MemoryColorizationModel(BaseModel):
         for name in ("G", "D"):
             if name in nets:
                 init_network(nets[name], network, name)
+        self.grey = palette_feature(["#808080"], own.color_feature)
         if not training:
             self.given = given_colors(own.reference, own.palette, own.color_feature)
         return nets
@@ -209,12 +210,18 @@ class MemoryColorizationModel(BaseModel):
         return visuals
 
     def colors(self, batch: Batch, L: Tensor) -> Tensor:
-        """Return the colour features for each image, best first: (N, count, K)."""
+        """Return the colour features for each image, best first: (N, count, K).
+
+        Those of a memory that is empty are grey.
+        """
         if self.given is not None:
             return self.given.to(L).expand(len(batch), 1, -1)
         if self.options.color_from == "own":
             return self.color_feature(rgb_to_lab((batch.A.expand(-1, 3, -1, -1) + 1) / 2))[:, None]
-        return self.memory.values[self.slots(batch, L)]
+        slots = self.slots(batch, L)
+        if not slots.shape[1]:
+            return self.grey.to(L).expand(len(batch), 1, -1)
+        return self.memory.values[slots]
 
     def slots(self, batch: Batch, L: Tensor) -> Tensor:
         """Return the memory slots used for each image, best first: (N, count); never an empty slot."""
@@ -269,6 +276,11 @@ def given_colors(reference: str, palette: str, color_feature: str) -> Tensor | N
     for color in colors:
         if not re.fullmatch(r"#[0-9a-fA-F]{6}", color):
             raise UserError(f"--palette {palette}: {color or 'nothing'} is no colour; write #102030,#ffe0a0")
+    return palette_feature(colors, color_feature)
+
+
+def palette_feature(colors: Sequence[str], color_feature: str) -> Tensor:
+    """Return the colour feature of a list of #rrggbb, (1, K)."""
     rgb = torch.tensor([list(bytes.fromhex(color[1:])) for color in colors]) / 255
     if color_feature == "palette":
         return rgb.repeat(-(-PALETTE // len(rgb)), 1)[:PALETTE].flatten()[None]

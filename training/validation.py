@@ -78,8 +78,8 @@ class Validation:
             raise UserError(f"--best {self.watched}: it needs two images for validation at least")
         for sample in self.loader.first(1):
             labels = model.translate(sample.to(model.device, model.dtype)).keys()
-            # Of colour results the truth is the photo itself, which only a grey photo lacks.
-            if {"fake_B", "fake"} & labels and not self.metrics.measures(
+            # Colour results are compared with the photo itself; only a grey one is no truth.
+            if "fake_B_rgb" not in labels and not self.metrics.measures(
                 self.watched, labels, self.loader.dataset.paired
             ):
                 raise UserError(f"--best {self.watched}: not found in validation: {NO_TRUTH}")

@@ -388,13 +388,16 @@ def test_empty_slots_are_never_shown(pairs: Path, tmp_path: Path) -> None:
     model = create_model(options, CPU)
     assert isinstance(model, MemoryColorizationModel)
     (batch,) = (batch.to(CPU) for batch in create_loader(options, CPU).epoch(0))
-    for filled, shown in ((1, ["fake_B_rgb"]), (0, [])):
+    model.memory.values[:] = torch.nan  # of the empty slots
+    for filled, named in ((1, ["fake_B_rgb"]), (0, [])):
+        model.memory.values[:filled] = 1 / 313
         model.memory.sources[:filled] = 0
         model.memory.sources[filled:] = -1
         for color_from in ("memory", "random"):
             model.options = replace(model.options, color_from=color_from)
             visuals = model.translate(batch)
-            assert [name for name in visuals if name.startswith("fake")] == shown
-            assert [list(captions) for captions in model.captions(batch)] == [shown]
+            assert [name for name in visuals if name.startswith("fake")] == ["fake_B_rgb"]
+            assert visuals["fake_B_rgb"].isfinite().all()  # grey if no slot is filled
+            assert [list(captions) for captions in model.captions(batch)] == [named]
     with pytest.raises(UserError, match=r"all 8 slots of the memory are empty"):
         model.check_weights()
