@@ -58,6 +58,8 @@ class BaseModel(ABC):
     """Values of flags for tests: with them it runs offline, and each of its flags matters in a few steps."""
     architecture: ClassVar[tuple[str, ...]] = ()
     """Flags that decide this model's architecture beyond those that decide every model's."""
+    judged: ClassVar[tuple[str, ...]] = ("output_nc",)
+    """Flags with the numbers of channels of the images that discriminators judge, without conditions."""
     watched_losses: tuple[str, ...] = ()
     """The losses whose sum ``--lr_policy plateau`` watches."""
     trains: ClassVar[bool] = True
@@ -74,7 +76,9 @@ class BaseModel(ABC):
         self.state: dict[str, Stateful] = {}
         self.diagnostics = Diagnostics()
         if isinstance(options, TrainOptions):
-            self.objective = Objective.from_options(options.adversarial, options.network, self.diagnostics)
+            self.objective = Objective.from_options(
+                options.adversarial, options.network, self.diagnostics, self.judged
+            )
         self.precision = Precision(options.run.precision, device)
         torch.manual_seed(seed_for("initial weights", self.seed))
         self.nets = {name: net.to(device, self.dtype) for name, net in self.build(options).items()}

@@ -80,10 +80,10 @@ class ColorizationModel(Pix2PixModel):
 
         # D: tell photos from coloured images, given the lightness
         if D is not None:
-            real_pair, fake_pair = torch.cat([L, ab], 1), torch.cat([L, fake], 1)
-            d = self.objective.discriminator(D, real_pair, fake_pair, batch.draws)
+            d = self.objective.discriminator(D, ab, fake, batch.draws, source=L)
             update("D", total(d) / 2)
-            g["G_GAN"] = self.options.lambda_GAN * self.objective.generator(D, fake_pair, batch.draws)
+            adversarial = self.objective.generator(D, fake, batch.draws, source=L)
+            g["G_GAN"] = self.options.lambda_GAN * adversarial
 
         # G: fool D, stay near the photo's colours and, with a weight, its features
         weights = self.frequencies.weights(ab, batch) if self.frequencies else 1

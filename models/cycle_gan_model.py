@@ -44,6 +44,7 @@ class CycleGANModel(BaseModel):
     Options = CycleGANOptions
     options: CycleGANOptions
     defaults: ClassVar[Mapping[str, object]] = {"no_dropout": True}
+    judged = ("output_nc", "input_nc")
     watched_losses = ("cycle_A", "cycle_B")
     reads_B = True
 

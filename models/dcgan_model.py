@@ -57,6 +57,7 @@ class DcganModel(BaseModel):
     example_flags: ClassVar[Mapping[str, object]] = {"netG": "resnet_9blocks"}
     test_defaults: ClassVar[Mapping[str, object]] = {"dataset_mode": "latent"}
     architecture = ("crop_size",)
+    judged = ("input_nc",)
     watched_losses = ("G_GAN",)
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:

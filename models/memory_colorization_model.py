@@ -173,10 +173,10 @@ class MemoryColorizationModel(BaseModel):
         d, g = {}, {}
         # D: tell photos from coloured images, given lightness and colour feature
         if D is not None:
-            real_pair, fake_pair = torch.cat([L, ab], 1), torch.cat([L, fake], 1)
-            d = self.objective.discriminator(D, real_pair, fake_pair, draws, colors)
+            d = self.objective.discriminator(D, ab, fake, draws, colors, source=L)
             update("D", total(d) / 2)
-            g["G_GAN"] = self.options.lambda_GAN * self.objective.generator(D, fake_pair, draws, colors)
+            adversarial = self.objective.generator(D, fake, draws, colors, source=L)
+            g["G_GAN"] = self.options.lambda_GAN * adversarial
 
         # G: fool D, stay near the photo's ab
         g["G_L1"] = self.options.lambda_L1 * F.smooth_l1_loss(fake, ab)

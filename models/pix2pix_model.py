@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -50,14 +49,13 @@ class Pix2PixModel(BaseModel):
         real_A, real_B = batch.pair()
         G, D = self.nets["G"], self.nets["D"]
         fake_B = G(real_A)
-        real, fake = torch.cat([real_A, real_B], 1), torch.cat([real_A, fake_B], 1)
 
         # D: tell (A, B) from (A, G(A))
-        d = self.objective.discriminator(D, real, fake, batch.draws)
+        d = self.objective.discriminator(D, real_B, fake_B, batch.draws, source=real_A)
         update("D", total(d) / 2)
 
         # G: fool D, stay near B
-        g = {"G_GAN": self.objective.generator(D, fake, batch.draws)}
+        g = {"G_GAN": self.objective.generator(D, fake_B, batch.draws, source=real_A)}
         g["G_L1"] = self.options.lambda_L1 * F.l1_loss(fake_B, real_B)
         update("G", g["G_GAN"] + g["G_L1"])
         losses = g | {f"D_{name}": loss for name, loss in d.items()}

@@ -41,14 +41,24 @@ class AdversarialOptions:
     diffaug: str = option(
         "none",
         "differentiable augmentation of all images that discriminators see, for small data sets: some of"
-        " color,translation,cutout",
+        " color,translation,cutout; color changes RGB and grey images, never the condition of a pair",
     )
     instance_noise: float = option(
         0.0, "standard deviation of noise on all images that discriminators see", minimum=0
     )
+    instance_noise_epochs: int = option(
+        0, "lower --instance_noise linearly to 0 over the first N epochs; 0: keep it", minimum=0
+    )
     pool_size: int = option(
         50, "size of the pool of earlier fakes that discriminators also see; 0: none", minimum=0
     )
+
+    def __post_init__(self) -> None:
+        if self.instance_noise_epochs and not self.instance_noise:
+            raise UserError(
+                f"--instance_noise_epochs {self.instance_noise_epochs} needs --instance_noise: the standard"
+                " deviation to begin with, such as 0.1"
+            )
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,9 @@ class OptimizationOptions:
     )
     lr: float = option(0.0002, "initial learning rate of Adam", above=0)
     beta1: float = option(0.5, "momentum term of Adam", minimum=0, below=1)
+    beta2: float = option(
+        0.999, "decay rate of Adam's average of squared gradients; WGAN-GP's is 0.9", minimum=0, below=1
+    )
     lr_policy: str = option(
         "linear", "learning rate schedule", choices=("linear", "step", "plateau", "cosine")
     )

@@ -24,7 +24,7 @@ def make_optimizers(nets: Mapping[str, nn.Module], options: OptimizationOptions)
     for kind, parameters in kinds.items():
         lr = rates.get(kind) or options.lr
         group = {"params": parameters, "initial_lr": lr}
-        optimizers[kind] = Adam([group], lr=lr, betas=(options.beta1, 0.999), fused=True)
+        optimizers[kind] = Adam([group], lr=lr, betas=(options.beta1, options.beta2), fused=True)
     return optimizers
 
 

@@ -118,6 +118,7 @@ class Run:
         """Make one training step on a batch that is on the device; return its losses, which stay there."""
         trainer, progress = self.trainer, self.progress
         monitor = progress.will_cross(self.options.logging.print_freq, batch.global_size)
+        trainer.model.objective.epochs_done = progress.epoch - 1 + progress.position / len(self.loader)
         losses, _ = trainer.step(batch, monitor)
         self._recent[trainer.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
         progress.advance(batch.global_size)

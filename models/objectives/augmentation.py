@@ -1,5 +1,7 @@
 """Differentiable augmentation of discriminators' inputs (DiffAugment: Zhao et al. 2020, section 3.2)."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -7,6 +9,7 @@ from torch.nn import functional as F
 from util.errors import UserError
 
 POLICIES = ("color", "translation", "cutout")
+COLOR_CHANNELS = (1, 3)
 AUGMENTATION_DRAWS = 7
 SHIFT, HOLE = 1 / 8, 1 / 2
 """The largest translation and the side of the cutout, as fractions of an image's sides."""
@@ -27,21 +30,71 @@ def parse_policy(text: str) -> tuple[str, ...]:
     return policy
 
 
-def augment(x: Tensor, policy: tuple[str, ...], draws: Tensor) -> Tensor:
-    """Return images, (N, C, H, W) in [-1, 1], each augmented by its own draws; differentiable.
+def check_channels(policy: tuple[str, ...], channels: int, source: str = "") -> None:
+    """Raise a `UserError` if `policy` has ``color`` and images of so many channels are not RGB or grey.
+
+    Args:
+        source: the flag that the number comes from, for the message.
+    """
+    if "color" in policy and channels not in COLOR_CHANNELS:
+        others = ",".join(part for part in policy if part != "color") or "translation,cutout"
+        raise UserError(
+            f"--diffaug {','.join(policy)}: color changes RGB and grey images, but the images that the"
+            f" discriminator judges have {channels} channels{source and f' (--{source})'}; use"
+            f" --diffaug {others}"
+        )
+
+
+def augment(x: Tensor, policy: tuple[str, ...], draws: Tensor, condition_nc: int = 0) -> Tensor:
+    """Return images, (N, C, H, W) in [-1, 1], each augmented by its own draws; affine in `x`.
 
     Args:
         policy: some of `POLICIES`.
         draws: (N, 7) in [0, 1): brightness, saturation, contrast, translation (vertical, horizontal), centre
             of the cutout (vertical, horizontal).
+        condition_nc: number of first channels that are a condition; their values are not changed by
+            ``color``, and they are translated and cut with the image.
+
+    Raises:
+        UserError: ``color`` for channels that are not an RGB or grey image.
     """
     if "color" in policy:
-        x = change_color(x, draws[:, :3])
+        condition, image = x[:, :condition_nc], x[:, condition_nc:]
+        check_channels(policy, image.shape[1])
+        x = torch.cat([condition, change_color(image, draws[:, :3])], 1)
     if "translation" in policy:
         x = translate(x, draws[:, 3:5])
     if "cutout" in policy:
         x = cut_out(x, draws[:, 5:])
     return x
+
+
+@dataclass
+class View:
+    """What a discriminator sees of images: the same augmentation and noise in every call.
+
+    Args:
+        policy, condition_nc: see `augment`.
+        draws: (N, 7), see `augment`; None without augmentation.
+        std: standard deviation of the noise, also of a condition; it is drawn in the first call.
+    """
+
+    policy: tuple[str, ...]
+    draws: Tensor | None
+    std: float | Tensor
+    condition_nc: int = 0
+    noise: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return images, (N, C, H, W), as the discriminator sees them; affine in `x`."""
+        if self.draws is not None:
+            x = augment(x, self.policy, self.draws.to(x.dtype), self.condition_nc)
+        if isinstance(self.std, float) and not self.std:
+            return x
+        if self.noise is None:
+            std = self.std.to(x.dtype) if isinstance(self.std, Tensor) else self.std
+            self.noise = std * torch.randn_like(x)
+        return x + self.noise
 
 
 def change_color(x: Tensor, draws: Tensor) -> Tensor:

@@ -15,17 +15,24 @@ WINDOW = 16
 
 THUMBNAIL = 16
 WON, COLLAPSED, INVERTED = 0.02, 0.1, -0.5
-"""Thresholds of warnings: of a discriminator's doubt, of a generator's diversity, and of the correlation of
-a generator's input and output brightness."""
+"""Thresholds of warnings about means over the window: of a discriminator's doubt, of a generator's diversity,
+and of the correlation of a generator's input and output brightness."""
+
+DEAD_DOUBT, DEAD_ACCURACY = 0.9, 0.6
+"""A discriminator is dead if its doubt is at least this in every step of the window, and its mean accuracy at
+most this. Where fakes are good the mean doubt is near 1 too, but not that of every step."""
 
 UNDECIDED = {"vanilla": (0.0, log(2)), "lsgan": (0.5, 0.25), "hinge": (0.0, 1.0)}
 """Logit and loss of an undecided discriminator by GAN mode; a critic (wgangp) has no such value."""
 
 ADVICE = {
     "won": "it is nearly always certain, so that the generator learns little from it; try a lower --lr_D,"
-    " --label_smoothing 0.1, --instance_noise 0.1, --lambda_r1 10 or --diffaug color,translation,cutout",
-    "collapsed": "its fakes are nearly all the same; try --lambda_r1 10, --gan_mode hinge with"
-    " --spectral_norm D, a lower --lr, or --diffaug color,translation,cutout where images are few",
+    " --label_smoothing 0.1, --instance_noise 0.1, --lambda_r1 10 with --norm instance, or --diffaug"
+    " translation,cutout",
+    "dead": "it does not tell real images from fakes, so that the generator learns nothing from it; try a"
+    " lower --lambda_r1 or --instance_noise where there is one, a higher --lr_D, or --spectral_norm none",
+    "collapsed": "its fakes are nearly all the same; try --lambda_r1 10 with --norm instance, --gan_mode"
+    " hinge with --spectral_norm D, a lower --lr, or --diffaug translation,cutout where images are few",
     "inverted": "what was light has become dark; try a higher --lambda_identity, or another --seed",
 }
 
@@ -144,13 +151,15 @@ class Diagnostics:
             self._values[f"G_over_{name}"] = ratio
 
     def _problems(self) -> dict[str, str]:
-        """Return a warning for each measure whose mean over the window is below its threshold."""
+        """Return a warning for each measure that shows a problem over the window."""
         keys = set.intersection(*(set(values) for values in self._past))
         means = {key: sum(values[key] for values in self._past) / WINDOW for key in sorted(keys)}
         problems = {}
         for key, mean in means.items():
             if key.endswith("_doubt") and mean < WON:
                 problems[key] = f"{key.removesuffix('_doubt')} has won ({key} {mean:.3f}): {ADVICE['won']}"
+            if key.endswith("_doubt") and self._is_dead(key.removesuffix("_doubt"), means):
+                problems[key] = f"{key.removesuffix('_doubt')} is dead ({key} {mean:.3f}): {ADVICE['dead']}"
             if key.startswith("diversity") and mean < COLLAPSED:
                 collapsed = f"G has collapsed ({key} {mean:.3f} of the real images')"
                 problems[key] = f"{collapsed}: {ADVICE['collapsed']}"
@@ -158,6 +167,12 @@ class Diagnostics:
                 inverts = f"{key.removesuffix('_light')} inverts ({mean:.2f})"
                 problems[key] = f"{inverts}: {ADVICE['inverted']}"
         return problems
+
+    def _is_dead(self, name: str, means: Mapping[str, float]) -> bool:
+        """Return whether discriminator `name` has been undecided, or worse, in every step of the window."""
+        accuracy = sum(means.get(f"{name}_acc_{side}", 0.0) for side in ("real", "fake")) / 2
+        doubts = (values[f"{name}_doubt"] for values in self._past)
+        return accuracy <= DEAD_ACCURACY and min(doubts) >= DEAD_DOUBT
 
 
 def mean_distance(images: Tensor) -> Tensor:

@@ -43,8 +43,11 @@ def generator_loss(mode: str, logits: Tensor) -> Tensor:
 def gradient_penalty(net: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     """Return E[(‖∇D(x)‖₂ − 1)²] at x = α·real + (1 − α)·fake (Gulrajani et al. 2017, eq. 3, unweighted).
 
+    D(x) is the mean of an image's logits.
+
     Args:
         net: the discriminator, without batch norm: its output for an image must not depend on the others.
+            It returns logits, (N, ...).
         real, fake: (N, C, H, W).
         alpha: (N, 1, 1, 1) in [0, 1].
     """
@@ -55,6 +58,8 @@ def gradient_penalty(net: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
 def r1_penalty(net: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
     """Return E[‖∇D(x)‖₂²] / 2 at real images, (N, C, H, W) (Mescheder et al. 2018, eq. 9, unweighted).
 
+    D(x) is the mean of an image's logits.
+
     Args:
         net: see `gradient_penalty`.
     """
@@ -62,11 +67,13 @@ def r1_penalty(net: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
 
 
 def squared_gradients(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return the squared norm of the gradient of `net` by each image, (N,), in float32 or better."""
+    """Return the squared norm of the gradient of each image's mean logit, (N,), in float32 or better."""
     x = at_least_float32(x.detach()).requires_grad_()
     # Fused attention kernels have no second derivative.
     with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
-        (gradient,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        # The mean, as in the adversarial losses: a sum would weigh a PatchGAN's penalty by its patches.
+        logits = net(x).flatten(1).mean(1)
+        (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
     return gradient.flatten(1).square().sum(1)
 
 

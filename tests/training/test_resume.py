@@ -18,9 +18,10 @@ from tests.support.environment import ONE_THREAD, ROOT
 
 COMMON = "--gpu_ids -1 --load_size 36 --crop_size 32 --netG resnet_6blocks --ngf 4 --ndf 4 --n_epochs_decay 1"
 OFTEN = "--n_epochs 5 --print_freq 1 --save_latest_freq 2 --save_epoch_freq 2 --html_samples 1"
+NOISE = ["--instance_noise", "0.1", "--instance_noise_epochs", "4"]
 FLAGS = {
-    # dropout is on
-    "pix2pix": ["--model", "pix2pix", *COMMON.split(), *OFTEN.split()],
+    # dropout is on, and the noise falls in every step
+    "pix2pix": ["--model", "pix2pix", *COMMON.split(), *OFTEN.split(), *NOISE],
     # the pools are full from the third step on
     "cycle_gan": ["--model", "cycle_gan", *COMMON.split(), *OFTEN.split(), "--pool_size", "2"],
 }

@@ -53,6 +53,36 @@ def test_a_discriminator_that_has_won_is_reported_once(mode: str) -> None:
     assert reported[0].startswith("D has won (D_doubt 0.00") and "--lr_D" in reported[0]
 
 
+class Constant(nn.Module):
+    def __init__(self, logit: float):
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logit + 0.01 * torch.randn(len(x), 1)
+
+
+@pytest.mark.parametrize(
+    ("mode", "logit"), [("vanilla", 0.0), ("lsgan", 0.5), ("hinge", 0.0), ("vanilla", 1.3), ("lsgan", 0.0)]
+)
+def test_a_dead_discriminator_is_reported_once(mode: str, logit: float) -> None:
+    torch.manual_seed(0)
+    objective = Objective(mode)
+    by_step = [
+        warnings(objective.diagnostics, objective, Constant(logit), images(4, 0.2), images(4, -0.8))
+        for _ in range(WINDOW + 5)
+    ]
+    reported = [text for texts in by_step for text in texts]
+    assert len(reported) == 1 and by_step[WINDOW - 1] == reported
+    assert reported[0].startswith("D is dead (D_doubt ") and "a lower --lambda_r1" in reported[0]
+
+
+@pytest.mark.parametrize("doubts", [[1.0] * 15 + [0.85], [0.8, 1.2] * 8])
+def test_a_discriminator_whose_doubt_is_near_one_on_the_mean_alone_is_not_dead(doubts: list[float]) -> None:
+    diagnostics = Diagnostics()
+    assert not any(diagnostics.warnings({"D_doubt": doubt}) for doubt in doubts)
+
+
 def test_a_generator_that_ignores_its_input_is_reported() -> None:
     torch.manual_seed(0)
     objective, same = Objective("vanilla"), images(1, -0.8).expand(4, -1, -1, -1)

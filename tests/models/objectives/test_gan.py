@@ -9,10 +9,14 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+from models.dcgan_networks import DcganDiscriminator
+from models.discriminators.patch import PatchDiscriminator
+from models.objectives.augmentation import augment
 from models.objectives.gan import Objective
-from models.objectives.losses import discriminator_loss, gradient_penalty, r1_penalty
+from models.objectives.losses import discriminator_loss, gradient_penalty, r1_penalty, total
 from models.pix2pix_model import Pix2PixModel
 from tests.support.models import CPU, TRAINED, assert_equal_states, trainer_and_batches
+from tests.support.recorder import CpuRecorder
 from training.ema import Ema
 from util.errors import UserError
 
@@ -40,7 +44,7 @@ def test_r1_agrees_with_its_formula_and_has_its_gradient() -> None:
     torch.manual_seed(0)
     net, real = NETS.double(), torch.rand(2, 3, 6, 6, dtype=torch.float64)
     x = real.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(net(x).sum(), x)
+    (gradient,) = torch.autograd.grad(net(x).mean((1, 2, 3)).sum(), x)
     expected = gradient.flatten(1).square().sum(1).mean() / 2
     torch.testing.assert_close(r1_penalty(net, real), expected, rtol=1e-12, atol=0)
 
@@ -74,14 +78,14 @@ def test_every_nth_step_has_an_r1_penalty_of_n_times_the_weight() -> None:
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_discriminator_of_every_model_is_penalised(name: str, data: dict[str, Path]) -> None:
     norm = "none" if name == "unified" else "instance"
-    flags = ["--gan_mode", "wgangp", "--lambda_r1", "10", "--r1_every", "2", "--diffaug", "color"]
+    flags = ["--gan_mode", "wgangp", "--lambda_r1", "10", "--r1_every", "2", "--diffaug", "cutout"]
     trainer, batches = trainer_and_batches(name, data, *flags, "--norm", norm)
     names = {net for net in trainer.model.nets if net.startswith("D")}
     penalised: list[tuple[str, int, bool]] = []
     discriminator_losses = trainer.model.objective.discriminator
 
-    def discriminator(*arguments: object, name: str = "D") -> dict[str, torch.Tensor]:
-        losses = discriminator_losses(*arguments, name=name)
+    def discriminator(*arguments: object, name: str = "D", **source: object) -> dict[str, torch.Tensor]:
+        losses = discriminator_losses(*arguments, name=name, **source)
         assert losses["gp"] > 0
         penalised.append((name, trainer.iteration, "r1" in losses))
         return losses
@@ -117,26 +121,135 @@ def test_generators_need_the_augmentation_too() -> None:
         objective.generator(nn.Identity(), torch.rand(1, 3, 8, 8), {})
 
 
-def test_discriminators_get_augmented_images_and_penalties_unchanged_ones() -> None:
-    objective, seen = Objective("lsgan", diffaug=("cutout",), lambda_r1=1.0, r1_every=1), []
+class Seen(nn.Module):
+    """A discriminator whose logit is the mean square of an image; it keeps its inputs."""
 
-    class ZerosSeen(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen.append((x == 0).float().mean().item())
-            return x.mean((1, 2, 3))
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs: list[torch.Tensor] = []
 
-    real, fake = torch.rand(2, 4, 3, 8, 8) + 0.1
-    draws = objective.draws(("D",), 4, torch.Generator().manual_seed(0), 1)
-    objective.discriminator(ZerosSeen(), real, fake, draws)
-    objective.generator(ZerosSeen(), fake, draws)
-    assert seen[0] > 0.05 and seen[1] == 0 and seen[2] > 0.05  # D, its penalty, G
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.inputs.append(x.detach())
+        return x.square().mean((1, 2, 3))[:, None]
+
+
+def test_penalties_are_those_of_what_discriminators_see() -> None:
+    torch.manual_seed(0)
+    policy, D, alpha = ("color", "translation", "cutout"), Seen(), torch.rand(4, 1, 1, 1)
+    objective = Objective("wgangp", 1.0, 1.0, 1, diffaug=policy, instance_noise=0.3)
+    real, fake = torch.rand(2, 4, 3, 8, 8)
+    draws = objective.draws(("D",), 4, torch.Generator().manual_seed(0), 1) | {"D_alpha": alpha}
+    losses = objective.discriminator(D, real, fake, draws)
+    objective.generator(D, fake, draws)
+    both, between, at_real, generated = D.inputs
+    fakes, reals = both.chunk(2)
+    torch.testing.assert_close(at_real, reals)
+    assert not torch.equal(generated, fakes)
+    # The augmentation is affine: it maps the point between two images to that between their augmentations.
+    noise = reals - augment(real, policy, draws["D_augment"][:, 0])
+    other = augment(fake, policy, draws["D_augment"][:, 0]) + noise
+    torch.testing.assert_close(between, alpha * reals + (1 - alpha) * other)
+    assert 0.2 < noise.std() < 0.4
+
+    def augmented(x: torch.Tensor) -> torch.Tensor:
+        return D(augment(x, policy, draws["D_augment"][:, 0]) + noise)
+
+    torch.testing.assert_close(losses["r1"], r1_penalty(augmented, real))
+    torch.testing.assert_close(losses["gp"], gradient_penalty(augmented, real, fake, alpha))
+
+
+@pytest.mark.parametrize("policy", [("color",), ("translation", "cutout")])
+def test_penalties_through_augmentation_have_their_gradient(policy: tuple[str, ...]) -> None:
+    torch.manual_seed(0)
+    decisions, x = torch.rand(2, 7, dtype=torch.float64), torch.rand(2, 3, 5, 5, dtype=torch.float64)
+
+    def of_weight(weight: torch.Tensor) -> torch.Tensor:
+        return r1_penalty(lambda x: F.softplus(F.conv2d(augment(x, policy, decisions), weight)), x)
+
+    assert gradcheck(of_weight, torch.rand(1, 3, 3, 3, dtype=torch.float64, requires_grad=True))
+
+
+def test_penalties_do_not_depend_on_the_number_of_patches() -> None:
+    torch.manual_seed(0)
+    weight, (real, fake) = torch.rand(1, 3, 8, 8), torch.rand(2, 2, 3, 8, 8)
+
+    def patches(count: int) -> list[torch.Tensor]:
+        def net(x: torch.Tensor) -> torch.Tensor:
+            return F.conv2d(x.square(), weight).expand(-1, 1, count, count)
+
+        return [r1_penalty(net, real), gradient_penalty(net, real, fake, torch.full((2, 1, 1, 1), 0.5))]
+
+    torch.testing.assert_close(patches(30), patches(1))
+
+
+def test_the_penalty_of_one_logit_an_image_is_that_of_the_logit() -> None:
+    torch.manual_seed(0)
+    D, real = DcganDiscriminator(32, 3, 4, "none", 2).double(), torch.rand(3, 3, 32, 32).double()
+    x, label = real.clone().requires_grad_(), torch.tensor([0, 1, 1])
+    (gradient,) = torch.autograd.grad(D(x, label).sum(), x)
+    expected = gradient.flatten(1).square().sum(1).mean() / 2
+    assert torch.equal(r1_penalty(lambda x: D(x, label), real), expected)
+
+
+@pytest.mark.parametrize("mode", ["vanilla", "wgangp"])
+def test_a_penalised_patch_discriminator_separates_images_of_any_size(mode: str) -> None:
+    """Under a penalty on the sum of the logits, R1 keeps D undecided, and gradients fall with the patches."""
+    weights = {"vanilla": {"lambda_r1": 10.0, "r1_every": 4}, "wgangp": {"lambda_gp": 10.0}}[mode]
+    gradients = []
+    for side in (32, 64):
+        torch.manual_seed(0)
+        objective = Objective(mode, **weights)
+        D = PatchDiscriminator(3, 8, 2, "instance")
+        optimizer = torch.optim.Adam(D.parameters(), 2e-3, (0.5, 0.9))
+        for iteration in range(1, 81):
+            real, fake = torch.rand(2, 4, 3, side, side)
+            real = F.avg_pool2d(real, 3, 1, 1) * 2
+            draws = objective.draws(("D",), 4, torch.Generator().manual_seed(iteration), iteration)
+            losses = objective.discriminator(D, real, fake, draws)
+            optimizer.zero_grad()
+            total(losses).backward()
+            optimizer.step()
+        if mode == "vanilla":
+            assert (losses["real"] + losses["fake"]) / 2 < 0.5 * math.log(2)
+        fake = fake.requires_grad_()
+        (gradient,) = torch.autograd.grad(objective.generator(D, fake, {}) * len(fake), fake)
+        gradients.append(gradient.flatten(1).norm(dim=1).mean())
+    assert 0.4 < gradients[1] / gradients[0] < 2.5
 
 
 def test_instance_noise_is_added_to_all_inputs_of_discriminators() -> None:
     torch.manual_seed(0)
     objective, zeros = Objective("lsgan", instance_noise=0.5), torch.zeros(8, 3, 16, 16)
-    assert objective.augment_for_discriminator(zeros, None, 0).std().item() == pytest.approx(0.5, rel=0.05)
+    assert objective.view({}, "D", 0, None)(zeros).std().item() == pytest.approx(0.5, rel=0.05)
     assert objective.discriminator(nn.Identity(), zeros, zeros, {})["fake"] > 0.2
+
+
+def test_instance_noise_falls_to_zero_also_in_replayed_steps(data: dict[str, Path]) -> None:
+    flags = ["--instance_noise", "0.5", "--instance_noise_epochs", "2", "--norm", "none", "--lambda_r1", "1"]
+    eager, batches = trainer_and_batches("pix2pix", data, f"--lr={2**-12}", "--r1_every=1", *flags)
+    captured, _ = trainer_and_batches("pix2pix", data, f"--lr={2**-12}", "--r1_every=1", *flags)
+    captured.capture_steps(recorder := CpuRecorder())
+    for step in range(8):
+        for trainer in (eager, captured):
+            trainer.model.objective.epochs_done = step / 3
+        assert_close = torch.testing.assert_close
+        for ours, theirs in zip(eager.step(batches[0]), captured.step(batches[0]), strict=True):
+            assert_close(ours, theirs, rtol=0, atol=0)
+        std = eager.model.draws(1, step, torch.Generator())["instance_noise"].item()
+        assert std == pytest.approx(max(0, 0.5 * (1 - step / 6)))
+    assert recorder.replays > 2
+    assert_equal_states(eager, captured)
+
+
+def test_color_leaves_the_condition_of_pairs_alone(data: dict[str, Path]) -> None:
+    trainer, batches = trainer_and_batches("pix2pix", data, "--diffaug", "color")
+    inputs: list[torch.Tensor] = []
+    trainer.model.nets["D"].register_forward_pre_hook(lambda net, args: inputs.append(args[0].detach()))
+    trainer.step(batches[0])
+    fakes, reals, generated = inputs  # batch norm: each in a call of its own
+    for pair in inputs:
+        assert torch.equal(pair[:, :3], batches[0].A)
+    assert not torch.equal(reals[:, 3:], batches[0].B) and not torch.equal(fakes[:, 3:], generated[:, 3:])
 
 
 @pytest.mark.parametrize(
@@ -146,11 +259,29 @@ def test_instance_noise_is_added_to_all_inputs_of_discriminators() -> None:
         ("--gan_mode wgangp", "--lambda_gp 10: the gradient penalty needs"),
         ("--gan_mode hinge --label_smoothing 0.1", "--label_smoothing 0.1: --gan_mode hinge has no labels"),
         ("--diffaug flip", "--diffaug flip: expected none or some of"),
+        ("--diffaug color --output_nc 4", r"--diffaug color: .* 4 channels \(--output_nc\); .*cutout"),
+        ("--instance_noise_epochs 3", "--instance_noise_epochs 3 needs --instance_noise"),
     ],
 )
 def test_invalid_flags_are_refused(flags: str, message: str, data: dict[str, Path]) -> None:
     with pytest.raises(UserError, match=message):
         trainer_and_batches("pix2pix", data, *flags.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "channels"),
+    [
+        ("colorization", [], r"2 channels \(--output_nc\)"),
+        ("memory_colorization", [], r"2 channels \(--output_nc\)"),
+        ("cycle_gan", ["--input_nc=4", "--lambda_identity=0"], r"4 channels \(--input_nc\)"),
+        ("dcgan", ["--input_nc=2"], r"2 channels \(--input_nc\)"),
+    ],
+)
+def test_color_is_refused_for_images_that_are_not_rgb_or_grey(
+    name: str, flags: list[str], channels: str, data: dict[str, Path]
+) -> None:
+    with pytest.raises(UserError, match=f"--diffaug color,cutout: .* {channels}; use --diffaug cutout"):
+        trainer_and_batches(name, data, "--diffaug=color,cutout", *flags)
 
 
 def weights(net: nn.Module) -> torch.Tensor:
@@ -174,6 +305,11 @@ def test_two_learning_rates(data: dict[str, Path]) -> None:
     trainer.set_learning_rate(0.5)
     rates = {name: o.param_groups[0]["lr"] for name, o in trainer.optimizers.items()}
     assert rates == {"G": 0.00005, "D": 0.0002}
+
+
+def test_both_decay_rates_of_adam_are_flags(data: dict[str, Path]) -> None:
+    trainer, _ = trainer_and_batches("pix2pix", data, "--beta1", "0", "--beta2", "0.9")
+    assert {o.param_groups[0]["betas"] for o in trainer.optimizers.values()} == {(0.0, 0.9)}
 
 
 def test_gradients_are_clipped(data: dict[str, Path]) -> None:
