@@ -11,6 +11,13 @@ def infer_flags(weights: Mapping[str, Tensor]) -> dict[str, str]:
 
     This knows the U-Net and ResNet generators and both discriminators; empty for other networks.
     """
+    try:
+        return _flags(weights)
+    except (ValueError, IndexError, KeyError):  # names of these networks, but shapes of none of them
+        return {}
+
+
+def _flags(weights: Mapping[str, Tensor]) -> dict[str, str]:
     shapes = {
         name.replace(".parametrizations.weight.original", ".weight"): tuple(tensor.shape)
         for name, tensor in weights.items()

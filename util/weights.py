@@ -6,6 +6,8 @@ Every file is read with ``weights_only=True``, so that none can run code.
 import hashlib
 import logging
 import re
+import tarfile
+import warnings
 import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +22,21 @@ EMA_SUFFIX = "_ema"
 """Suffix of an average's name in the file names of weights."""
 
 log = logging.getLogger(__name__)
+
+TAR = (
+    "a tar archive, in which torch before 0.2 stored weights: load it with a torch of its time and torch.save"
+    " its state_dict again; unpack it first if it holds a .pth file"
+)
+FOREIGN = {
+    b"\x89hdf": "an HDF5 file, such as Keras writes: convert it to a state_dict of this network",
+    b"\x1f\x8b": "compressed by gzip: unpack it first",
+    b"version https://git-lfs": "a pointer of Git LFS: fetch the file itself by git lfs pull",
+    b"<!doctype html": "a web page: the download has failed, fetch the file again",
+    b"<html": "a web page: the download has failed, fetch the file again",
+    b"<?xml": "an XML document: the download has failed, fetch the file again",
+    b"\x93numpy": "a NumPy array: torch.save its tensors as a state_dict",
+}
+"""What files are that begin with these bytes, in lower case."""
 
 MAX_NAMES = 3
 """Number of mismatched entries that an error message lists."""
@@ -56,25 +73,82 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
         UserError: the file is damaged, is not a state_dict, or holds more than tensors and plain values.
     """
     try:
+        if kind := foreign_kind(path):
+            raise UserError(f"{path}: not a file of weights, but {kind}")
         # torch.load does not verify the checksums of zip archives; the legacy format has none.
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 if damaged := archive.testzip():
                     raise ValueError(f"damaged: the checksum of {damaged} does not fit")
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # about other formats, for programmers
+            weights = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     # For damaged files the unpickler can raise almost any exception.
     except Exception as error:
-        raise UserError(f"{path}: cannot be read as weights ({describe_load_error(error)})") from error
-    if not isinstance(weights, Mapping) or not all(isinstance(entry, Tensor) for entry in weights.values()):
-        raise UserError(f"{path}: expected a state_dict of one network")
+        raise UserError(
+            f"{path}: cannot be read as weights ({describe_load_error(error)}); expected what"
+            " torch.save(net.state_dict(), FILE) writes"
+        ) from error
+    if not isinstance(weights, Mapping):
+        raise UserError(f"{path}: expected a state_dict of one network, but it holds a {_type(weights)}")
+    for name, entry in weights.items():
+        if not isinstance(entry, Tensor) or not isinstance(name, str):
+            raise UserError(
+                f"{path}: expected a state_dict of one network, whose entries are tensors, but {name!r} is a"
+                f" {_type(entry)}; save the state_dict alone"
+            )
     return weights
 
 
 def describe_load_error(error: Exception) -> str:
-    """Return a short reason why `torch.load` failed."""
-    if "Weights only load failed" in str(error):
-        return "refused: it holds more than tensors and plain values, so it could run code, or it is damaged"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return a short reason why `torch.load` failed, without torch's advice to load it unsafely."""
+    text = str(error)
+    if "weights_only" in text or "Weights only" in text:
+        unsafe = re.search(r"GLOBAL (\S+) was not an allowed global", text)
+        what = f"a {unsafe[1]}" if unsafe else "more than tensors and plain values"
+        return f"refused: it holds {what}, so it could run code, or it is damaged"
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def foreign_kind(path: Path) -> str:
+    """Return what a file in another format than that of weights is, and what to do; else an empty string."""
+    if path.exists() and not path.is_file():
+        return f"a {'folder' if path.is_dir() else 'device or pipe'}: give the .pth file"
+    with path.open("rb") as file:
+        head = file.read(512)
+    if not head:
+        return "an empty file: copy or download it again"
+    if zipfile.is_zipfile(path):
+        return _kind_of_zip(path)
+    for start, kind in FOREIGN.items():
+        if head.lstrip().lower().startswith(start):
+            return kind
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return "a safetensors file: load it with safetensors.torch.load_file and torch.save the result"
+    return TAR if tarfile.is_tarfile(path) else ""
+
+
+def _kind_of_zip(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.rpartition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return ""  # damaged, which reading it tells
+    if "constants.pkl" in names:
+        return (
+            "a TorchScript archive, which holds code: save its weights alone,"
+            " torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+        )
+    if "data.pkl" in names:
+        return ""
+    if any(name.endswith(".npy") for name in names):
+        return "a NumPy archive: make tensors of its arrays and torch.save them as a state_dict"
+    return "a zip archive of something else: give the .pth file that torch.save wrote"
+
+
+def _type(value: object) -> str:
+    return type(value).__name__
 
 
 def load_into(
@@ -93,7 +167,7 @@ def load_into(
         UserError: names or shapes differ; the message lists them and the flags to change.
     """
     unwrapped, own = _without_wrappers(weights), net.state_dict()
-    weights = _without_old_statistics(net, unwrapped)
+    weights = _counted(net, _without_old_statistics(net, unwrapped))
     missing = sorted(own.keys() - weights.keys())
     unknown = sorted(weights.keys() - own.keys())
     reshaped = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
@@ -110,8 +184,35 @@ def load_into(
             f"{source}: these weights are of another architecture: {'; '.join(filter(None, parts))}."
             f" {_advice(infer_flags(unwrapped), infer_flags(own))}"
         )
+    check_values(weights, source, own)
     net.load_state_dict({**own, **weights})
     return missing
+
+
+def check_values(
+    weights: Mapping[str, Tensor], source: str, like: Mapping[str, Tensor] | None = None
+) -> None:
+    """Raise a `UserError` that names the entries which are no finite real numbers.
+
+    Args:
+        source: see `load_into`.
+        like: tensors of the types that the weights are converted to, in which they must be finite; by name.
+    """
+    problems: dict[str, list[str]] = {}
+    for name, tensor in weights.items():
+        if tensor.is_complex():
+            problems.setdefault("are complex", []).append(name)
+        elif tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            problems.setdefault("are not plain tensors (sparse, quantized or without values)", []).append(
+                name
+            )
+        elif tensor.is_floating_point():
+            converted = tensor.to(like[name].dtype) if like else tensor
+            if not converted.isfinite().all():
+                problems.setdefault("are not finite (NaN or infinite)", []).append(name)
+    if problems:
+        listed = "; ".join(_count_entries(problem, names) for problem, names in problems.items())
+        raise UserError(f"{source}: {listed}. Take other weights, such as those of an earlier checkpoint")
 
 
 def check_hash(path: Path, flag: str) -> None:
@@ -221,6 +322,15 @@ def _without_wrappers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return `weights` without the name prefixes of DataParallel and torch.compile."""
     prefixes = re.compile(r"(module\.|_orig_mod\.)*")
     return {prefixes.sub("", name, count=1): tensor for name, tensor in weights.items()}
+
+
+def _counted(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `weights` with the counters of batch norm that `net` has, if torch before 0.4.1 wrote them."""
+    norms = [name for name, layer in net.named_modules() if isinstance(layer, nn.modules.batchnorm._NormBase)]
+    prefixes = [f"{name}." if name else "" for name in norms]
+    counters = [f"{prefix}num_batches_tracked" for prefix in prefixes if f"{prefix}running_var" in weights]
+    own = net.state_dict()
+    return {**{name: own[name] for name in counters if name in own}, **weights}
 
 
 def _without_old_statistics(net: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,9 +2,13 @@
 
 import logging
 import os
+import pickle
 import random
+import re
+import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,9 +20,10 @@ from models.generators.unet import UnetGenerator
 from models.layers.initialization import normalise_spectrum
 from models.layers.norms import BatchNorm2d
 from training.checkpoint import save_checkpoint
+from training.ema import Ema
 from util.architecture import infer_flags
 from util.errors import UserError
-from util.weights import find_initial_weights, initialise_from, load_into, load_weights
+from util.weights import find_initial_weights, initialise_from, load_into, load_weights, read_weights
 
 
 def net() -> nn.Module:
@@ -68,6 +73,13 @@ def test_mismatches_are_listed() -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["net.0.weight", "model.model.0.weight", "model.1.weight", "model.2.weight"])
+def test_shapes_of_no_network_are_a_mismatch(name: str) -> None:
+    for weight in (torch.zeros(()), torch.zeros(1), torch.zeros(1, 2, 7, 7), torch.zeros(1, 2, 4, 4)):
+        with pytest.raises(UserError, match="of another architecture"):
+            load_into(net(), {name: weight}, "file.pth")
+
+
 class Malicious:
     def __reduce__(self) -> tuple[object, ...]:
         return os.mkdir, ("executed",)
@@ -91,6 +103,86 @@ def test_files_without_weights_are_refused(
         load_weights(net(), path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
+
+
+def test_other_formats_are_named_and_unsafe_loading_is_never_advised(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.warns(FutureWarning):
+        torch.jit.script(layer).save(tmp_path / "script.pth")
+    for name in ("module", "legacy module"):
+        zipped = name == "module"
+        torch.save(layer, tmp_path / f"{name}.pth", _use_new_zipfile_serialization=zipped)
+    with tarfile.open(tmp_path / "tar.pth", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(name))
+    torch.save({"epoch": 3, "state_dict": layer.state_dict()}, tmp_path / "nested.pth")
+    np.savez(tmp_path / "numpy.npz", a=np.zeros(2))
+    (tmp_path / "numpy.npz").rename(tmp_path / "numpy.pth")
+    (tmp_path / "pickle.pth").write_bytes(pickle.dumps({"w": [1]}, 4))
+    (tmp_path / "page.pth").write_text("<!DOCTYPE html><html>404</html>")
+    (tmp_path / "pointer.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "safe.pth").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "folder.pth").mkdir()
+    os.mkfifo(tmp_path / "pipe.pth")
+    expected = {
+        "script": "a TorchScript archive",
+        "module": "refused: it holds a torch.nn.modules.linear.Linear",
+        "legacy module": "refused: it holds a torch.nn.modules.linear.Linear",
+        "tar": "a tar archive",
+        "nested": "'epoch' is a int",
+        "numpy": "a NumPy archive",
+        "pickle": "refused: it holds more than tensors",
+        "page": "a web page",
+        "pointer": "git lfs pull",
+        "safe": "a safetensors file",
+        "folder": "a folder",
+        "pipe": "a device or pipe",
+    }
+    for name, message in expected.items():
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
+            read_weights(tmp_path / f"{name}.pth")
+        text = str(caught.value)
+        assert f"{name}.pth: " in text and "weights_only" not in text and "\n" not in text
+
+
+def test_batch_norm_of_old_torch_has_no_counters(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, path = net(), tmp_path / "old_net_G.pth"
+    old = {name: tensor for name, tensor in source.state_dict().items() if "num_batches" not in name}
+    torch.save(old, path)
+    target, average = net(), Ema({"G": net()}, 0.9)
+    load_weights(target, path)
+    average.load_state_dict({"nets": {"G": old}, "updates": 1})
+    with caplog.at_level(logging.INFO):
+        initialise_from({"G": (fresh := net())}, tmp_path, "old")
+    assert "start fresh" not in caplog.text
+    for loaded in (target, average.nets["G"], fresh):
+        assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in old.items())
+    del old["1.running_var"]
+    with pytest.raises(
+        UserError, match=r"2 entries are missing in the file: 1\.num_batches.*, 1\.running_var"
+    ):
+        load_into(net(), old, "file.pth")
+
+
+def test_entries_that_are_no_finite_numbers_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "latest_net_G.pth"
+    for value, message in (
+        (torch.tensor([0, torch.nan, 0, 0]), "1 entries are not finite (NaN or infinite): 0.bias"),
+        (torch.tensor([0, 0, 0, -torch.inf]), "not finite (NaN or infinite): 0.bias"),
+        (torch.full((4,), 1e300, dtype=torch.float64), "not finite (NaN or infinite): 0.bias"),
+        (torch.zeros(4, dtype=torch.complex64), "1 entries are complex: 0.bias"),
+        (
+            torch.zeros(4, device="meta"),
+            "are not plain tensors (sparse, quantized or without values): 0.bias",
+        ),
+    ):
+        target = net()
+        before = target.state_dict()["0.weight"].clone()
+        torch.save({**net().state_dict(), "0.bias": value}, path)
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
+            load_weights(target, path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert torch.equal(target.state_dict()["0.weight"], before)
 
 
 def test_a_flipped_bit_is_detected_or_harmless(tmp_path: Path) -> None:

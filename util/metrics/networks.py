@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from util.errors import UserError
 from util.metrics.names import DOWNLOAD, NETWORK_FILES
-from util.weights import check_cached, check_hash, load_into, read_weights
+from util.weights import check_cached, check_hash, check_values, load_into, read_weights
 
 UNREADABLE = (OSError, RuntimeError, EOFError, UnpicklingError)
 """Errors of a failed or interrupted download, and of weights of another network."""
@@ -138,7 +138,9 @@ def _read_file(network: str, source: str) -> dict[str, Tensor]:
             f" {NETWORK_FILES[network]}"
         )
     check_hash(Path(source), flag)
-    return dict(read_weights(Path(source)))
+    weights = dict(read_weights(Path(source)))
+    check_values(weights, f"--{flag} {source}")
+    return weights
 
 
 def _not_installed(package: str, error: ImportError) -> Unavailable:
