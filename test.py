@@ -27,6 +27,7 @@ from util import distributed
 from util.batch import Batch
 from util.device import prepare_device, processes_to_launch
 from util.errors import UserError, run_command
+from util.files import read_text
 from util.image_io import Visuals, to_uint8
 from util.metrics.measure import Metrics
 from util.metrics.summary import remove_summary, write_summary
@@ -44,9 +45,14 @@ log = logging.getLogger(__name__)
 
 
 class Result(NamedTuple):
-    """The row of one image in the gallery: its images and captions by label, and its metrics."""
+    """The row of one image in the gallery: its images and captions by label, and its metrics.
+
+    Attributes:
+        source: the path of the image.
+    """
 
     name: str
+    source: str
     visuals: Visuals
     captions: dict[str, str]
     metrics: dict[str, float]
@@ -127,6 +133,7 @@ def results_of(batch: Batch, model: BaseModel, metrics: Metrics, paired: bool) -
     return {
         index: Result(
             Path(batch.paths_A[row]).stem,
+            batch.paths_A[row],
             {name: to_uint8(image[row]) for name, image in visuals.items()},
             captions[row],
             measured[row],
@@ -150,7 +157,13 @@ def write_gallery(
         if overview:
             gallery.add("overview", {name: to_uint8(image) for name, image in overview.items()})
         for result in results:
-            name = gallery.add(result.name, result.visuals, result.captions, result.metrics)
+            name = gallery.add(
+                result.name,
+                result.visuals,
+                result.captions,
+                result.metrics,
+                source=path_in(options.run.dataroot, result.source),
+            )
             count += 1
             if result.metrics:
                 rows.append((name, result.metrics))
@@ -160,10 +173,20 @@ def write_gallery(
         if rows or summary.mean or summary.left_out:
             write_summary(gallery.folder, rows, summary)
         gallery.summarize(summary)
-    gallery.link_from(options.run_folder / "web" / "index.html", summary)
+    training_page = options.run_folder / "web" / "index.html"
+    try:
+        gallery.link_from(training_page, summary)
+    except OSError as error:  # the run may be another user's
+        log.info("%s: has no link to the gallery (%s)", training_page, error.strerror)
     if not rows and "metrics" in options.explicit and metrics.needs_pairs:
         log.warning("--metrics %s: these results have no truth to compare with", options.metrics.metrics)
     log.info("%d images: %s", count, gallery.page.path)
+
+
+def path_in(folder: str, path: str) -> str:
+    """Return a path relative to the folder if it is inside, else the path."""
+    start = f"{folder.rstrip('/')}/"
+    return path[len(start) :] if path.startswith(start) else path
 
 
 def create_gallery(options: TestOptions, paired: bool) -> Gallery:
@@ -174,7 +197,7 @@ def create_gallery(options: TestOptions, paired: bool) -> Gallery:
     changed = {name: value for name, value in options.values().items() if value != options.defaults[name]}
     flags = {"test.py": {name: argument_text(value) for name, value in changed.items()}}
     if recorded.exists():
-        flags = {"train.py": read_changed(recorded.read_text()), **flags}
+        flags = {"train.py": read_changed(read_text(recorded)), **flags}
     return Gallery(
         options.results_folder,
         title,

@@ -14,7 +14,7 @@ from options.option import Fixed, Flag, Group, SameAs, Unless, build, flags_of
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.errors import Parser, UserError, did_you_mean
-from util.files import write_text
+from util.files import read_text, write_text
 from util.registry import Registry
 from util.text import printable
 
@@ -131,8 +131,12 @@ def options_text(options: CommandOptions) -> str:
 
 
 def save(options: CommandOptions) -> None:
-    """Write ``<command>_opt.txt``, in the peer's format, and ``<command>_opt.json`` to the run's folder."""
-    folder = options.run_folder
+    """Write ``<command>_opt.txt``, in the peer's format, and ``<command>_opt.json``.
+
+    They go to the run's folder in training and to the folder of the results in testing: a run may be tested
+    by several processes at once, and by users who may not write to it.
+    """
+    folder = options.results_folder if isinstance(options, TestOptions) else options.run_folder
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{options.COMMAND}_opt.txt", f"{options_text(options)}\n")
     write_text(folder / f"{options.COMMAND}_opt.json", json.dumps(options.values(), indent=1) + "\n")
@@ -330,7 +334,7 @@ def _architecture(flags: Mapping[str, Flag], further: Sequence[str], values: Val
     if not record.exists() and not text.exists():
         return {}
     source = record if record.exists() else text
-    recorded = _read_json(record) if record.exists() else read_opt_txt(text.read_text())
+    recorded = _read_json(record) if record.exists() else read_opt_txt(read_text(text))
     result = {
         name: flag.convert(recorded[name], str(source))
         for name, flag in flags.items()

@@ -32,6 +32,7 @@ from training.checkpoint import load_state, remove_state, save_checkpoint, set_a
 from training.loggers.base import truncate_logs
 from util.device import select_device
 from util.errors import Parser, UserError, run_command
+from util.files import append_text, start_file, sync
 from util.image_io import read_image, save_image, to_uint8
 from util.stopping import STOPPED_STATUS, StopSignals
 
@@ -154,7 +155,7 @@ class Run:
                 log.info("%s: there is no state to resume from; starting from the beginning", self.out)
             elif set_aside(self.folder, self.tag, f"{self.tag}_replaced"):
                 log.warning("%s: an earlier run's state is kept as %s_replaced_state.pth", self.out, self.tag)
-            self.log_file.write_text("")
+            start_file(self.log_file)
             return
         then, now = state["options"], self.flags()
         changed = [
@@ -195,8 +196,8 @@ class Run:
                 bar.set_description(f"size {transfer.size}")
                 bar.set_postfix(losses)
                 bar.update()
-                with self.log_file.open("a") as file:
-                    file.write(f"{json.dumps({'size': transfer.size, 'step': transfer.step, **losses})}\n")
+                record = {"size": transfer.size, "step": transfer.step, **losses}
+                append_text(self.log_file, f"{json.dumps(record)}\n")
                 if options.save_every and self.number % options.save_every == 0:
                     self.write(self.out.with_stem(f"{self.out.stem}_{self.number:06}"))
                 stopping = bool(stop.received)
@@ -213,7 +214,7 @@ class Run:
     def save(self) -> None:
         """Write the state."""
         with self.log_file.open("rb") as file:
-            os.fsync(file.fileno())
+            sync(file.fileno())
             length = os.fstat(file.fileno()).st_size
         state = {
             "options": self.flags(),

@@ -139,5 +139,5 @@ def test_test_prints_its_options(pairs: Path, tmp_path: Path, caplog: pytest.Log
     places = ["--checkpoints_dir", str(tmp_path), "--results_dir", str(tmp_path / "results")]
     argv = ["--dataroot", str(pairs), "--name", "run", "--model", "pix2pix", "--gpu_ids", "-1", *places]
     assert test.main([*argv, "--crop_size", "32"]) == 0
-    saved = (tmp_path / "run" / "test_opt.txt").read_text()
+    saved = (tmp_path / "results" / "run" / "test_latest" / "test_opt.txt").read_text()
     assert saved in [f"{line.message}\n" for line in caplog.records]

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from util.errors import UserError
+from util.files import create_exclusively
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +74,7 @@ class RunLock:
 
     def _create(self) -> bool:
         """Create the lock with its content in one step; return False if there is one already."""
-        content = self._own_path()
-        content.write_text(json.dumps(self._mine))
-        try:
-            os.link(content, self.path)
-        except FileExistsError:
-            return False
-        finally:
-            content.unlink()
-        return True
+        return create_exclusively(self.path, json.dumps(self._mine).encode())
 
     def _remove_if_abandoned(self) -> None:
         """Remove the present lock if its run is over; on another host, wait for a heartbeat.
@@ -134,8 +127,8 @@ class RunLock:
             self.path.rename(removed)
         except FileNotFoundError:
             return
-        if removed.read_bytes() != held:
-            os.link(removed, self.path)
+        if (content := removed.read_bytes()) != held:
+            create_exclusively(self.path, content)
         else:
             log.info("%s: taken over from %s, which is gone", self.path, _name(owner))
         removed.unlink()

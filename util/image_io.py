@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from util.errors import UserError
+from util.files import write_in_place
 from util.shards import Member
 
 Visuals = dict[str, NDArray[np.uint8]]
@@ -79,8 +80,14 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def save_image(image: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL) -> None:
-    """Write `image`, (H, W, 3) or (H, W), in the format of the extension of `path`."""
-    Image.fromarray(image).save(path, compress_level=png_level, quality=LOSSY_QUALITY)
+    """Write `image`, (H, W, 3) or (H, W), in the format of the extension of `path`.
+
+    Raises:
+        OSError: with the name `path`: it cannot be written, or is a link.
+    """
+    file_format = Image.EXTENSION[path.suffix.lower()]
+    options = {"compress_level": png_level, "quality": LOSSY_QUALITY}
+    write_in_place(path, lambda file: Image.fromarray(image).save(file, file_format, **options))
 
 
 def to_levels(images: "Tensor") -> "Tensor":

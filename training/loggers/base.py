@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from options.train_options import TrainOptions
 from training.progress import Progress
-from util.files import DISK_FULL_ERRORS
+from util.files import DISK_FULL_ERRORS, sync
 from util.image_io import Visuals
 
 log = logging.getLogger(__name__)
@@ -227,7 +227,7 @@ class Logger:
         lengths = {}
         for path in (path for sink in self.sinks for path in sink.files):
             with path.open("rb") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
                 lengths[str(path.relative_to(self.folder))] = os.fstat(file.fileno()).st_size
         return lengths
 

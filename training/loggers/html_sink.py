@@ -14,6 +14,7 @@ from options.parse import argument_text
 from options.train_options import TrainOptions
 from training.loggers.base import LossRecord, MetricRecord, Sink
 from training.progress import Progress
+from util.files import make_folder
 from util.image_io import Visuals, save_image
 from util.pages.page import Page, command_tag, image_tag, record_tag, sample_tag
 
@@ -64,7 +65,8 @@ class TrainingPage(Sink):
             OSError: the files cannot be written.
         """
         self.images = folder / "web" / "images"
-        self.images.mkdir(parents=True, exist_ok=True)
+        make_folder(self.images.parent)
+        make_folder(self.images)
         self.width, self.averaged = width, averaged
         self.page = Page(
             folder / "web" / "index.html",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from training.loggers.base import LossRecord, MetricRecord, Sink
+from util.files import append_text, start_file
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class TextLog(Sink):
     def __init__(self, path: Path, resume: bool):
         self.files = (path,)
         if not (resume and path.exists()):
-            path.write_text(f"================ Training Loss ({time.strftime('%c')}) ================\n")
+            start_file(path, f"================ Training Loss ({time.strftime('%c')}) ================\n")
 
     def log_losses(self, record: LossRecord) -> None:
         self._write(record.line())
@@ -40,8 +41,7 @@ class TextLog(Sink):
         self._write(record.line())
 
     def _write(self, line: str) -> None:
-        with self.files[0].open("a") as file:
-            file.write(f"{line}\n")
+        append_text(self.files[0], f"{line}\n")
 
 
 class JsonLines(Sink):
@@ -57,7 +57,7 @@ class JsonLines(Sink):
         self.files = (losses, metrics) if metrics else (losses,)
         for path in self.files:
             if not (resume and path.exists()):
-                path.write_text("")
+                start_file(path)
 
     def log_losses(self, record: LossRecord) -> None:
         self._write(self.losses, record)
@@ -67,5 +67,4 @@ class JsonLines(Sink):
             self._write(self.metrics, record)
 
     def _write(self, path: Path, record: LossRecord | MetricRecord) -> None:
-        with path.open("a") as file:
-            file.write(f"{json.dumps(asdict(record))}\n")
+        append_text(path, f"{json.dumps(asdict(record))}\n")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from util.files import write_text
 from util.metrics.names import METRICS
+from util.text import csv_cell
 
 JSON_FILE, TABLE_FILE = "metrics.json", "metrics.csv"
 
@@ -40,6 +41,7 @@ def write_summary(folder: Path, rows: Sequence[tuple[str, Mapping[str, float]]],
     """Write metrics.json and metrics.csv.
 
     Infinity and NaN, which JSON lacks, are null in metrics.json; metrics.csv has ``inf`` and an empty cell.
+    Names in metrics.csv are those of `util.text.csv_cell`.
 
     Args:
         rows: the name of each image and its values by metric.
@@ -55,10 +57,10 @@ def write_summary(folder: Path, rows: Sequence[tuple[str, Mapping[str, float]]],
     columns = list(dict.fromkeys(metric for _, values in (*rows, ("", summary.mean)) for metric in values))
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", *columns])
+    writer.writerow(["name", *map(csv_cell, columns)])
     for name, values in (*rows, ("mean", summary.mean)):
         cells = [values.get(metric, math.nan) for metric in columns]
-        writer.writerow([name, *("" if math.isnan(value) else value for value in cells)])
+        writer.writerow([csv_cell(name), *("" if math.isnan(value) else value for value in cells)])
     write_text(folder / TABLE_FILE, table.getvalue())
 
 

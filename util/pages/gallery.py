@@ -4,13 +4,13 @@ import json
 import math
 import os
 import time
+import unicodedata
 from collections import deque
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
-from urllib.parse import quote
 
 import numpy as np
 from dominate import tags
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from util.errors import UserError
-from util.files import write_text
+from util.files import NAME_MAX, append_text, cut_name, is_case_insensitive, make_folder, write_text
 from util.image_io import PNG_LEVEL, save_image
 from util.metrics.summary import JSON_FILE, TABLE_FILE, Summary
+from util.pages.listing import Listing
 from util.pages.page import (
     ROWS_FILE,
     Page,
+    address,
     arrow,
     command_tag,
     direction,
@@ -41,6 +43,9 @@ WAITING_BYTES = 1 << 26
 
 THUMBNAIL_SCALE = 2
 """Pixels of a thumbnail per CSS pixel of its width on the page, for screens of high resolution."""
+
+MAX_ROWS = 9_999_999
+"""The largest number of rows of one name, for which long names are cut."""
 
 MAX_SIDES = {"jpg": 65_500, "webp": 16_383}
 """The largest side in pixels that a format allows."""
@@ -79,7 +84,8 @@ class Gallery:
     Images much wider than they are shown have small copies in thumbs/ rather than images/, which programs
     may read as a whole folder. Threads save the images; a row is appended to the page when its images are
     saved. gallery.json lists the rows for programs. It is written by `finish`, which leaving the gallery's
-    ``with`` block calls, so it is missing where a process was killed.
+    ``with`` block calls, so it is missing where a process was killed. The images that the previous gallery in
+    the folder listed are removed first; other files stay.
 
     Attributes:
         folder, images: the folders of the page and of its images.
@@ -98,7 +104,7 @@ class Gallery:
         warning: str = "",
         about: About | None = None,
     ) -> None:
-        """Start the page; images of an earlier run are overwritten only where names agree.
+        """Remove the previous gallery's images and start the page.
 
         Args:
             width: the largest width of an image on the page in CSS pixels.
@@ -109,11 +115,12 @@ class Gallery:
 
         Raises:
             ValueError: the width is below 1 or the aspect ratio is not positive.
+            OSError: the folder cannot be written to, or one in it is a link.
         """
         if not 0 < aspect_ratio < float("inf"):
             raise ValueError(f"The aspect ratio must be a positive number, not {aspect_ratio}.")
         self.folder, self.images = folder, folder / "images"
-        self.images.mkdir(parents=True, exist_ok=True)
+        make_folder(self.images)
         self.thumbnails = folder / "thumbs"
         self.width = width
         self.aspect_ratio = aspect_ratio
@@ -128,14 +135,17 @@ class Gallery:
             warning=warning,
             paired=self.about.paired,
         )
-        (folder / ROWS_FILE).unlink(missing_ok=True)
         self.count = 0
+        self._listing = Listing(folder)
         self._records: list[str] = []
         self._sizes: set[tuple[int, int]] = set()
+        self._ignore_case = is_case_insensitive(self.images)
+        self._numbers: dict[str, int] = {}
         self._names: set[str] = set()
         self._files: set[str] = set()
         self._savers = ThreadPoolExecutor(SAVERS)
         self._waiting: deque[Row] = deque()
+        self._waiting_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -143,7 +153,7 @@ class Gallery:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._savers:
+        with self._listing, self._savers:
             self.finish()
 
     def add(
@@ -152,14 +162,17 @@ class Gallery:
         visuals: dict[str, NDArray[np.uint8]],
         captions: Mapping[str, str] | None = None,
         measured: Mapping[str, float] | None = None,
+        source: str = "",
     ) -> str:
         """Save images/{name}_{label}.png (or another format) for every label and append a row with them.
 
         Args:
-            name: if a row has it already, {name}_2, {name}_3 and so on are tried.
+            name: if a row has it already, {name}_2, {name}_3 and so on are tried; a name that leaves no space
+                for the labels is cut.
             visuals: images by label, (H, W, 3) or (H, W).
             captions: texts by label, shown instead of the label.
             measured: values by metric, by which the page can sort the rows.
+            source: the file that the row shows; the page has it if the row could not get the name.
 
         Returns:
             The row's name.
@@ -169,15 +182,17 @@ class Gallery:
             UserError: an image is too large for the format.
             OSError: this or an earlier image cannot be saved.
         """
-        name = self._free_name(name, list(visuals))
+        given, name = name, self._free_name(name, list(visuals))
         captions, measured = captions or {}, measured or {}
         stretched = {label: stretch(image, self.aspect_ratio) for label, image in visuals.items()}
         size = sum(image.nbytes for image in stretched.values())
-        while self._waiting and size + sum(row.size for row in self._waiting) > WAITING_BYTES:
+        while self._waiting and size + self._waiting_bytes > WAITING_BYTES:
             self._append_oldest()
         files = {label: self._file_name(name, label) for label in stretched}
         for label, image in stretched.items():
             self._check_sides(image, files[label])
+        paths = {label: f"images/{file_name}" for label, file_name in files.items()}
+        self._listing.add(paths.values())
         figures: list[tags.figure] = []
         saving: list[Future[None]] = []
         for label, image in stretched.items():
@@ -196,12 +211,15 @@ class Gallery:
             self._sizes.add((image.shape[1], image.shape[0]))
         record = {
             "name": name,
-            "images": {label: f"images/{file_name}" for label, file_name in files.items()},
+            **({"source": source} if source else {}),
+            "images": paths,
             "captions": {label: caption for label, caption in captions.items() if label in files},
             "metrics": {metric: v if math.isfinite(v) else None for metric, v in measured.items()},
         }
-        tag = sample_tag(figures, heading=name, measured=measured)
+        shown = source if name != given else ""
+        tag = sample_tag(figures, heading=name, measured=measured, source=shown)
         self._waiting.append(Row(tag, json.dumps(record), size, saving))
+        self._waiting_bytes += size
         self.count += 1
         return name
 
@@ -236,13 +254,12 @@ class Gallery:
             return
         path = Path(os.path.relpath(self.page.path, training_page.parent)).as_posix()
         values = {
-            "address": quote(path),
+            "address": address(path),
             "title": f"{self.about.phase}, epoch {self.about.epoch}",
             "date": self.date,
             "metrics": {name: float(f"{value:.6g}") for name, value in summary.mean.items()},
         }
-        with training_page.open("a", encoding="utf-8") as file:
-            file.write(record_tag("result", values).render(pretty=False) + "\n")
+        append_text(training_page, record_tag("result", values).render(pretty=False) + "\n")
 
     def finish(self) -> None:
         """Wait until all images are saved and all rows are on the page; write gallery.json.
@@ -271,17 +288,19 @@ class Gallery:
         if image.shape[1] <= width:
             return None
         thumbnail = Path(file_name).with_suffix(".jpg").name
-        self.thumbnails.mkdir(exist_ok=True)
+        make_folder(self.thumbnails)
         saving.append(self._savers.submit(save_thumbnail, image, self.thumbnails / thumbnail, width))
         return thumbnail
 
     def _append_oldest(self) -> None:
         row = self._waiting.popleft()
+        self._waiting_bytes -= row.size
         try:
             for saved in row.saving:
                 saved.result()
         except BaseException:
             self._waiting.clear()
+            self._waiting_bytes = 0
             raise
         self.page.append(row.tag)
         self._records.append(row.record)
@@ -293,7 +312,7 @@ class Gallery:
             section.add(tags.details(tags.summary("Flags that differ from their defaults"), *commands))
         if self.about.options and self.about.options.exists():
             path = Path(os.path.relpath(self.about.options, self.folder)).as_posix()
-            section.add(tags.a(self.about.options.name, href=quote(path)))
+            section.add(tags.a(self.about.options.name, href=address(path)))
         return section
 
     def _check_sides(self, image: NDArray[np.uint8], file_name: str) -> None:
@@ -306,19 +325,32 @@ class Gallery:
             )
 
     def _free_name(self, name: str, labels: list[str]) -> str:
+        name = self._cut(name, labels)
         candidate = name
-        number = 1
+        number = self._numbers.get(self._key(name), 1)
         while not self._is_free(candidate, labels):
             number += 1
             candidate = f"{name}_{number}"
-        self._names.add(candidate)
-        self._files.update(self._file_name(candidate, label) for label in labels)
+        self._numbers[self._key(name)] = number
+        self._names.add(self._key(candidate))
+        self._files.update(self._key(self._file_name(candidate, label)) for label in labels)
         return candidate
+
+    def _cut(self, name: str, labels: list[str]) -> str:
+        """Return the name, shortened if the file system does not allow it with the labels and a number."""
+        longest = max((len(os.fsencode(f"_{label}.{self.file_format}")) for label in labels), default=0)
+        if len(os.fsencode(name)) + longest <= NAME_MAX:
+            return name
+        return cut_name(name, max(1, NAME_MAX - longest - len(f"_{MAX_ROWS}")))
 
     def _is_free(self, name: str, labels: list[str]) -> bool:
         # Files count too: sample "a" with label "b_c" and sample "a_b" with label "c" have one file name.
-        files = {self._file_name(name, label) for label in labels}
-        return name not in self._names and self._files.isdisjoint(files)
+        files = {self._key(self._file_name(name, label)) for label in labels}
+        return self._key(name) not in self._names and self._files.isdisjoint(files)
+
+    def _key(self, name: str) -> str:
+        """Return what is equal for names that are one file."""
+        return unicodedata.normalize("NFC", name).casefold() if self._ignore_case else name
 
     def _file_name(self, name: str, label: str) -> str:
         file_name = f"{name}_{label}.{self.file_format}"

@@ -11,7 +11,9 @@ from urllib.parse import quote
 from dominate import tags
 from dominate.util import raw
 
+from util.files import append_text
 from util.metrics.names import HIGHER_IS_BETTER
+from util.text import escape, printable
 
 STATIC = Path(__file__).parent / "static"
 ROWS_FILE = "gallery.json"  # the rows of a gallery, for programs
@@ -75,11 +77,8 @@ class Page:
     def append(self, *content: tags.html_tag) -> None:
         """Append rendered tags to the file. Raises OSError if it cannot be written."""
         rendered = "".join(tag.render(pretty=False) + "\n" for tag in content)
-        with self.path.open("ab") as file:
-            if file.tell() == 0:
-                rendered = self._head + rendered
-            # A file name that is not valid Unicode contains surrogates, which UTF-8 cannot encode.
-            file.write(rendered.encode("utf-8", errors="replace"))
+        begun = self.path.exists() and self.path.stat().st_size > 0
+        append_text(self.path, rendered if begun else self._head + rendered)
 
 
 def is_of_earlier_version(path: Path) -> bool:
@@ -115,12 +114,12 @@ def image_tag(
         thumbnail: a file of thumbs/ that the page shows instead.
         cls: the class of the link, see `Page.image_class`.
     """
-    address = _address("images", file_name)
-    source = _address("thumbs", thumbnail) if thumbnail else address
+    link = f"images/{address(file_name)}"
+    source = f"thumbs/{address(thumbnail)}" if thumbnail else link
     # The attributes reserve the space before the image is loaded, so that the layout does not shift.
     height = max(1, round(width * size[0] / size[1]))
-    image = tags.img(src=source, alt=description, width=width, height=height, loading="lazy")
-    return tags.figure(tags.a(image, href=address, cls=cls, data_key=key), tags.figcaption(label))
+    image = tags.img(src=source, alt=escape(description), width=width, height=height, loading="lazy")
+    return tags.figure(tags.a(image, href=link, cls=cls, data_key=key), tags.figcaption(printable(label)))
 
 
 def sample_tag(
@@ -128,18 +127,22 @@ def sample_tag(
     heading: str | None = None,
     measured: Mapping[str, float] | None = None,
     cls: str = "image",
+    source: str = "",
 ) -> tags.article:
     """Return the images of one sample side by side, in two lines if there are more than five.
 
     Args:
         measured: values by metric, shown under the heading.
         cls: the class of the images, see `Page.image_class`.
+        source: the file that the sample comes from, shown under the heading.
     """
     count = len(figures)
     columns = count if count <= 5 else min(MAX_COLUMNS, math.ceil(count / 2))
     article = tags.article(cls=f"sample columns-{columns}")
     if heading is not None:
-        article.add(tags.h2(heading))
+        article.add(tags.h2(escape(heading)))
+    if source:
+        article.add(tags.p(f"from {escape(source)}", cls="note"))
     if measured:
         article["data-measured"] = json.dumps({name: _json_number(value) for name, value in measured.items()})
         values = (tags.span(name, " ", tags.b(f"{value:.4g}")) for name, value in measured.items())
@@ -152,7 +155,7 @@ def command_tag(program: str, flags: Mapping[str, str]) -> tags.pre:
     """Return a command with flags, texts by name, as a shell reads it."""
     tag = tags.pre(program)
     for name, value in flags.items():
-        given = "" if value.lower() == "true" else f" {shlex.quote(value)}"
+        given = "" if value.lower() == "true" else f" {shlex.quote(printable(value))}"
         tag.add(" ", tags.span(f"--{name}{given}"))
     return tag
 
@@ -167,8 +170,9 @@ def direction(metric: str) -> str:
     return {True: "higher is better", False: "lower is better", None: ""}[HIGHER_IS_BETTER.get(metric)]
 
 
-def _address(folder: str, file_name: str) -> str:
-    return f"{folder}/{quote(file_name, safe='', errors='surrogateescape')}"
+def address(path: str) -> str:
+    """Return a relative path as the address of a link; bytes of names that are not UTF-8 stay themselves."""
+    return quote(path, safe="/", errors="surrogateescape")
 
 
 def _json_number(value: float) -> float | str:
@@ -184,12 +188,12 @@ def _head(title: str, width: int, kind: str, intro: tuple[tags.html_tag, ...], p
     head = [
         tags.meta(charset="utf-8"),
         tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
-        tags.title(title),
+        tags.title(printable(title)),
         tags.link(rel="icon", href="data:,"),  # otherwise browsers request one from the server
         tags.style(raw("\n" + style)),
         tags.script(raw("\n" + script), type="module"),
     ]
-    header = tags.header(tags.h1(title), tags.p(id="status", role="status"))
+    header = tags.header(tags.h1(printable(title)), tags.p(id="status", role="status"))
     facts = json.dumps({"paired": paired, "higherIsBetter": dict(HIGHER_IS_BETTER)})
     lines = ["<!DOCTYPE html>", '<html lang="en">', *_render(head)]
     lines += [f'<body class="{kind}" data-facts="{html.escape(facts)}">']

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -95,8 +96,9 @@ def test_odd_names_are_safe(tmp_path: Path, name: str) -> None:
     page = read(odd)
     # The name is text in every place: the elements are those of a page with a plain name.
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in read(plain).elements]
-    assert page.texts.count(name) == 3  # title, heading of the page, heading of the row
-    assert page.values("img", "alt") == [f"{name} – fake_B"]
+    shown = name.replace("\n", r"\n")
+    assert page.texts.count(shown) == 3  # title, heading of the page, heading of the row
+    assert page.values("img", "alt") == [f"{shown} – fake_B"]
     assert saved(odd) == {f"{name}_fake_B.png"}
     [source] = page.values("img", "src")
     assert (odd / unquote(source)).is_file()
@@ -112,6 +114,7 @@ def test_name_that_is_no_unicode(tmp_path: Path) -> None:
     with Gallery(tmp_path, "results") as gallery:
         gallery.add(name, {"fake_B": draw_image()})
     assert read(tmp_path).values("img", "src") == ["images/caf%E9_fake_B.png"]
+    assert r"caf\udce9" in read(tmp_path).texts
 
 
 @pytest.mark.parametrize(
@@ -130,6 +133,53 @@ def test_same_names_do_not_overwrite(tmp_path: Path, names: list[str], expected:
     for level, name in enumerate(expected):
         with Image.open(tmp_path / "images" / f"{name}_fake_B.png") as image:
             assert np.array_equal(np.asarray(image), draw_image(level))
+
+
+def test_equal_names_say_where_they_come_from_and_take_linear_time(tmp_path: Path) -> None:
+    with Gallery(tmp_path, "results") as gallery:
+        for folder in ("a", "b", "c\n"):
+            gallery.add("x", {"fake_B": draw_image()}, source=f"{folder}/x.png")
+    rows = json.loads((tmp_path / "gallery.json").read_text())["rows"]
+    assert [(row["name"], row["source"]) for row in rows] == [
+        *(("x", "a/x.png"), ("x_2", "b/x.png"), ("x_3", "c\n/x.png"))
+    ]
+    texts = read(tmp_path).texts
+    assert "from b/x.png" in texts and r"from c\n/x.png" in texts and "from a/x.png" not in texts
+
+    calls = 0
+    gallery = Gallery(tmp_path / "many", "results")
+
+    class Counted(set[str]):
+        def isdisjoint(self, other: Iterable[object]) -> bool:
+            nonlocal calls
+            calls += 1
+            return super().isdisjoint(other)
+
+    gallery._files = Counted()
+    assert [gallery._free_name("x", ["fake_B"]) for _ in range(500)][-1] == "x_500"
+    assert calls < 1000
+
+
+@pytest.mark.parametrize("name", ["n" * 251, "é" * 125, "名" * 83])
+def test_long_names_are_cut(tmp_path: Path, name: str) -> None:
+    with Gallery(tmp_path, "results") as gallery:
+        for _ in range(2):
+            gallery.add(name, {"real_A": draw_image(width=600), "fake_B": draw_image()})
+    rows = json.loads((tmp_path / "gallery.json").read_text())["rows"]
+    assert len({row["name"] for row in rows}) == 2 and all(row["name"][:70] == name[:70] for row in rows)
+    assert len(saved(tmp_path)) == 4 and len(list((tmp_path / "thumbs").iterdir())) == 2
+
+
+def test_names_that_differ_in_case_are_two_files_where_case_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["a", "A", "É", "e\u0301"]
+    with Gallery(tmp_path / "exact", "results") as gallery:
+        assert [gallery.add(name, {"x": draw_image()}) for name in names] == names
+    monkeypatch.setattr("util.pages.gallery.is_case_insensitive", lambda folder: True)
+    with Gallery(tmp_path / "other", "results") as gallery:
+        added = [gallery.add(name, {"x": draw_image()}) for name in names]
+    assert added == ["a", "A_2", "É", "e\u0301_2"]
 
 
 def test_names_and_labels_that_meet_do_not_overwrite(tmp_path: Path) -> None:
@@ -208,7 +258,70 @@ def test_running_again_starts_the_page_anew(tmp_path: Path) -> None:
     # A name of the earlier run is not taken in this one.
     with Gallery(tmp_path, "results") as gallery:
         gallery.add("old", {"fake_B": draw_image(3)})
-    assert saved(tmp_path) == {"old_fake_B.png", "new_fake_B.png"}
+    assert saved(tmp_path) == {"old_fake_B.png"}
+
+
+def test_images_that_the_previous_gallery_listed_are_removed(tmp_path: Path) -> None:
+    wide = draw_image(width=600)
+    with Gallery(tmp_path, "results", file_format="webp") as gallery:
+        gallery.add("a", {"x": wide})
+    killed = Gallery(tmp_path, "results")
+    killed.add("b", {"x": wide})
+    killed.finish()
+    with (tmp_path / "gallery.part").open("a") as file:
+        file.write('["images/c_x.p')  # killed while it was written
+    (tmp_path / "images" / "mine.png").touch()
+    assert saved(tmp_path) == {"b_x.png", "mine.png"}
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add("d", {"x": draw_image()})
+    assert saved(tmp_path) == {"d_x.png", "mine.png"}
+    assert not list((tmp_path / "thumbs").iterdir()) and not (tmp_path / "gallery.part").exists()
+
+
+def test_a_crafted_list_removes_nothing_outside_of_the_gallery(tmp_path: Path) -> None:
+    folder, victim = tmp_path / "results", tmp_path / "victim.png"
+    (folder / "images" / "folder").mkdir(parents=True)
+    victim.write_bytes(b"precious")
+    (folder / "index.html").touch()
+    (folder / "images" / "link.png").symlink_to(victim)
+    files = [
+        "../victim.png",
+        str(victim),
+        "images/../../victim.png",
+        "index.html",
+        "images/..",
+        "images",
+        7,
+        None,
+    ]
+    files += ["images/folder", "images/link.png", "images/\0", "images/a/b.png"]
+    for name, content in (
+        ("gallery.json", {"rows": [{"images": dict(enumerate(files))}]}),
+        ("gallery.part", files),
+        ("gallery.json", {"rows": [{}]}),
+        ("gallery.json", [[]]),
+        ("gallery.part", {"rows": 1}),
+    ):
+        (folder / name).write_text(json.dumps(content))
+        with Gallery(folder, "results") as gallery:
+            gallery.add("a", {"x": draw_image()})
+        assert saved(folder) == {"folder", "a_x.png"} and victim.read_bytes() == b"precious"
+    (folder / "gallery.json").unlink()
+    (folder / "images").rename(tmp_path / "elsewhere")
+    (folder / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="a symbolic link"):
+        Gallery(folder, "results")
+
+
+def test_images_are_not_written_through_links(tmp_path: Path) -> None:
+    victim = tmp_path / "victim.png"
+    victim.write_bytes(b"precious")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a_x.png").symlink_to(victim)
+    (tmp_path / "index.html").symlink_to(victim)
+    with pytest.raises(OSError, match="a symbolic link"), Gallery(tmp_path, "results") as gallery:
+        gallery.add("a", {"x": draw_image()})
+    assert victim.read_bytes() == b"precious" and not (tmp_path / "index.html").is_symlink()
 
 
 def test_rows_keep_their_order_however_long_their_images_take(

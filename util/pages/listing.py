@@ -1,0 +1,82 @@
+"""The image files of a gallery, so that the next gallery in its folder can remove them."""
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, Self
+
+from util.files import append_text, read_text, write_text
+from util.pages.page import ROWS_FILE
+
+PARTIAL_FILE = "gallery.part"
+"""The files of a gallery that is being written, or that was when its process was killed: a list per line."""
+
+log = logging.getLogger(__name__)
+
+
+class Listing:
+    """The images that a gallery is going to write, on disk before they are.
+
+    Args:
+        folder: that of the gallery; what the previous gallery listed is removed from it.
+    """
+
+    def __init__(self, folder: Path):
+        self.path = folder / PARTIAL_FILE
+        previous = sorted({*_listed(folder / ROWS_FILE), *_listed(self.path)})
+        # The list stays until all its files are removed, as this process may be killed meanwhile.
+        write_text(self.path, f"{json.dumps(previous)}\n")
+        (folder / ROWS_FILE).unlink(missing_ok=True)
+        for name in previous:
+            remove_image(folder, name)
+
+    def add(self, files: Iterable[str]) -> None:
+        """List the files of a row, such as ``images/a_fake_B.png``."""
+        append_text(self.path, f"{json.dumps(list(files))}\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.path.unlink(missing_ok=True)
+
+
+def image_name(file: object) -> str | None:
+    """Return the name of a file of images/, given its path in a gallery's folder; None for other paths."""
+    parts = PurePosixPath(file).parts if isinstance(file, str) else ()
+    is_image = len(parts) == 2 and parts[0] == "images" and parts[1] != ".." and "\0" not in parts[1]
+    return parts[1] if is_image else None
+
+
+def remove_image(folder: Path, name: str) -> None:
+    """Remove an image of a gallery and its thumbnail; nothing outside of the gallery's folder."""
+    for place, file in (("images", name), ("thumbs", f"{os.path.splitext(name)[0]}.jpg")):
+        path = folder / place / file
+        if not path.parent.is_symlink() and not (path.is_dir() and not path.is_symlink()):
+            path.unlink(missing_ok=True)
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """Yield the names of the images that a gallery.json or a `PARTIAL_FILE` lists."""
+    if path.is_symlink() or not path.is_file():
+        return
+    lines = [read_text(path)] if path.name == ROWS_FILE else read_text(path).splitlines()
+    files: list[object] = []
+    for line in lines:
+        try:
+            content = json.loads(line)
+            files += content if isinstance(content, list) else _files(content)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+            if line != lines[-1] or path.name == ROWS_FILE:  # the last line may be incomplete
+                log.warning("%s: not the file of a gallery; images of an earlier one may stay", path)
+    yield from (name for name in map(image_name, files) if name)
+
+
+def _files(content: Any) -> list[object]:
+    return [file for row in content["rows"] for file in row["images"].values()]
