@@ -3,20 +3,16 @@
 import io
 import logging
 import os
-import re
 import select
 import sys
 from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, TextIO
 
-from util.text import UNSAFE, printable
+from util.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
-
-CONTROLS = re.compile(f"(?![\n\t])[{UNSAFE}]")
-"""Characters that a log line must not have."""
 
 
 class Output(io.FileIO):
@@ -59,7 +55,7 @@ class LineFormatter(logging.Formatter):
         if isinstance(record.args, tuple):
             args = tuple(_printable_argument(argument) for argument in record.args)
             record = logging.makeLogRecord({**record.__dict__, "args": args})
-        return CONTROLS.sub(lambda match: printable(match[0]), super().format(record))
+        return printable_lines(super().format(record))
 
 
 def set_up() -> None:

@@ -12,6 +12,7 @@ UNSAFE = "\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
 """Control characters, line and paragraph separators, controls of the writing direction, surrogates."""
 
 _UNSAFE = re.compile(f"[{UNSAFE}]")
+_UNSAFE_IN_LINES = re.compile(f"(?![\n\t])[{UNSAFE}]")
 _UNSAFE_OR_BACKSLASH = re.compile(rf"[\\{UNSAFE}]")
 _ESCAPE = re.compile(r"\\(?:\\|n|r|t|x[0-9a-f]{2}|u[0-9a-f]{4})")
 _SHORT = {"\\": r"\\", "\n": r"\n", "\r": r"\r", "\t": r"\t"}
@@ -25,6 +26,11 @@ def printable(text: str) -> str:
     Backslashes are kept, so that text which is printable already does not change.
     """
     return _UNSAFE.sub(_escape_character, text)
+
+
+def printable_lines(text: str) -> str:
+    """Return a text with unsafe characters escaped as by `printable`, except line ends and tabs."""
+    return _UNSAFE_IN_LINES.sub(_escape_character, text)
 
 
 def escape(name: str) -> str:

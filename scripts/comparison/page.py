@@ -2,12 +2,14 @@
 
 import filecmp
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from dominate import tags
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from scripts.comparison.curves import chart, curve_names
 from scripts.comparison.runs import (
@@ -22,8 +24,11 @@ from scripts.comparison.runs import (
 )
 from scripts.comparison.tables import decimals, groups_csv, groups_latex, runs_csv
 from util.errors import UserError
-from util.files import write_text
+from util.files import NAME_MAX, make_folder, write_in_place, write_text
+from util.image_io import FORMATS
+from util.pages.listing import Listing
 from util.pages.page import Page, arrow, direction, image_tag, record_tag
+from util.text import escape
 
 TABLE, RUNS, LATEX = "table.csv", "runs.csv", "table.tex"
 
@@ -162,21 +167,24 @@ def _images(groups: Sequence[RunGroup], images: Path, samples: int, width: int) 
     present = [(number, label, run) for number, (label, run) in enumerate(first_runs) if run]
     all_names = dict.fromkeys(name for _, _, run in present for name in run.images)
     names = [name for name in all_names if all(name in run.images for _, _, run in present)][:samples]
+    listing = Listing(images.parent)  # removes the previous page's images, and stays for the next page
     if not names:
         return None
-    images.mkdir(parents=True, exist_ok=True)
+    make_folder(images)
     shared = _shared_labels([run for _, _, run in present], names)
     articles = []
     for name in names:
         figures = [
-            _copied(present[0][2].images[name][label], images, "", name, label, width) for label in shared
+            _copied(present[0][2].images[name][label], images, listing, "", name, label, width)
+            for label in shared
         ]
         for label in dict.fromkeys(label for _, _, run in present for label in run.images[name]):
             for number, group, run in present:
                 if label in run.images[name] and label not in shared:
                     file, prefix = run.images[name][label], f"group{number}_"
-                    figures.append(_copied(file, images, prefix, name, f"{label}: {group}", width))
-        articles.append(tags.article(tags.h3(name), tags.div(*figures, cls="strip"), cls="sample"))
+                    caption = f"{label}: {group}"
+                    figures.append(_copied(file, images, listing, prefix, name, caption, width))
+        articles.append(tags.article(tags.h3(escape(name)), tags.div(*figures, cls="strip"), cls="sample"))
     lines = [tags.li(_swatch(number), f"{label}: {run.name}") for number, label, run in present]
     note = tags.details(tags.summary("Runs that are shown"), tags.ul(*lines), cls="note")
     return tags.section(tags.h2("Images"), note, *articles, cls="panel")
@@ -199,12 +207,24 @@ def _shared_labels(runs: Sequence[TrainedRun], names: Sequence[str]) -> list[str
     return [label for label in labels if is_shared(label)]
 
 
-def _copied(file: Path, images: Path, prefix: str, name: str, label: str, width: int) -> tags.figure:
-    target = images / f"{prefix}{file.name}"
-    if file.resolve() != target.resolve():
-        shutil.copyfile(file, target)
-    with Image.open(target) as image:
-        size = (image.height, image.width)
+def _copied(
+    file: Path, images: Path, listing: Listing, prefix: str, name: str, label: str, width: int
+) -> tags.figure:
+    """Copy an image of a gallery into the folder `images`, and return it for the page."""
+    copied = f"{prefix}{file.name}"
+    if len(os.fsencode(copied)) > NAME_MAX:
+        copied = f"{prefix}{sha256(os.fsencode(file.name)).hexdigest()[:16]}{file.suffix}"
+    target = images / copied
+    listing.add([f"{images.name}/{copied}"])
+    if not file.is_file():
+        raise UserError(f"{file}: there is no such image; run test.py again")
+    try:
+        with file.open("rb") as source, Image.open(source, formats=FORMATS) as image:
+            size = (image.height, image.width)
+            source.seek(0)
+            write_in_place(target, lambda opened: shutil.copyfileobj(source, opened))
+    except UnidentifiedImageError:
+        raise UserError(f"{file}: cannot be read as an image; run test.py again") from None
     return image_tag(target.name, label, f"{name}, {label}", size, width, key=label)
 
 

@@ -1,9 +1,8 @@
 """Runs to compare: their flags, curves, metrics and images, and statistics over seeds."""
 
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +13,10 @@ from options.option import cosmetic_flags
 from options.parse import argument_text
 from options.train_options import TrainOptions
 from training.loggers.base import DIAGNOSTIC
+from util.checking import read_json, read_json_lines
 from util.errors import UserError
 from util.metrics.names import HIGHER_IS_BETTER
+from util.pages.listing import PARTIAL_FILE
 from util.pages.page import ROWS_FILE
 
 WITHOUT_EFFECT = cosmetic_flags(TrainOptions.groups().values())
@@ -26,6 +27,16 @@ NOISE = 2.0
 
 LABEL = re.compile(r"(.+?)_((?:real|fake|rec|idt)(?:_[AB](?:_rgb)?(?:_\d+)?)?|fake_style|style)")
 """Name and label of an image in galleries that have no gallery.json."""
+
+NUMBERS = {str: float | None}
+POSITION = {"epoch": float, "epoch_fraction?": float}
+LOSSES = {**POSITION, "losses": NUMBERS, "diagnostics?": NUMBERS}
+METRICS = {**POSITION, "metrics": NUMBERS}
+GALLERY = {"rows": [{"name": str, "images": {str: str}}], "paired": bool | None}
+"""Shapes of a line of losses.jsonl, of a line of metrics.jsonl, and of gallery.json."""
+
+GALLERY_LIMIT = 1 << 30
+"""Bytes of a gallery.json that is read: millions of images."""
 
 Values = Mapping[str, Any]
 Images = dict[str, dict[str, Path]]
@@ -108,9 +119,7 @@ def read_flags(folder: Path) -> dict[str, Any]:
     path = folder / "train_opt.json"
     if not path.exists():
         raise UserError(f"{folder}: no run of train.py, which would have a train_opt.json there")
-    flags = _read_json(path)
-    if not isinstance(flags, dict):
-        raise UserError(f"{path}: expected an object with flags and their values")
+    flags: dict[str, Any] = read_json(path, {str: object})
     return flags
 
 
@@ -127,7 +136,8 @@ def read_run(name: str, folder: Path, results: Path | None, flags: Values, missi
     images, paired = read_images(results) if results else ({}, None)
     losses, diagnostics = read_losses(folder / "losses.jsonl")
     if not missing and not images and not metrics:
-        missing = f"no test results in {results}"
+        unfinished = results is not None and (results / PARTIAL_FILE).exists()
+        missing = f"test.py has not finished in {results}" if unfinished else f"no test results in {results}"
     validation = read_validation(folder / "metrics.jsonl")
     return TrainedRun(name, flags, losses, diagnostics, validation, metrics, images, paired, missing)
 
@@ -136,7 +146,7 @@ def read_losses(path: Path) -> tuple[dict[str, Series], dict[str, Series]]:
     """Return the curves of losses and of diagnostics in losses.jsonl; old records have both as losses."""
     losses: dict[str, Series] = {}
     diagnostics: dict[str, Series] = {}
-    for record in _read_lines(path):
+    for record in read_json_lines(path, LOSSES):
         for name, value in record["losses"].items():
             _append(diagnostics if DIAGNOSTIC.fullmatch(name) else losses, name, record, value)
         for name, value in record.get("diagnostics", {}).items():
@@ -147,19 +157,10 @@ def read_losses(path: Path) -> tuple[dict[str, Series], dict[str, Series]]:
 def read_validation(path: Path) -> dict[str, Series]:
     """Return the curves of metrics in metrics.jsonl."""
     curves: dict[str, Series] = {}
-    for record in _read_lines(path):
+    for record in read_json_lines(path, METRICS):
         for name, value in record["metrics"].items():
             _append(curves, name, record, value)
     return curves
-
-
-def _read_lines(path: Path) -> Iterator[Values]:
-    """Yield the JSON objects of a file, one per line, except an incomplete last line: it is being written."""
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
 
 
 def _append(curves: dict[str, Series], name: str, record: Values, value: float | None) -> None:
@@ -172,35 +173,40 @@ def read_metrics(path: Path) -> dict[str, float]:
     """Return the means in test.py's metrics.json; none if the file does not exist."""
     if not path.exists():
         return {}
-    content = _read_json(path)
-    if not isinstance(content, dict) or not isinstance(content.get("mean"), dict):
-        raise UserError(f'{path}: expected an object with "mean"; run test.py again')
+    content = read_json(path, {"mean": {str: float | None}}, "run test.py again")
     return {name: float(value) for name, value in content["mean"].items() if value is not None}
 
 
 def read_images(results: Path) -> tuple[Images, bool | None]:
     """Return the images of a gallery in its order, and whether real_B is the ground truth for fake_B.
 
-    Without gallery.json (results of earlier versions, or of a test.py that was killed) the rows are derived
-    from the names of the files.
+    Without gallery.json (results of earlier versions) the rows are derived from the names of the files. There
+    are none while test.py writes the gallery, or if it was killed.
+
+    Raises:
+        UserError: gallery.json is damaged, or names files outside of the gallery's folder.
     """
     path = results / ROWS_FILE
     if not path.exists():
-        return _images_by_file_name(results / "images"), None
-    content = _read_json(path)
-    try:
-        images = {
-            row["name"]: {label: results / file for label, file in row["images"].items()}
-            for row in content["rows"]
-        }
-        return images, content["paired"]
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"{path}: not the file that test.py writes; run test.py again") from None
+        return ({} if (results / PARTIAL_FILE).exists() else _images_by_file_name(results / "images")), None
+    content = read_json(path, GALLERY, "run test.py again", GALLERY_LIMIT)
+    return {
+        row["name"]: {label: _inside(results, file) for label, file in row["images"].items()}
+        for row in content["rows"]
+    }, content["paired"]
+
+
+def _inside(results: Path, file: str) -> Path:
+    path = results / file
+    if "\0" in file or not path.resolve().is_relative_to(results.resolve()):
+        raise UserError(f"{results / ROWS_FILE}: {file!r} is outside of the gallery's folder")
+    return path
 
 
 def _images_by_file_name(folder: Path) -> Images:
     images: Images = {}
-    for path in sorted(folder.glob("*_*")):
+    root = folder.parent.resolve()
+    for path in sorted(path for path in folder.glob("*_*") if path.resolve().is_relative_to(root)):
         match = LABEL.fullmatch(path.stem)
         name, label = match.groups() if match else path.stem.rsplit("_", 1)
         images.setdefault(name, {})[label] = path
@@ -255,10 +261,3 @@ def _is_beyond_noise(one: Statistic, other: Statistic) -> bool:
     error = math.sqrt(one.deviation**2 / one.n + other.deviation**2 / other.n)
     rounding = 1e-9 * abs(one.mean)
     return abs(one.mean - other.mean) > NOISE * error + rounding  # False if a value is not finite
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None

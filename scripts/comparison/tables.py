@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from options.parse import argument_text
 from scripts.comparison.runs import RunGroup, Statistic, best_group, metric_names
 from util.metrics.names import HIGHER_IS_BETTER
+from util.text import csv_cell, printable
 
 MAX_DECIMALS = 6
 LATEX_ESCAPES = {
@@ -93,8 +94,8 @@ def groups_latex(groups: Sequence[RunGroup]) -> str:
 
 
 def latex(plain: str) -> str:
-    """Return a text with LaTeX's special characters escaped."""
-    return "".join(LATEX_ESCAPES.get(character, character) for character in plain)
+    """Return a text with LaTeX's special characters escaped, and unsafe ones shown as by Python."""
+    return "".join(LATEX_ESCAPES.get(character, character) for character in printable(plain))
 
 
 def latex_cell(statistic: Statistic | None, places: int, best: bool) -> str:
@@ -110,5 +111,5 @@ def latex_cell(statistic: Statistic | None, places: int, best: bool) -> str:
 
 def _csv(lines: Sequence[Sequence[object]]) -> str:
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(lines)
+    csv.writer(file, lineterminator="\n").writerows(map(csv_cell, line) for line in lines)
     return file.getvalue()

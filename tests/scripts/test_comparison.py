@@ -31,6 +31,7 @@ from scripts.comparison.tables import groups_csv, groups_latex, latex, runs_csv
 from tests.support.environment import ONE_THREAD, ROOT
 from util.errors import UserError
 from util.pages.gallery import About, Gallery
+from util.text import csv_text, printable
 
 FLAGS = {"norm": "instance", "lr": 0.0002, "note": "", "seed": 0, "num_threads": 4, "no_dropout": False}
 METRICS = [{"psnr": 20.25 + i, "fid": 100.0 - 3 * i**2, "l1": 0.125 * i} for i in range(6)]
@@ -134,14 +135,68 @@ def test_latex_and_csv_give_odd_values_back(tmp_path: Path) -> None:
     odd = ["50%_#1 & {more}", 'a\\b~c^d,"quoted"\nline $x$']
     runs = [make_run(tmp_path, f"run{i}", METRICS[i], note=note) for i, note in enumerate(odd)]
     groups = group_runs(runs)
-    assert [row["note"] for row in csv.DictReader(groups_csv(groups).splitlines(keepends=True))] == odd
-    assert [unescaped(latex(note)) for note in odd] == odd
+    assert [csv_text(row["note"]) for row in csv.DictReader(groups_csv(groups).splitlines())] == odd
+    assert [unescaped(latex(note)) for note in odd] == [printable(note) for note in odd]
     table = groups_latex(groups)
-    body = table.replace("\nline", " line").split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
+    body = table.split("\\midrule\n")[1].split("\\bottomrule")[0].splitlines()
     cells = [re.split(r" (?<!\\)& ", line.removesuffix(r" \\")) for line in body]
-    assert [unescaped(row[0]) for row in cells] == [note.replace("\n", " ") for note in odd]
+    assert [unescaped(row[0]) for row in cells] == [printable(note) for note in odd]
     assert [row[1] for row in cells] == ["1", "1"]
     assert cells[1][2] == "21.25" and cells[0][2] == "20.25"  # single seeds: none is marked
+
+
+def test_formulas_in_values_and_names_are_texts(tmp_path: Path) -> None:
+    odd = ["=cmd|' /C calc'!A0", "+1;=2", "@x", "-2", "\t=1", "caf\udce9\x1b[2J"]
+    runs = [make_run(tmp_path, f"=run{i}", METRICS[i], note=note) for i, note in enumerate(odd)]
+    groups = group_runs(runs)
+    for table in (groups_csv(groups), runs_csv(groups)):
+        table.encode("utf-8")
+        cells = [row["note"] for row in csv.DictReader(table.splitlines())]
+        assert [csv_text(cell) for cell in cells] == odd
+        assert cells[3] == "-2" and not any(cell.startswith(("=", "+", "@", "\t")) for cell in cells)
+    page = write_comparison(runs, tmp_path / "out", "x").read_text("utf-8")
+    assert "\x1b" not in page and r"caf\udce9\x1b[2J" in page
+
+
+def test_only_images_of_the_gallery_are_copied(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "run", METRICS[0])
+    results, out = tmp_path / "results" / "run" / "test_latest", tmp_path / "out"
+    content = (results / "gallery.json").read_text()
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (8, 8)).save(secret)
+    link = results / "images" / "2_fake_B.png"
+    outside = json.dumps("../../../secret.png"), json.dumps(str(secret)), json.dumps("images/\0")
+    for file in outside:
+        (results / "gallery.json").write_text(content.replace('"images/2_fake_B.png"', file))
+        with pytest.raises(UserError, match="outside of the gallery's folder"):
+            read_images(results)
+    (results / "gallery.json").write_text(content)
+    link.unlink()
+    link.symlink_to(secret)
+    with pytest.raises(UserError, match="outside of the gallery's folder"):
+        read_images(results)
+    link.unlink()
+    for damaged in (None, b"no image"):
+        if damaged:
+            link.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"2_fake_B\.png: .*; run test\.py again"):
+            write_comparison([run], out, "x")
+    (out / "images" / "1 &b_fake_B.png").unlink()
+    (out / "images" / "1 &b_fake_B.png").symlink_to(secret)
+    Image.new("RGB", (8, 8)).save(link)
+    write_comparison([run], out, "x")
+    assert not (out / "images" / "1 &b_fake_B.png").is_symlink()
+    write_comparison([run], out, "x", samples=1)
+    assert {path.name[:1] for path in (out / "images").iterdir()} == {"1"}  # those of the first page are gone
+
+
+def test_results_that_test_py_is_writing_are_missing(tmp_path: Path) -> None:
+    make_run(tmp_path, "run", METRICS[0])
+    results = tmp_path / "results" / "run" / "test_latest"
+    (results / "metrics.json").unlink()
+    Gallery(results, "x").add("1", {"real_A": np.zeros((4, 4, 3), np.uint8)})
+    run = read_run("run", tmp_path / "checkpoints" / "run", results, FLAGS)
+    assert not run.images and "has not finished" in run.missing
 
 
 def test_latex_shows_mean_and_deviation(runs: list[TrainedRun]) -> None:

@@ -1,4 +1,4 @@
-"""The image files of a gallery, so that the next gallery in its folder can remove them."""
+"""The images of a page, so that the next page in its folder can remove them."""
 
 import json
 import logging
@@ -11,17 +11,19 @@ from typing import Any, Self
 from util.files import append_text, read_text, write_text
 from util.pages.page import ROWS_FILE
 
-PARTIAL_FILE = "gallery.part"
-"""The files of a gallery that is being written, or that was when its process was killed: a list per line."""
+PARTIAL_FILE = "images.list"
+"""The images of a gallery that is being written, or that was when its process was killed: a list per line."""
 
 log = logging.getLogger(__name__)
 
 
 class Listing:
-    """The images that a gallery is going to write, on disk before they are.
+    """The images that a page is going to have, on disk before they are.
+
+    As a context it ends when the page is complete and gallery.json lists its images.
 
     Args:
-        folder: that of the gallery; what the previous gallery listed is removed from it.
+        folder: that of the page; what the previous page listed is removed from its images/ and thumbs/.
     """
 
     def __init__(self, folder: Path):

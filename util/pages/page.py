@@ -13,7 +13,7 @@ from dominate.util import raw
 
 from util.files import append_text
 from util.metrics.names import HIGHER_IS_BETTER
-from util.text import escape, printable
+from util.text import escape, printable, printable_lines
 
 STATIC = Path(__file__).parent / "static"
 ROWS_FILE = "gallery.json"  # the rows of a gallery, for programs
@@ -76,7 +76,7 @@ class Page:
 
     def append(self, *content: tags.html_tag) -> None:
         """Append rendered tags to the file. Raises OSError if it cannot be written."""
-        rendered = "".join(tag.render(pretty=False) + "\n" for tag in content)
+        rendered = printable_lines("".join(tag.render(pretty=False) + "\n" for tag in content))
         begun = self.path.exists() and self.path.stat().st_size > 0
         append_text(self.path, rendered if begun else self._head + rendered)
 

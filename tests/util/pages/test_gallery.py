@@ -268,14 +268,14 @@ def test_images_that_the_previous_gallery_listed_are_removed(tmp_path: Path) -> 
     killed = Gallery(tmp_path, "results")
     killed.add("b", {"x": wide})
     killed.finish()
-    with (tmp_path / "gallery.part").open("a") as file:
+    with (tmp_path / "images.list").open("a") as file:
         file.write('["images/c_x.p')  # killed while it was written
     (tmp_path / "images" / "mine.png").touch()
     assert saved(tmp_path) == {"b_x.png", "mine.png"}
     with Gallery(tmp_path, "results") as gallery:
         gallery.add("d", {"x": draw_image()})
     assert saved(tmp_path) == {"d_x.png", "mine.png"}
-    assert not list((tmp_path / "thumbs").iterdir()) and not (tmp_path / "gallery.part").exists()
+    assert not list((tmp_path / "thumbs").iterdir()) and not (tmp_path / "images.list").exists()
 
 
 def test_a_crafted_list_removes_nothing_outside_of_the_gallery(tmp_path: Path) -> None:
@@ -297,10 +297,10 @@ def test_a_crafted_list_removes_nothing_outside_of_the_gallery(tmp_path: Path) -
     files += ["images/folder", "images/link.png", "images/\0", "images/a/b.png"]
     for name, content in (
         ("gallery.json", {"rows": [{"images": dict(enumerate(files))}]}),
-        ("gallery.part", files),
+        ("images.list", files),
         ("gallery.json", {"rows": [{}]}),
         ("gallery.json", [[]]),
-        ("gallery.part", {"rows": 1}),
+        ("images.list", {"rows": 1}),
     ):
         (folder / name).write_text(json.dumps(content))
         with Gallery(folder, "results") as gallery:
