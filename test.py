@@ -8,7 +8,7 @@ gallery goes to ``<results_dir>/<name>/<phase>_<epoch>/index.html``.
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,9 @@ from util.weights import EMA_SUFFIX, load_weights, weights_path
 
 PEERS_NUM_TEST = 50
 
+LEFT_OUT_STATUS = 1
+"""Exit status if images were left out because they cannot be read, without ``--bad_images``."""
+
 TO_SAVE_MEMORY = (
     "Try --tile 512 (with --preprocess none), --batch_size 1 or --precision bf16, on a CPU also"
     " --num_threads 0"
@@ -61,7 +64,7 @@ class Result(NamedTuple):
 def main(argv: list[str]) -> int:
     options = parse(TestOptions, argv, MODELS, DATASETS)
     if (ranks := processes_to_launch(options.run.gpu_ids)) > 1:
-        return distributed.launch(ranks, __file__, argv)
+        return distributed.launch(ranks, __file__, argv, expected=LEFT_OUT_STATUS)
     if options.display.use_wandb:
         log.warning("--use_wandb: only train.py logs to Weights & Biases; results are in the gallery")
     device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
@@ -69,18 +72,19 @@ def main(argv: list[str]) -> int:
     loader = create_loader(options, device)
     model = load_model(options, device)
     metrics = Metrics.load(options.metrics.names, device, options.metrics.weights)
-    results = translate(loader, model, metrics)
+    skipped: set[int] = set()
+    results = translate(loader, model, metrics, skipped)
     if distributed.rank() == 0:
         save(options)
         if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
             log.info("Translating all %d images; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
-        write_gallery(options, results, model.overview(), metrics, loader.dataset.paired)
+        write_gallery(options, results, model.overview(), metrics, loader.dataset.paired, skipped)
     else:  # rank 0 has the results of all ranks
         for _ in results:
             pass
         metrics.compute()
     distributed.shutdown()
-    return 0
+    return LEFT_OUT_STATUS if skipped and "bad_images" not in options.explicit else 0
 
 
 def load_model(options: TestOptions, device: torch.device) -> BaseModel:
@@ -106,17 +110,20 @@ def load_model(options: TestOptions, device: torch.device) -> BaseModel:
     return model
 
 
-def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Result]:
-    """Yield the results of all images in the order of the files; on ranks other than 0 nothing."""
+def translate(loader: Loader, model: BaseModel, metrics: Metrics, skipped: set[int]) -> Iterator[Result]:
+    """Yield the results of all images in the order of the files; on ranks other than 0 nothing.
+
+    Args:
+        skipped: gets the positions of the images that cannot be read.
+    """
     waiting: dict[int, Result] = {}
-    skipped: set[int] = set()
     index = 0
     batches = on_device(loader.epoch(0), model.device, model.dtype)
     for batch in tqdm(distributed.lockstep(batches), disable=True if distributed.rank() else None):
         results = {} if batch is None else results_of(batch, model, metrics, loader.dataset.paired)
         for rank_results, rank_skipped in distributed.gather_objects((results, loader.skipped)):
             waiting |= rank_results
-            skipped |= rank_skipped
+            skipped.update(rank_skipped)
         # Ranks take batches in turns, and images of mixed sizes are in batches of their own.
         while index in waiting or index in skipped:
             if index in waiting:
@@ -124,6 +131,8 @@ def translate(loader: Loader, model: BaseModel, metrics: Metrics) -> Iterator[Re
             index += 1
     for index in sorted(waiting):
         yield waiting[index]
+    # Images at the end of a rank's part that cannot be read come with no batch.
+    skipped.update(*distributed.gather_objects(loader.skipped))
 
 
 def results_of(batch: Batch, model: BaseModel, metrics: Metrics, paired: bool) -> dict[int, Result]:
@@ -148,8 +157,13 @@ def write_gallery(
     overview: Mapping[str, Tensor],
     metrics: Metrics,
     paired: bool,
+    skipped: Set[int] = frozenset(),
 ) -> None:
-    """Write results into the gallery as they come, then the metrics of all of them."""
+    """Write results into the gallery as they come, then the metrics of all of them.
+
+    Args:
+        skipped: the images without a result, complete once `results` is exhausted.
+    """
     rows: list[tuple[str, dict[str, float]]] = []
     count = 0
     with create_gallery(options, paired) as gallery:
@@ -180,7 +194,8 @@ def write_gallery(
         log.info("%s: has no link to the gallery (%s)", training_page, error.strerror)
     if not rows and "metrics" in options.explicit and metrics.needs_pairs:
         log.warning("--metrics %s: these results have no truth to compare with", options.metrics.metrics)
-    log.info("%d images: %s", count, gallery.page.path)
+    left_out = f" ({len(skipped)} left out, see the warnings above)" if skipped else ""
+    log.info("%d images: %s%s", count, gallery.page.path, left_out)
 
 
 def path_in(folder: str, path: str) -> str:

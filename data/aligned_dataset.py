@@ -6,20 +6,22 @@ from typing import Self
 
 from torch import Tensor
 
-from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images, name_in
+from data.base_dataset import BaseDataset, Sample, check_channels, check_equal_sizes
+from data.image_folder import find_images, has_images, name_in
 from data.shards import Folder, open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from util.errors import UserError
 from util.image_io import BadImage, read_image
+from util.remarks import remark
 
 
 class AlignedDataset(BaseDataset):
     """Pairs (A, B), cropped and flipped alike.
 
     Two layouts are supported: ``dataroot/<phase>/`` with A and B side by side in one file, A on the left; and
-    ``dataroot/<phase>A/``, ``dataroot/<phase>B/`` with files of the same name, whatever their extensions.
+    ``dataroot/<phase>A/``, ``dataroot/<phase>B/`` with files of the same name, whatever their extensions. A
+    folder ``<phase>`` without images is ignored beside these two.
 
     Args:
         pairs: the two files of each pair; the same file twice if it holds both images.
@@ -61,17 +63,14 @@ class AlignedDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         (path_A, path_B), A, B = self.first_good(self._open, index, len(self))
+        # Before the crop: crops of the same size at the same place would not show the same thing.
+        check_equal_sizes(A, B, path_A, path_B)
         if self.swap:
             A, B, path_A, path_B = B, A, path_B, path_A
 
         decision = self.transform.decide(A, rng)
         prepared_A = self.transform.apply(A, decision, path_A)
         prepared_B = self.transform.apply(B, decision, path_B)
-        if prepared_A.shape[1:] != prepared_B.shape[1:]:
-            raise UserError(
-                f"{path_A} and {path_B} differ in size: {_size(A)} and {_size(B)} pixels;"
-                " use --preprocess resize_and_crop, or make them the same size"
-            )
         return Sample(index, prepared_A, prepared_B, path_A, path_B)
 
     def _open(self, position: int) -> tuple[tuple[str, str], Tensor, Tensor]:
@@ -87,13 +86,16 @@ class AlignedDataset(BaseDataset):
         half = both.width // 2
         if half == 0:
             raise BadImage(f"{path}: is 1 pixel wide and cannot hold two images side by side")
+        if both.height >= both.width:
+            remark(
+                "half of one image",
+                f"{path}: {both.width} x {both.height} pixels, so A and B are {half} x {both.height}: half of"
+                " one image? A pair is one file with A on the left, B on the right, or two files of one"
+                " name in folders such as trainA and trainB",
+            )
         A = both.crop((0, 0, half, both.height))
         B = both.crop((both.width - half, 0, both.width, both.height))
         return self.transform.scale(A, grey_A), self.transform.scale(B, grey_B)
-
-
-def _size(image: Tensor) -> str:
-    return f"{image.shape[2]} x {image.shape[1]}"
 
 
 def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
@@ -105,12 +107,13 @@ def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
     if not dataroot.is_dir():
         raise UserError(f"--dataroot {dataroot}: there is no such folder")
     folder, folder_A, folder_B = dataroot / phase, dataroot / f"{phase}A", dataroot / f"{phase}B"
-    if folder.is_dir() or not (folder_A.is_dir() or folder_B.is_dir()):
-        if not folder.is_dir():
-            raise UserError(
-                f"--dataroot {dataroot}: it has neither a folder {phase} (pairs side by side) nor folders"
-                f" {phase}A and {phase}B (pairs of files); check --dataroot and --phase"
-            )
+    two_folders = folder_A.is_dir() or folder_B.is_dir()
+    if not two_folders and not folder.is_dir():
+        raise UserError(
+            f"--dataroot {dataroot}: it has neither a folder {phase} (pairs side by side) nor folders"
+            f" {phase}A and {phase}B (pairs of files); check --dataroot and --phase"
+        )
+    if not two_folders or has_images(folder):
         return [(path, path) for path in find_images(folder)]
 
     named_A, named_B = _by_name(folder_A), _by_name(folder_B)

@@ -17,6 +17,7 @@ from options.base_options import CommandOptions
 from options.option import NoOptions
 from util.errors import UserError
 from util.image_io import BadImage, read_image
+from util.remarks import Remark, collecting
 from util.seeding import python_rng
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ class Sample:
     Attributes:
         label: class number, from 0; None without classes.
         replaced: the bad images in whose place this sample has others.
+        remarks: what the user should know about its files.
     """
 
     index: int
@@ -38,6 +40,7 @@ class Sample:
     path_B: str
     label: int | None = None
     replaced: tuple[BadImage, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,12 +176,16 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
             positions: see `read_at`; None to let the data set choose.
         """
         self._replaced = []
+        remarks: list[Remark] = []
         rng = python_rng("augmentation", self.seed, epoch, index)
         try:
-            sample = self.read(index, rng) if positions is None else self.read_at(index, positions, rng)
+            with collecting(remarks):
+                sample = self.read(index, rng) if positions is None else self.read_at(index, positions, rng)
         except UserError as error:
             return Rejected(index, error)
-        return replace(sample, replaced=tuple(self._replaced)) if self._replaced else sample
+        if self._replaced or remarks:
+            return replace(sample, replaced=tuple(self._replaced), remarks=tuple(remarks))
+        return sample
 
 
 def check_channels(flag: str, channels: int) -> bool:
@@ -190,3 +197,13 @@ def check_channels(flag: str, channels: int) -> bool:
     if channels not in (1, 3):
         raise UserError(f"--{flag} {channels}: images are read with 3 channels (RGB) or 1 (grey)")
     return channels == 1
+
+
+def check_equal_sizes(A: Tensor, B: Tensor, path_A: str, path_B: str) -> None:
+    """Raise a `UserError` if the scaled images of a pair, (C, H, W), differ in height or width."""
+    if A.shape[1:] != B.shape[1:]:
+        sizes = " and ".join(f"{image.shape[2]} x {image.shape[1]}" for image in (A, B))
+        raise UserError(
+            f"{path_A} and {path_B} differ in size: {sizes} pixels; the images of a pair must be equal: use"
+            " --preprocess resize_and_crop, or make them the same size"
+        )

@@ -1,10 +1,27 @@
 """Find the images in a folder."""
 
+import logging
 import os
+from pathlib import Path
+from typing import NamedTuple
 
 from data.shards import Folder, ShardFolder
 from util.errors import UserError
 from util.image_io import EXTENSIONS
+
+log = logging.getLogger(__name__)
+
+
+class FoundFile(NamedTuple):
+    """A file in a folder.
+
+    Attributes:
+        linked: whether it, or a folder on the way to it, is a symbolic link.
+    """
+
+    path: str
+    name: str
+    linked: bool
 
 
 def find_images(folder: Folder) -> list[str]:
@@ -13,20 +30,62 @@ def find_images(folder: Folder) -> list[str]:
     Hidden files and folders are ignored, and files without the extension of an image.
 
     Raises:
-        UserError: There is no such folder, or no image in it.
+        UserError: There is no such folder, or no image in it, or one of its folders cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; --dataroot and --phase say where the images are")
-    paths: list[str] = []
-    if isinstance(folder, ShardFolder):
-        paths += folder.members
-    else:
-        for root, folders, names in os.walk(folder):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            paths += [os.path.join(root, name) for name in names if has_image_suffix(name)]
+    paths = sorted(folder.members if isinstance(folder, ShardFolder) else _images_in(folder))
     if not paths:
         raise UserError(f"{folder}: no images in it (files that end in {', '.join(EXTENSIONS)})")
-    return sorted(paths)
+    return paths
+
+
+def has_images(folder: Folder) -> bool:
+    """Return whether there is such a folder with at least one image in it."""
+    return folder.is_dir() and (isinstance(folder, ShardFolder) or bool(_images_in(folder)))
+
+
+def files_in(folder: Path, *, hidden: bool = False) -> list[FoundFile]:
+    """Return all files in a folder and its subfolders, in any order.
+
+    Every folder is listed once, whatever symbolic links lead to it: links are followed after all folders that
+    are reached without one, in the order of their paths. A link to a folder that contains it is a loop and is
+    not followed.
+
+    Args:
+        hidden: include hidden files and folders.
+
+    Raises:
+        UserError: A folder cannot be read.
+    """
+    files: list[FoundFile] = []
+    folders, links = [(str(folder), False)], list[str]()
+    root, listed = os.path.realpath(folder), set[tuple[int, int]]()
+    while folders or links:
+        path, linked = folders.pop() if folders else (links.pop(), True)
+        try:
+            status = os.stat(os.path.join(path, "."))  # fails without permission to open the files in it
+            if (status.st_dev, status.st_ino) in listed:
+                continue
+            listed.add((status.st_dev, status.st_ino))
+            with os.scandir(path) as opened:
+                entries = [entry for entry in opened if hidden or not entry.name.startswith(".")]
+            for entry in entries:
+                is_link = entry.is_symlink()
+                if not _is_folder(entry):
+                    files.append(FoundFile(entry.path, entry.name, linked or is_link))
+                elif not is_link:
+                    folders.append((entry.path, linked))
+                elif not _contains(os.path.realpath(entry.path), (os.path.realpath(path), root)):
+                    links = sorted([*links, entry.path], reverse=True)
+        except OSError as error:
+            denied = isinstance(error, PermissionError)
+            reason = f"no permission to read it ({error.strerror})" if denied else error.strerror or error
+            raise UserError(
+                f"{error.filename or path}: {reason}; without it images would be missing: make it readable"
+                " or remove it"
+            ) from error
+    return files
 
 
 def name_in(folder: Folder, path: str) -> str:
@@ -39,3 +98,32 @@ def name_in(folder: Folder, path: str) -> str:
 def has_image_suffix(name: str) -> bool:
     """Return whether a file with this name counts as an image."""
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _images_in(folder: Path) -> list[str]:
+    files = files_in(folder)
+    images = [file for file in files if has_image_suffix(file.name)]
+    for file in files:
+        if file.linked and not has_image_suffix(file.name) and not os.path.exists(file.path):
+            log.warning("%s: its target does not exist; images in it are left out", file.path)
+    if linked := sum(file.linked for file in images):
+        log.info("%s: %d images through symbolic links", folder, linked)
+    return [file.path for file in images]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one.
+
+    Raises:
+        PermissionError: It is a link to something that may not be looked at, and may be a folder.
+    """
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if isinstance(error, PermissionError) and not has_image_suffix(entry.name):
+            raise
+        return False  # links that lead to each other; an image is reported when it is read
+
+
+def _contains(folder: str, others: tuple[str, ...]) -> bool:
+    return any(other == folder or other.startswith(os.path.join(folder, "")) for other in others)

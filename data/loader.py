@@ -19,16 +19,22 @@ from util import distributed
 from util.batch import Batch
 from util.errors import UserError
 from util.image_io import BadImage
+from util.remarks import Remark, show
 
 log = logging.getLogger(__name__)
 
 
 class Collated(NamedTuple):
-    """The samples of one batch: a batch per image size, the samples that cannot be read, and bad images."""
+    """The samples of one batch: a batch per image size, the samples that cannot be read, and bad images.
+
+    Attributes:
+        remarks: what the user should know about the files.
+    """
 
     batches: list[Batch]
     rejected: list[Rejected]
     replaced: list[BadImage]
+    remarks: list[Remark]
 
 
 class Loader:
@@ -143,7 +149,9 @@ class Loader:
         return [batch for sample in samples for batch in self._checked(collate([sample]))]
 
     def _checked(self, collated: Collated) -> list[Batch]:
-        batches, rejected, replaced = collated
+        batches, rejected, replaced, remarks = collated
+        for remark in remarks:
+            show(remark)
         for index, error in ((item.index, item.error) for item in rejected):
             if not (self.skip_bad and isinstance(error, BadImage)):
                 raise error
@@ -197,8 +205,10 @@ def collate(samples: list[Sample | Rejected], pin_memory: bool = False) -> Colla
         shapes = tuple(image.shape for image in (sample.A, sample.B) if image is not None)
         by_shape.setdefault(shapes, []).append(sample)
     replaced = [error for sample in good for error in sample.replaced]
+    remarks = [remark for sample in good for remark in sample.remarks]
     batches = [_stack(same_shape) for same_shape in by_shape.values()]
-    return Collated([batch.pin_memory() if pin_memory else batch for batch in batches], rejected, replaced)
+    batches = [batch.pin_memory() if pin_memory else batch for batch in batches]
+    return Collated(batches, rejected, replaced, remarks)
 
 
 def _stack(samples: list[Sample]) -> Batch:

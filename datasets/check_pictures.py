@@ -7,17 +7,16 @@ training would replace it (--bad_images skip) or end (--bad_images error).
 """
 
 import argparse
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.image_folder import has_image_suffix
+from data.image_folder import files_in, has_image_suffix
+from util.errors import UserError
 from util.image_io import BadImage, read_image
 
 
@@ -32,11 +31,6 @@ def check(path: Path) -> tuple[str, str]:
     return "loaded", f"{image.width} x {image.height}"
 
 
-def files_in(folder: Path) -> Iterator[Path]:
-    """Yield all files in a folder and its subfolders in the order of their names."""
-    yield from sorted(Path(root, name) for root, _, names in os.walk(folder) for name in names)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
@@ -44,7 +38,11 @@ def main(argv: list[str] | None = None) -> int:
     for folder in folders:
         if not folder.is_dir():
             parser.error(f"{folder}: there is no such folder")
-    files = [path for folder in folders for path in files_in(folder)]
+    try:
+        found = [sorted(Path(file.path) for file in files_in(folder, hidden=True)) for folder in folders]
+    except UserError as error:
+        parser.error(str(error))
+    files = [path for paths in found for path in paths]
     counts: Counter[str] = Counter()
     width = max((len(str(path)) for path in files), default=0)
     for path in tqdm(files, disable=None):

@@ -258,8 +258,12 @@ class AllReduceSum(torch.autograd.Function):
         return total
 
 
-def launch(ranks: int, script: str, argv: Sequence[str]) -> int:
+def launch(ranks: int, script: str, argv: Sequence[str], expected: int | None = None) -> int:
     """Run a script as `ranks` processes of this machine, as torchrun does; return the exit status.
+
+    Args:
+        expected: a status that is returned without an error, like 2, with which a rank has printed what is
+            wrong.
 
     Raises:
         UserError: a rank failed without reporting an error of the user's.
@@ -288,7 +292,7 @@ def launch(ranks: int, script: str, argv: Sequence[str]) -> int:
             return STOPPED_STATUS
         failed_rank, failure = error.get_first_failure()
         status = failure.exitcode
-        if status != 2:  # status 2: the rank has already printed what is wrong
+        if status not in (2, expected):
             raise UserError(
                 f"rank {failed_rank} ended with status {status}"
                 f"{f' ({failure.signal_name()})' if status < 0 else ''}, and the other ranks were stopped;"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,6 +67,8 @@ def read_image(path: str | Path) -> Image.Image:
         BadImage: the file cannot be read or decoded, or has more than `MAX_PIXELS` pixels.
     """
     try:
+        if not isinstance(path, Member) and not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError("not a regular file")  # opening a named pipe would wait for a writer
         file = BytesIO(path.read()) if isinstance(path, Member) else path
         with Image.open(file, formats=FORMATS) as image:
             with _silence_libtiff(image.format):

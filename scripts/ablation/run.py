@@ -105,7 +105,8 @@ class Worker:
             argv = [str(self._root / "train.py"), *run.train, *(["--continue_train=true"] if begun else [])]
         else:
             run.tested.unlink(missing_ok=True)
-            argv = [str(self._root / "test.py"), *run.test]
+            # Said explicitly, so that test.py does not end with status 1 if images cannot be read.
+            argv = [str(self._root / "test.py"), "--bad_images=skip", *run.test]
         argv += [f"--gpu_ids={self.gpu}"] if self.gpu else []
         with run.log.open("a") as output:
             # In its own session: otherwise Ctrl-C would arrive twice, which ends train.py without saving.

@@ -1,11 +1,14 @@
 """Which samples a data set has, in which order, and how they are prepared."""
 
+import errno
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +64,51 @@ def test_serial_order() -> None:
     assert list(chain(*EpochSampler(5, 2, shuffle=False, seed=0))) == [(0, index) for index in range(5)]
 
 
+def test_linked_folders_are_listed_once_and_loops_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train/1.png", "train/b/2.png", "other/3.png", "other/deep/4.png", "test/9.png"):
+        image(tmp_path / name, 4, 4)
+    links = {"train/a": "b", "train/loop": ".", "train/up": "..", "train/c": "../other", "train/d": "c"}
+    links |= {"other/back": "../train", "train/one": "two", "train/two": "one", "train/gone": "nowhere"}
+    for name, target in {**links, "train/l.png": "1.png"}.items():
+        (tmp_path / name).symlink_to(target)
+    caplog.set_level("INFO")
+    names = ["1.png", "b/2.png", "c/3.png", "c/deep/4.png", "l.png"]
+    assert find_images(tmp_path / "train") == [str(tmp_path / "train" / name) for name in names]
+    assert "train: 3 images through symbolic links" in caplog.text
+    assert sorted(Path(record.args[0]).name for record in caplog.records if "target" in record.msg) == [
+        *("gone", "one", "two")
+    ]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image(tmp_path / "train" / "1.png", 4, 4)
+    image(tmp_path / "train" / "closed" / "2.png", 4, 4)
+    for function in ("stat", "scandir"):  # without permission to search, or to list
+        allowed = getattr(os, function)
+
+        def denied(path: Any, *rest: Any, allowed: Any = allowed, **options: Any) -> Any:
+            if "closed" in str(path):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return allowed(path, *rest, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, denied)
+            with pytest.raises(UserError, match=r"closed.*: no permission to read it"):
+                find_images(tmp_path / "train")
+
+
+def test_a_folder_without_images_does_not_hide_pairs_of_folders(tmp_path: Path) -> None:
+    for side in "AB":
+        image(tmp_path / f"train{side}" / "1.png", 8, 8)
+    (tmp_path / "train" / "sub").mkdir(parents=True)
+    (tmp_path / "train" / "notes.txt").touch()
+    assert find_pairs(tmp_path, "train") == [tuple(str(tmp_path / f"train{s}" / "1.png") for s in "AB")]
+    path = image(tmp_path / "train" / "sub" / "2.png", 8, 4)
+    assert find_pairs(tmp_path, "train") == [(path, path)]
+
+
 def test_images_are_sorted_by_their_names(tmp_path: Path) -> None:
     for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.png", ".thumbs/d.png", "e.png.bin", "notes.txt"):
         image(tmp_path / name, 4, 4) if Path(name).suffix not in (".txt", ".bin") else (
@@ -105,11 +153,28 @@ def test_pairs_of_folders(tmp_path: Path) -> None:
         find_pairs(tmp_path, "val")
 
 
-def test_pairs_of_unequal_size_are_refused(tmp_path: Path) -> None:
-    pair = image(tmp_path / "a.png", 8, 8), image(tmp_path / "b.png", 8, 12)
-    assert "a.png and" in str(aligned([pair])[1, 0].error)
+@pytest.mark.parametrize("preprocess", ["none", "crop", "scale_width", "scale_width_and_crop"])
+def test_pairs_of_unequal_size_are_refused_before_the_crop(preprocess: str, tmp_path: Path) -> None:
+    pair = image(tmp_path / "a.png", 16, 16), image(tmp_path / "b.png", 16, 24)
+    for swap in (False, True):
+        data = aligned([pair], Transform(preprocess, 16, 8, flip=False), swap=swap)
+        message = r"a\.png and .*b\.png differ in size: 16 x 16 and 16 x 24 pixels"
+        assert re.search(message, str(data[1, 0].error))
     resized = aligned([pair], Transform("resize_and_crop", 8, 8, flip=False))[1, 0]
     assert resized.A.shape == resized.B.shape == (3, 8, 8)
+
+
+def test_a_file_that_is_one_image_instead_of_a_pair_is_remarked_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for size, remarks in (((8, 4), 0), ((4, 4), 1), ((4, 6), 1)):
+        monkeypatch.setattr("util.remarks._shown", set())
+        paths = [image(tmp_path / f"{i}.png", *size, seed=i) for i in range(4)]
+        data = aligned([(path, path) for path in paths])
+        caplog.clear()
+        for workers in (0, 2):
+            list(Loader(data, 2, shuffle=False, seed=0, num_threads=workers).epoch(1))
+        assert [text.count("half of one image?") for text in caplog.messages] == [1] * remarks
 
 
 def test_grey_and_colour() -> None:

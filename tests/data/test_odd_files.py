@@ -51,8 +51,11 @@ def test_bad_images_are_replaced_in_training_and_skipped_in_testing(command: Com
 
     arguments = ["--dataroot", tmp_path / "data", "--name", "run", *MODEL.split(), "--phase", "train"]
     for batch_size in (1, 3):
-        output = command("test.py", *arguments, "--batch_size", batch_size).stdout
+        # An image that is left out is counted and changes the status, unless that was asked for.
+        flags = [["--bad_images", "skip"], []][batch_size == 3]
+        output = command("test.py", *arguments, *flags, "--batch_size", batch_size, status=not flags).stdout
         assert output.count(": skipped") == 3 and "5 images: " in output
+        assert output.splitlines()[-1].endswith("index.html (3 left out, see the warnings above)")
         results = tmp_path / "results" / "run" / "train_latest"
         page = (results / "index.html").read_text()
         assert re.findall(r"<h2>(\w+)</h2>", page) == ["0", "1", "2", "3", "4"]
@@ -102,7 +105,7 @@ def test_all_odd_files_run_through_training_and_testing(command: Command, tmp_pa
     bad = {path.name for folder in ("broken", "clutter") for path in (ODD / folder).iterdir()}
     bad -= {"Thumbs.db", "pngtest_bad.png.bin"}  # not named like images
     arguments = ["--dataroot", tmp_path / "all", *MODEL.split(), "--phase", "train"]
-    output = command("test.py", "--name", "all", *arguments, "--num_threads", 2).stdout
+    output = command("test.py", "--name", "all", *arguments, "--num_threads", 2, status=1).stdout
     named = re.findall(r"/([^/\n]+): cannot be read as an image .*: skipped", output)
     assert sorted(named) == sorted(bad)
     assert f"{len(list((ODD / 'valid').iterdir()))} images: " in output

@@ -1,5 +1,6 @@
 """Every kind of image is read upright in 8-bit RGB; other files raise BadImage."""
 
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -101,6 +102,12 @@ def png_claiming(width: int, height: int) -> bytes:
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_a_named_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(BadImage, match="not a regular file"):
+        read_image(tmp_path / "pipe.png")
 
 
 def test_files_that_are_not_images_raise(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Remarks about input files, each kind shown once, in whatever process it is noticed."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+log = logging.getLogger(__name__)
+
+
+class Remark(NamedTuple):
+    """What the user should know about a file; only the first remark of a kind is shown."""
+
+    kind: str
+    text: str
+
+
+_collected: ContextVar[list[Remark] | None] = ContextVar("collected", default=None)
+_shown: set[str] = set()
+
+
+def remark(kind: str, text: str) -> None:
+    """Show a remark, or add it to the list of the enclosing `collecting`."""
+    collected = _collected.get()
+    if collected is None:
+        show(Remark(kind, text))
+    else:
+        collected.append(Remark(kind, text))
+
+
+def show(one: Remark) -> None:
+    """Log a remark as a warning unless one of its kind has been logged."""
+    if one.kind not in _shown:
+        _shown.add(one.kind)
+        log.warning("%s", one.text)
+
+
+@contextmanager
+def collecting(remarks: list[Remark]) -> Iterator[None]:
+    """Within it, remarks are added to a list: worker processes return them instead of logging them."""
+    token = _collected.set(remarks)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
