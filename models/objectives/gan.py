@@ -164,6 +164,7 @@ class Objective:
 
         Raises:
             RuntimeError: `draws` lacks a decision that the objective needs.
+            UserError: the gradient penalty, and `real` and `fake` have different sizes.
         """
         fake = fake.detach()
         images = _joined(source, real), _joined(source, fake)
@@ -178,6 +179,12 @@ class Objective:
         loss = (losses["real"] + losses["fake"]) / 2
         self.diagnostics.record_discriminator(name, self.mode, images, (real_logits, fake_logits), loss)
         if self.lambda_gp:
+            if real.shape != fake.shape:
+                sizes = " and ".join(f"{image.shape[2]} x {image.shape[3]}" for image in (real, fake))
+                raise UserError(
+                    "--gan_mode wgangp: the gradient penalty is taken between real and fake images of one"
+                    f" size, and these have {sizes} pixels; use a --preprocess that crops, or --lambda_gp 0"
+                )
             alpha = _draw(draws, f"{name}_alpha").to(real.dtype)
             penalty = gradient_penalty(lambda x: D(see_real(x), *conditions), *images, alpha)
             losses["gp"] = self.lambda_gp * penalty

@@ -17,6 +17,7 @@ from models.objectives.losses import discriminator_loss, gradient_penalty, r1_pe
 from models.pix2pix_model import Pix2PixModel
 from tests.support.models import CPU, TRAINED, assert_equal_states, trainer_and_batches
 from tests.support.recorder import CpuRecorder
+from tests.support.training import training
 from training.ema import Ema
 from util.errors import UserError
 
@@ -239,6 +240,31 @@ def test_instance_noise_falls_to_zero_also_in_replayed_steps(data: dict[str, Pat
         assert std == pytest.approx(max(0, 0.5 * (1 - step / 6)))
     assert recorder.replays > 2
     assert_equal_states(eager, captured)
+
+
+def test_instance_noise_falls_over_the_epochs_of_a_run_and_goes_on_when_resumed(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise: list[float] = []
+
+    def draws(*arguments: object) -> dict[str, torch.Tensor]:
+        decisions = original(*arguments)
+        noise.append(decisions["instance_noise"].item())
+        return decisions
+
+    original = Objective.draws
+    monkeypatch.setattr(Objective, "draws", draws)
+    flags = ["--instance_noise", 0.3, "--instance_noise_epochs", 2, "--overfit", 2]
+    assert training(pairs, tmp_path, *flags, "--n_epochs", 1) == 0
+    assert training(pairs, tmp_path, *flags, "--n_epochs", 3, "--continue_train") == 0
+    assert noise == pytest.approx([0.3, 0.225, 0.15, 0.075, 0, 0])
+
+
+def test_the_gradient_penalty_needs_images_of_one_size() -> None:
+    objective = Objective("wgangp", lambda_gp=10.0)
+    draws = objective.draws(["D"], 1, torch.Generator(), 1)
+    with pytest.raises(UserError, match=r"--gan_mode wgangp: .* 16 x 16 and 16 x 24"):
+        objective.discriminator(NETS.float(), torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 24), draws)
 
 
 def test_color_leaves_the_condition_of_pairs_alone(data: dict[str, Path]) -> None:
