@@ -16,18 +16,11 @@ class RunningMean:
     Every image counts once, over all ranks and when a batch is computed in parts. Means of a batch that are
     not finite are left out. Put into `BaseModel.state`, it is saved, and unchanged by steps that
     ``--on_nan skip`` leaves out. Its tensors are changed in place, as CUDA graphs need.
-
-    Args:
-        momentum: weight that a whole batch leaves to the mean before it; None: all images weigh the same.
-        start: the means before the first batch; a momentum needs them.
     """
 
-    def __init__(
-        self, device: torch.device, momentum: float | None = None, start: Mapping[str, Tensor] | None = None
-    ):
-        self.momentum = momentum
+    def __init__(self, device: torch.device):
         self.count = torch.zeros((), device=device)
-        self.means = {name: value.clone().to(device) for name, value in (start or {}).items()}
+        self.means: dict[str, Tensor] = {}
 
     def update(self, means: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Add the means over the images of `batch`, this rank's part of them; return the running means.
@@ -43,12 +36,7 @@ class RunningMean:
         self.count += torch.where(finite, batch.global_size, 0)
         for name, value in values.items():
             mean = self.means.setdefault(name, torch.zeros_like(value))
-            if self.momentum is None:
-                new = mean.lerp(value, (batch.global_size / self.count).to(value))
-            else:
-                # Of a whole batch's weight the part has its share.
-                kept = self.momentum ** (batch.share * (batch.global_size / len(batch)))
-                new = mean.mul(kept).add((1 - kept) * value)
+            new = mean.lerp(value, (batch.global_size / self.count).to(value))
             mean.copy_(torch.where(finite, new, mean))
         return {name: self.means[name].clone() for name in values}
 

@@ -16,6 +16,7 @@ from tests.support.models import CPU, TRAINED, assert_equal_states, trainer_and_
 from training.loss_scale import LossScale
 from training.trainer import Trainer
 from util.batch import Batch
+from util.color import AB_BINS
 from util.errors import UserError
 
 
@@ -168,18 +169,24 @@ def test_what_is_not_finite_in_one_part_blocks_the_whole_update(
     assert changed == (policy == "skip")
 
 
-def test_the_frequencies_of_colours_forget_by_steps_rather_than_parts() -> None:
-    ab = torch.rand(4, 2, 8, 8, dtype=torch.float64)
-    batch = Batch(ab, None, [""] * 4, [], torch.arange(4))
-    whole, parts, careless = (ColorFrequencies(torch.device("cpu"), torch.float64) for _ in range(3))
-    for _ in range(20):
-        whole.weights(ab, batch)
-        for row, part in enumerate(ab.split(1)):
-            samples = batch.select(slice(row, row + 1))
-            parts.weights(part, replace(samples, share=0.25))
-            careless.weights(part, samples)
-    near, far = ((each.frequencies - whole.frequencies).abs().sum() for each in (parts, careless))
-    assert near < 0.01 < 0.1 < far
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_the_weights_of_colours_do_not_depend_on_how_images_are_batched(size: int) -> None:
+    """An image weighs what it would alone: one batch of six, parts of it, or smaller batches."""
+    ab = torch.rand(6, 2, 8, 8, dtype=torch.float64)
+    batch = Batch(ab, None, [""] * 6, [], torch.arange(6))
+    whole, other = (ColorFrequencies(torch.device("cpu"), torch.float64) for _ in range(2))
+    for _ in range(3):
+        expected = whole.weights(ab, batch)
+        parts = [batch.select(slice(first, first + size)) for first in range(0, 6, size)]
+        weights = [other.weights(part.A, replace(part, share=size / 6)) for part in parts]
+        torch.testing.assert_close(torch.cat(weights), expected)
+    torch.testing.assert_close(other.frequencies, whole.frequencies)
+
+    grey, before = torch.zeros(1, 2, 4, 4, dtype=torch.float64), whole.frequencies.clone()
+    whole.weights(grey.expand(5, -1, -1, -1), Batch(grey, None, [], [], torch.arange(5)))
+    expected = before * 0.99**5
+    expected[AB_BINS.index((0, 0))] += 1 - 0.99**5
+    torch.testing.assert_close(whole.frequencies, expected)
 
 
 def test_float16_scales_the_parts_of_an_update_alike(data: dict[str, Path]) -> None:

@@ -1,7 +1,5 @@
 """Means over the training images that a model has seen."""
 
-from dataclasses import replace
-
 import torch
 
 from models.layers.running_mean import RunningMean
@@ -22,16 +20,6 @@ def test_every_image_counts_once() -> None:
     resumed.load_state_dict(mean.state_dict())
     found, expected = (each.update({"a": batches[0].mean(0)}, batch_of(3))["a"] for each in (resumed, mean))
     assert torch.equal(found, expected)
-
-
-def test_a_momentum_counts_batches_rather_than_their_parts() -> None:
-    start = {"a": torch.zeros(2, dtype=torch.float64)}
-    whole, parts = RunningMean(CPU, 0.5, start), RunningMean(CPU, 0.5, start)
-    ones = torch.ones(2, dtype=torch.float64)
-    assert whole.update({"a": ones}, batch_of(4))["a"].tolist() == [0.5, 0.5]
-    for _ in range(4):
-        found = parts.update({"a": ones}, replace(batch_of(1), share=0.25))["a"]
-    torch.testing.assert_close(found, ones / 2)
 
 
 def test_what_is_not_finite_is_left_out() -> None:
