@@ -1,5 +1,6 @@
 """DCGAN: images from noise (Radford et al. 2016), also by class (Miyato & Koyama 2018)."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -29,6 +30,19 @@ class DcganOptions:
     """Flags of DCGAN."""
 
     nz: int = option(100, "size of the noise vector of an image", minimum=2, architecture=True)
+    noise: str = option(
+        "normal",
+        "distribution of the noise: normal, or uniform in [-1, 1]",
+        choices=("normal", "uniform"),
+        architecture=True,
+    )
+    dropout_D: float = option(
+        0.0,
+        "probability of dropout after every layer of the discriminator but the last",
+        minimum=0,
+        below=1,
+        phase="train",
+    )
 
 
 class DcganModel(BaseModel):
@@ -68,11 +82,11 @@ class DcganModel(BaseModel):
         self.G = init_network(DcganGenerator(size, self.options.nz, nc, *shape), network, "G")
         if not isinstance(options, TrainOptions):
             return {"G": self.G}
-        D = DcganDiscriminator(size, nc, network.ndf, network.norm, classes)
+        D = DcganDiscriminator(size, nc, network.ndf, network.norm, classes, self.options.dropout_D)
         return {"G": self.G, "D": init_network(D, network, "D")}
 
     def draws(self, count: int, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
-        z = torch.randn(count, self.G.nz, generator=generator)
+        z = self.noise(torch.randn(count, self.G.nz, generator=generator))
         return {"z": z, **super().draws(count, iteration, generator)}
 
     def train_step(self, batch: Batch, update: Update) -> Step:
@@ -93,7 +107,12 @@ class DcganModel(BaseModel):
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         rngs = [torch_rng("noise", self.seed, index) for index in batch.index.tolist()]
         z = torch.stack([torch.randn(self.G.nz, generator=rng) for rng in rngs])
-        return {"fake": self.generate(z, *self.classes(batch))}
+        return {"fake": self.generate(self.noise(z), *self.classes(batch))}
+
+    def noise(self, normal: Tensor) -> Tensor:
+        """Return noise of the distribution of ``--noise`` from normal noise, of any shape."""
+        # The distribution function maps it to [0, 1]. Interpolating before keeps the distribution, too.
+        return normal if self.options.noise == "normal" else torch.erf(normal / math.sqrt(2))
 
     def classes(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the class labels that the networks take, (N,), if they take any."""
@@ -125,13 +144,13 @@ class DcganModel(BaseModel):
         between = spherical(start[:, None], end[:, None], steps)
         noises = {"samples": samples.flatten(0, 1), "interpolation": between.flatten(0, 1)}
         if not self.G.classes:
-            return {name: grid(self.generate(z)) for name, z in noises.items()}
+            return {name: grid(self.generate(self.noise(z))) for name, z in noises.items()}
         turns = torch.arange(GRID**2) % self.G.classes
         rows = turns[:GRID].repeat_interleave(GRID)
         by_class = torch.arange(self.G.classes).repeat_interleave(GRID)
         noises["classes"] = start.repeat(self.G.classes, 1)
         labels = {"samples": turns, "interpolation": rows, "classes": by_class}
-        return {name: grid(self.generate(z, labels[name])) for name, z in noises.items()}
+        return {name: grid(self.generate(self.noise(z), labels[name])) for name, z in noises.items()}
 
 
 def spherical(start: Tensor, end: Tensor, share: Tensor) -> Tensor:

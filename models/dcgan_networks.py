@@ -77,17 +77,18 @@ class DcganDiscriminator(Discriminator):
     Args:
         size, classes: see `DcganGenerator`.
         ndf: channels after the first layer; they double with every halving, up to 8 ndf.
+        dropout: probability after every layer but the last.
     """
 
-    def __init__(self, size: int, input_nc: int, ndf: int, norm: str, classes: int = 0):
+    def __init__(self, size: int, input_nc: int, ndf: int, norm: str, classes: int = 0, dropout: float = 0.0):
         super().__init__()
         self.minimum = size
         base, depth = SIDES[size]
         widths = _widths(ndf, depth)
-        layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [nn.Conv2d(input_nc, ndf, 4, 2, 1), _activation(dropout)]
         for level in range(1, depth):
             layers.append(nn.Conv2d(widths[level - 1], widths[level], 4, 2, 1, bias=norm == "none"))
-            layers += [norm_layer(norm, widths[level]), nn.LeakyReLU(0.2)]
+            layers += [norm_layer(norm, widths[level]), _activation(dropout)]
         self.model = nn.Sequential(*layers)
         self.last = nn.Conv2d(widths[-1], 1, base)
         self.project = nn.Conv2d(widths[-1], classes, base, bias=False) if classes else None
@@ -99,6 +100,11 @@ class DcganDiscriminator(Discriminator):
         if self.project is None or label is None:
             return logits
         return logits + self.project(features).flatten(1).gather(1, label[:, None])
+
+
+def _activation(dropout: float) -> nn.Module:
+    """Return an activation with dropout, as one module: the names of other layers do not depend on it."""
+    return nn.Sequential(nn.LeakyReLU(0.2), nn.Dropout(dropout)) if dropout else nn.LeakyReLU(0.2)
 
 
 def check_side(size: int) -> None:

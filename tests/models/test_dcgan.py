@@ -1,6 +1,7 @@
 """Images from noise: the networks, what a sample depends on, overviews, and training by class."""
 
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,60 @@ def test_the_projection_is_the_inner_product_with_the_classs_vector() -> None:
     expected = D(x) + (D.project.weight[label] * D.model(x)).sum((1, 2, 3))[:, None]
     torch.testing.assert_close(D(x, label), expected)
     assert not torch.allclose(D(x, label), D(x, torch.tensor([1, 1])))
+
+
+def test_dropout_of_the_discriminator_changes_no_names() -> None:
+    plain, dropped = (DcganDiscriminator(28, 1, 4, "batch", 2, dropout) for dropout in (0.0, 0.3))
+    assert plain.state_dict().keys() == dropped.state_dict().keys()
+    dropped.load_state_dict(plain.state_dict())
+    x, label = torch.randn(2, 1, 28, 28), torch.tensor([0, 1])
+    assert torch.equal(plain(x, label), plain(x, label))
+    assert not torch.equal(dropped(x, label), dropped(x, label))
+    dropped.load_state_dict(plain.state_dict())
+    assert torch.equal(plain.eval()(x, label), dropped.eval()(x, label))
+    rates = [layer.p for layer in dropped.modules() if isinstance(layer, torch.nn.Dropout)]
+    assert rates == [0.3, 0.3] and not any(isinstance(layer, torch.nn.Dropout) for layer in plain.modules())
+
+
+def test_uniform_noise_is_uniform_in_training_samples_and_overviews(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noises(*flags: str) -> list[torch.Tensor]:
+        seen = []
+        _, model, batches = for_training(folder, "--nz", "50", *flags)
+        seen.append(model.draws(64, 1, torch.Generator().manual_seed(0))["z"])
+        monkeypatch.setattr(model, "generate", lambda z: seen.append(z) or torch.zeros(len(z), 3, 28, 28))
+        model.translate(batches[0])
+        model.overview()
+        return seen
+
+    folder = images(tmp_path / "x")
+    uniform = noises("--noise", "uniform")
+    normal = noises()
+    for z in normal:
+        assert z.abs().max() > 2 and z.std().item() == pytest.approx(1, abs=0.1)
+    quarters = torch.tensor([-0.5, 0.0, 0.5])
+    for z in uniform:
+        assert z.abs().max() <= 1 and z.std().item() == pytest.approx(3**-0.5, abs=0.05)
+        parts = torch.bucketize(z, quarters).flatten().bincount(minlength=4) / z.numel()
+        torch.testing.assert_close(parts, torch.full((4,), 0.25), rtol=0, atol=0.06)
+    assert len(uniform) == len(normal) == 4
+    for one, other in zip(uniform, normal, strict=True):
+        torch.testing.assert_close(one, 2 * torch.distributions.Normal(0, 1).cdf(other) - 1)
+
+
+def test_dropout_and_uniform_noise_resume_exactly(tmp_path: Path) -> None:
+    flags = ["--noise", "uniform", "--dropout_D", "0.3", "--batch_size", "2"]
+    folder = images(tmp_path / "x")
+    through, _, batches = for_training(folder, *flags)
+    for batch in batches[:2]:
+        through.step(batch)
+    resumed, _, _ = for_training(folder, *flags)
+    resumed.load_state_dict(deepcopy(through.state_dict()))
+    losses = [trainer.step(batches[2]).losses for trainer in (through, resumed)]
+    assert losses[0] == losses[1]
+    plain, _, _ = for_training(folder, "--batch_size", "2")
+    plain.load_state_dict(deepcopy(through.state_dict()))  # the names of weights are the same
 
 
 def test_its_weights_are_not_taken_for_a_patch_discriminators() -> None:

@@ -389,6 +389,21 @@ def test_self_attention_is_that_of_the_paper_and_starts_as_the_identity() -> Non
     torch.testing.assert_close(layer(x), reference_attention(layer, x), rtol=1e-12, atol=0)
 
 
+def test_attention_can_be_the_papers_with_an_output_convolution() -> None:
+    """Values of C / 8 channels and a convolution back to C (Zhang et al. 2019, eq. 2), as one matrix."""
+    ours, paper = (SelfAttention(16).double() for _ in range(2))
+    paper.load_state_dict(ours.state_dict())
+    paper.value, out = (nn.Conv2d(*channels, 1).double() for channels in ((16, 2), (2, 16)))
+    ours.value.weight.data = (out.weight[..., 0, 0] @ paper.value.weight[..., 0, 0])[..., None, None]
+    ours.value.bias.data = out.weight[..., 0, 0] @ paper.value.bias + out.bias
+    x = torch.rand(2, 16, 5, 6, dtype=torch.float64)
+    query, key, value = (layer(x).flatten(2) for layer in (paper.query, paper.key, paper.value))
+    weights = (query.transpose(1, 2) @ key).softmax(2)
+    attended = out((value @ weights.transpose(1, 2)).view(2, 2, 5, 6))
+    ours.gamma.data.fill_(0.7)
+    torch.testing.assert_close(ours(x), x + 0.7 * attended)
+
+
 @pytest.mark.parametrize(
     ("netG", "attention", "sizes"),
     [
