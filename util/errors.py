@@ -66,6 +66,11 @@ def user_message(error: Exception, memory_advice: str) -> str | None:
         requested = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
         amount = f" (tried to allocate {requested[1]})" if requested else ""
         return f"out of memory{amount}. {memory_advice}"
+    if isinstance(error, UnicodeEncodeError) and error.encoding != "utf-8":
+        return (
+            f"{error.object}: {error.encoding}, the encoding of the locale, does not have this name; set"
+            " PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+        )
     return _file_message(error) if isinstance(error, OSError) else None
 
 

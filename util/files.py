@@ -1,7 +1,8 @@
 """Files as every file system allows them: whole or not at all, and never written through links.
 
 A folder may be writable for others, who could plant links there to have files elsewhere overwritten. So new
-files have unpredictable names until they are complete, and what is written in place must not be a link.
+files have unpredictable names until they are complete. A link at the place of a file that is written whole
+is replaced; one at the place of a file that is appended to, or of a folder, is an error.
 """
 
 import errno
@@ -91,18 +92,21 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_in_place(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file, such as an image, which is removed if that fails.
+    """Write a whole file, such as an image, which is removed if that fails; a link at `path` is replaced.
 
     Raises:
-        OSError: as in `start_file`.
+        OSError: with the name `path`.
     """
-    with errors_name(path), open_in_place(path, os.O_TRUNC) as file:
-        try:
-            write(file)
-            file.flush()
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+    with errors_name(path):
+        if path.is_symlink():
+            path.unlink()
+        with open_in_place(path, os.O_TRUNC) as file:
+            try:
+                write(file)
+                file.flush()
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
 
 
 def open_in_place(path: Path, flags: int = 0) -> IO[bytes]:
@@ -134,23 +138,23 @@ def create_exclusively(path: Path, content: bytes) -> bool:
     Where the file system has no hard links, a reader may see the file before its content.
     """
     temporary = temporary_path(path)
-    try:
-        with os.fdopen(os.open(temporary, _NEW, 0o666), "wb") as file:
-            file.write(content)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_HARD_LINKS:
-            raise
+    with errors_name(path):
         try:
-            descriptor = os.open(path, _NEW, 0o666)
+            _create(temporary, content)
+            os.link(temporary, path)
         except FileExistsError:
             return False
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-    finally:
-        temporary.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS or not temporary.exists():
+                raise
+        else:
+            return True
+        finally:
+            temporary.unlink(missing_ok=True)
+        try:
+            _create(path, content)
+        except FileExistsError:
+            return False
     return True
 
 
@@ -209,6 +213,15 @@ def cut_name(name: str, limit: int) -> str:
     return os.fsdecode(data[:cut])
 
 
+def native_name(name: str) -> str:
+    """Return a name that another process recorded as this process names the file, whatever its locale."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return os.fsdecode(name.encode("utf-8", errors="surrogateescape"))
+    return name
+
+
 def is_case_insensitive(folder: Path) -> bool:
     """Return whether names that differ in case alone are one file; the folder's name must have letters."""
     other = folder.with_name(folder.name.swapcase())
@@ -247,6 +260,11 @@ def errors_name(path: Path) -> Iterator[None]:
         if error.filename is None or str(error.filename).endswith(TEMPORARY_SUFFIX):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+def _create(path: Path, content: bytes) -> None:
+    with os.fdopen(os.open(path, _NEW, 0o666), "wb") as file:
+        file.write(content)
 
 
 def _write_in_place(path: Path, flags: int, data: bytes) -> None:

@@ -15,6 +15,7 @@ from options.train_options import TrainOptions
 from training.loggers.base import DIAGNOSTIC
 from util.checking import read_json, read_json_lines
 from util.errors import UserError
+from util.files import native_name
 from util.metrics.names import HIGHER_IS_BETTER
 from util.pages.listing import PARTIAL_FILE
 from util.pages.page import ROWS_FILE
@@ -197,7 +198,7 @@ def read_images(results: Path) -> tuple[Images, bool | None]:
 
 
 def _inside(results: Path, file: str) -> Path:
-    path = results / file
+    path = results / native_name(file)
     if "\0" in file or not path.resolve().is_relative_to(results.resolve()):
         raise UserError(f"{results / ROWS_FILE}: {file!r} is outside of the gallery's folder")
     return path

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
-from util.files import append_text, read_text, write_text
+from util.files import append_text, native_name, read_text, write_text
 from util.pages.page import ROWS_FILE
 
 PARTIAL_FILE = "images.list"
@@ -53,7 +53,7 @@ def image_name(file: object) -> str | None:
     """Return the name of a file of images/, given its path in a gallery's folder; None for other paths."""
     parts = PurePosixPath(file).parts if isinstance(file, str) else ()
     is_image = len(parts) == 2 and parts[0] == "images" and parts[1] != ".." and "\0" not in parts[1]
-    return parts[1] if is_image else None
+    return native_name(parts[1]) if is_image else None
 
 
 def remove_image(folder: Path, name: str) -> None:

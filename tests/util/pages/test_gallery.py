@@ -319,8 +319,13 @@ def test_images_are_not_written_through_links(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a_x.png").symlink_to(victim)
     (tmp_path / "index.html").symlink_to(victim)
-    with pytest.raises(OSError, match="a symbolic link"), Gallery(tmp_path, "results") as gallery:
+    (tmp_path / "metrics.json").symlink_to(victim)
+    with Gallery(tmp_path, "results") as gallery:
         gallery.add("a", {"x": draw_image()})
+    (tmp_path / "training.html").symlink_to(victim)
+    with pytest.raises(OSError, match="a symbolic link"):
+        gallery.link_from(tmp_path / "training.html", Summary({}, {}, {}, {}))
+    assert not (tmp_path / "images" / "a_x.png").is_symlink()
     assert victim.read_bytes() == b"precious" and not (tmp_path / "index.html").is_symlink()
 
 
