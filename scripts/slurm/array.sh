@@ -11,6 +11,10 @@
 #SBATCH --job-name=train --output=%x-%A_%a.out
 #SBATCH --nodes=1 --ntasks-per-node=1 --cpus-per-task=8
 #SBATCH --requeue --open-mode=append --signal=USR1@120
+[ -e scripts/slurm/run.sh ] || {
+    echo "$PWD is not the project's folder: submit there, or with sbatch --chdir=FOLDER" >&2
+    exit 2
+}
 source scripts/slurm/run.sh
 task=${SLURM_ARRAY_TASK_ID:?submit it with --array}
 case ${1:-} in
@@ -20,7 +24,7 @@ case ${1:-} in
 *)
     line=$(sed -n "${task}p" "$1")
     if [[ " $line " != *" --name"[\ =]* ]]; then
-        echo "$1: line $task has no --name" >&2
+        echo "$1: line $task has no --name, or there is no such line or file" >&2
         exit 2
     fi
     mapfile -t flags < <(xargs -n 1 printf '%s\n' <<< "$line")

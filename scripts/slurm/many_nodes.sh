@@ -8,5 +8,9 @@
 #SBATCH --job-name=train --output=%x-%j.out
 #SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=8
 #SBATCH --requeue --open-mode=append --signal=USR1@120
+[ -e scripts/slurm/run.sh ] || {
+    echo "$PWD is not the project's folder: submit there, or with sbatch --chdir=FOLDER" >&2
+    exit 2
+}
 source scripts/slurm/run.sh
 train "$@"

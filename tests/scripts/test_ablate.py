@@ -20,7 +20,7 @@ from scripts import ablate
 from scripts.ablation import run as ablate_run
 from scripts.ablation import slurm as ablate_slurm
 from scripts.ablation.plan import is_trained, parse_vary, plan, run_names
-from tests.support.cluster import Cluster, cluster  # noqa: F401 - a fixture
+from tests.support.cluster import Cluster
 from tests.support.environment import ONE_THREAD, ROOT
 from util.errors import UserError
 from util.stopping import STOPPED_STATUS, StopSignals
@@ -353,7 +353,7 @@ def test_an_interrupted_ablation_equals_an_uninterrupted_one(tmp_path: Path, pai
 
 
 @pytest.mark.slow
-def test_runs_are_submitted_to_slurm(cluster: Cluster, tmp_path: Path, pairs: Path) -> None:  # noqa: F811
+def test_runs_are_submitted_to_slurm(cluster: Cluster, tmp_path: Path, pairs: Path) -> None:
     slurm = ["--slurm", "--partition", "main", "--time", "10", "--cpus_per_task", "1"]
     argv = command(pairs, "--name", "jobs", "--vary", "norm=instance,batch", *slurm, epochs=2)
     done = subprocess.run(argv, cwd=tmp_path, env=cluster.environment, capture_output=True, text=True)

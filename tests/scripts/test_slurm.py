@@ -1,6 +1,7 @@
 """The scripts for Slurm: with stand-ins for its commands, and (slow) as jobs of a local Slurm."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -25,7 +26,9 @@ def project(tmp_path: Path) -> Path:
     for name, content in STAND_INS.items():
         (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{content}\n")
         (tmp_path / name).chmod(0o755)
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    (tmp_path / "scripts" / "slurm").mkdir(parents=True)
+    for file in SCRIPTS.iterdir():
+        (tmp_path / "scripts" / "slurm" / file.name).symlink_to(file)
     return tmp_path
 
 
@@ -34,9 +37,15 @@ def run(project: Path, script: str, *arguments: str, **environment: str) -> tupl
     clean = {name: value for name, value in ONE_THREAD.items() if not name.startswith("SLURM")}
     path = {"PATH": f"{project}:{os.environ['PATH']}", "PYTHON": sys.executable}
     job = ["bash", str(SCRIPTS / script), *arguments]
-    done = subprocess.run(job, cwd=project, env={**clean, **path, **JOB, **environment}, check=False)
+    with (project / "job.log").open("w") as log:
+        done = subprocess.run(job, cwd=project, env={**clean, **path, **JOB, **environment}, stderr=log)
     recorded = project / "srun.txt"
     return done.returncode, recorded.read_text().splitlines() if recorded.exists() else []
+
+
+def error_of(project: Path) -> str:
+    """Return what the last job wrote to stderr."""
+    return (project / "job.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,69 @@ def test_a_stopped_job_is_requeued(project: Path, command: str, status: int, req
     assert calls.exists() == requeued
     if requeued:
         assert calls.read_text() == "requeue 4567\n"
+
+
+def test_a_refused_requeue_says_how_to_go_on(project: Path) -> None:
+    (project / "scontrol").write_text(
+        "#!/bin/sh\necho Requested operation is presently disabled >&2; exit 1\n"
+    )
+    assert run(project, "one_node.sh", "--name", "x", SRUN="exit 75")[0] == 75
+    *_, last = error_of(project).splitlines()
+    assert last == (
+        "Slurm refused to requeue job 4567. Its run is saved: submit it again with --continue_train"
+    )
+
+
+@pytest.mark.parametrize("script", ["one_node.sh", "many_nodes.sh", "array.sh", "test.sh"])
+def test_a_job_in_another_folder_names_the_way_out(project: Path, script: str) -> None:
+    shutil.rmtree(project / "scripts")
+    status, arguments = run(project, script, "--name", "x")
+    assert (status, arguments) == (2, [])
+    assert error_of(project) == (
+        f"{project} is not the project's folder: submit there, or with sbatch --chdir=FOLDER\n"
+    )
+
+
+def test_python_may_be_a_container_or_have_blanks_in_its_path(project: Path) -> None:
+    (project / "apptainer").write_text('#!/bin/bash\n[ "$1 $2" = "exec a b.sif" ] && exec "${@:3}"\n')
+    (project / "apptainer").chmod(0o755)
+    container = f"apptainer exec 'a b.sif' {sys.executable}"
+    flags = ["--dataroot", ".", "--name", "x", "--model", "pix2pix", "--checkpoints_dir", str(project)]
+    (project / "x").mkdir()
+    (project / "x" / "train_opt.json").write_text("{}")
+    _, arguments = run(project, "one_node.sh", *flags, PYTHON=container, SLURM_RESTART_COUNT="1")
+    command = ["apptainer", "exec", "a b.sif", sys.executable, "train.py", *flags, "--continue_train"]
+    assert arguments[-len(command) :] == command
+    python = project / "with blanks" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    _, arguments = run(project, "one_node.sh", "--name", "x", PYTHON=str(python))
+    assert arguments[-4:] == [str(python), "train.py", "--name", "x"]
+
+
+def test_a_missing_python_is_named(project: Path) -> None:
+    assert run(project, "one_node.sh", PYTHON="nowhere exec image python") == (2, [])
+    assert error_of(project).startswith("PYTHON='nowhere exec image python': there is no command nowhere on ")
+
+
+def test_a_setup_file_prepares_the_job(project: Path) -> None:
+    setup = project / "scripts" / "slurm" / "setup.sh"
+    setup.write_text(f'PYTHON={sys.executable}\nset -- "$@" --dataroot /scratch/data\n')
+    _, arguments = run(project, "one_node.sh", "--name", "a b", PYTHON="nowhere")
+    assert arguments[-6:] == [sys.executable, "train.py", "--name", "a b", "--dataroot", "/scratch/data"]
+    setup.write_text("false\n")
+    (project / "srun.txt").unlink()
+    assert run(project, "one_node.sh", "--name", "x") == (2, [])
+    assert error_of(project) == "scripts/slurm/setup.sh ended with status 1\n"
+
+
+def test_a_test_job_translates_an_epoch_per_task(project: Path) -> None:
+    status, arguments = run(project, "test.sh", "--name", "a b", SRUN="exit 3")
+    assert (status, arguments[-3:]) == (3, ["test.py", "--name", "a b"])
+    _, arguments = run(project, "test.sh", "--name", "x", SLURM_ARRAY_TASK_ID="50", SLURM_GPUS_ON_NODE="2")
+    assert arguments[-5:] == ["test.py", "--name", "x", "--epoch", "50"]
+    assert any(argument.endswith("torchrun.py") for argument in arguments)
+    assert not (project / "scontrol.txt").exists()
 
 
 def test_a_task_of_an_array_is_requeued_alone(project: Path) -> None:
@@ -132,14 +204,17 @@ def test_torchrun_exits_with_the_status_of_its_processes(
 
 
 EPOCHS = "40"
-"""More than a minute: Slurm checks time limits every 30 s."""
+
+LONGER_THAN_LIMIT = 180
+"""Seconds: the limit of a minute, and the 30 s in which Slurm notices, twice for runs of varying speed."""
 
 
 @pytest.fixture(scope="session")
 def uninterrupted(cluster: Cluster) -> str:
-    """The name of an uninterrupted run."""
-    cluster.wait_for_end(cluster.submit("one_node.sh", "--name", "uninterrupted", "--n_epochs", EPOCHS))
-    return "uninterrupted"
+    """The job of an uninterrupted run with this name."""
+    job = cluster.submit("one_node.sh", "--name", "uninterrupted", "--n_epochs", EPOCHS)
+    cluster.wait_for_end(job)
+    return job
 
 
 @pytest.mark.slow
@@ -151,12 +226,14 @@ def test_a_requeued_run_ends_with_the_same_weights(cluster: Cluster, uninterrupt
     assert "Restarts=1" in cluster.job(job)
     log = cluster.log(job)
     assert "Stopped by SIGTERM" in log and "Resuming in epoch" in log and "Done:" in log
-    assert cluster.is_the_same(uninterrupted, "requeued")
+    assert cluster.is_the_same("uninterrupted", "requeued")
 
 
 @pytest.mark.slow
 def test_the_time_limit_leads_to_another_start(cluster: Cluster, uninterrupted: str) -> None:
-    flags = ("--name", "out_of_time", "--n_epochs", EPOCHS)
+    epochs = str(int(EPOCHS) * LONGER_THAN_LIMIT // cluster.seconds(uninterrupted))
+    cluster.wait_for_end(cluster.submit("one_node.sh", "--name", "long", "--n_epochs", epochs))
+    flags = ("--name", "out_of_time", "--n_epochs", epochs)
     job = cluster.submit("one_node.sh", *flags, sbatch="--time=30 --signal=USR1@50")
     cluster.wait_for_start(job)
     cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")  # checked every 30 s
@@ -165,7 +242,7 @@ def test_the_time_limit_leads_to_another_start(cluster: Cluster, uninterrupted: 
     cluster.wait_for_end(job)
     assert "Restarts=1" in cluster.job(job)
     assert "Stopped by SIGUSR1" in cluster.log(job)
-    assert cluster.is_the_same(uninterrupted, "out_of_time")
+    assert cluster.is_the_same("long", "out_of_time")
 
 
 @pytest.mark.slow
@@ -177,7 +254,7 @@ def test_a_preempted_run_resumes_after_the_urgent_job(cluster: Cluster, uninterr
     cluster.wait_for_end(job)
     assert "Restarts=1" in cluster.job(job)
     assert "Stopped by SIGTERM" in cluster.log(job)
-    assert cluster.is_the_same(uninterrupted, "preempted")
+    assert cluster.is_the_same("uninterrupted", "preempted")
 
 
 @pytest.mark.slow
@@ -192,6 +269,28 @@ def test_a_cancelled_run_has_saved_and_is_not_requeued(cluster: Cluster) -> None
     time.sleep(8)  # longer than a requeued job waits
     assert "JobState=CANCELLED" in cluster.job(job)
     assert (cluster.folder / "checkpoints" / "cancelled" / "latest_state.pth").exists()
+
+
+@pytest.mark.slow
+def test_jobs_without_the_environment_without_requeueing_and_in_another_folder(cluster: Cluster) -> None:
+    """--export=NONE leaves only what the option names; --no-requeue makes Slurm refuse to requeue."""
+    variables = f"PYTHON={cluster.environment['PYTHON']}"
+    flags = ("--name", "bare", "--n_epochs", "50")
+    options = f"--export={variables} --no-requeue --chdir={ROOT}"
+    job = cluster.submit("one_node.sh", *flags, sbatch=options, folder=cluster.folder)
+    cluster.wait_for_start(job)
+    cluster.call("scancel", "--signal=USR1", job)
+    cluster.wait(job, lambda: "Slurm refused to requeue" in cluster.log(job), states="CANCELLED")
+    lost = cluster.submit("one_node.sh", *flags, folder=cluster.folder)
+    cluster.wait(lost, lambda: "is not the project's folder" in cluster.log(lost), states="CANCELLED")
+
+    results = ("--results_dir", str(cluster.folder / "results"), "--model", "pix2pix", "--gpu_ids", "-1")
+    options = f"--parsable --cpus-per-task=1 --output={cluster.folder}/%j.log --export={variables}"
+    places = ("--dataroot", str(cluster.data), "--checkpoints_dir", str(cluster.folder / "checkpoints"))
+    script = str(SCRIPTS / "test.sh")
+    job = cluster.call("sbatch", *options.split(), script, *places, *results, "--name", "bare")
+    cluster.wait_for_end(job)
+    assert (cluster.folder / "results" / "bare" / "test_latest" / "index.html").exists(), cluster.log(job)
 
 
 @pytest.mark.slow

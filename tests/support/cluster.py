@@ -32,16 +32,17 @@ class Cluster:
         self.environment = {**ONE_THREAD, "SLURM_CONF": str(folder / "slurm.conf"), "PYTHON": sys.executable}
         self.environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
-    def call(self, *command: str) -> str:
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+    def call(self, *command: str, folder: Path = ROOT) -> str:
+        done = subprocess.run(command, cwd=folder, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def submit(self, script: str, *arguments: str, sbatch: str = "") -> str:
-        """Submit a job that trains a small model, and return its ID; its log is ID.log."""
+    def submit(self, script: str, *arguments: str, sbatch: str = "", folder: Path = ROOT) -> str:
+        """Submit a job in `folder` that trains a small model, and return its ID; its log is ID.log."""
         options = f"--parsable --cpus-per-task=1 --output={self.folder}/%j.log {sbatch}".split()
         places = ["--dataroot", str(self.data), "--checkpoints_dir", str(self.folder / "checkpoints")]
-        return self.call("sbatch", *options, str(SCRIPTS / script), *arguments, *places, *RUN.split())
+        command = ["sbatch", *options, str(SCRIPTS / script), *arguments, *places, *RUN.split()]
+        return self.call(*command, folder=folder)
 
     def job(self, number: str) -> str:
         return self.call("scontrol", "show", "job", number)
@@ -50,11 +51,23 @@ class Cluster:
         log = self.folder / f"{number}.log"
         return log.read_text() if log.exists() else ""
 
-    def wait(self, number: str, true: Callable[[], bool], seconds: float = 300) -> None:
+    def seconds(self, number: str) -> int:
+        """Return how long a job ran."""
+        hours, minutes, seconds = re.search(r"RunTime=(\d+):(\d+):(\d+)", self.job(number)).groups()
+        return 3600 * int(hours) + 60 * int(minutes) + int(seconds)
+
+    def wait(
+        self,
+        number: str,
+        true: Callable[[], bool],
+        seconds: float = 300,
+        states: str = "FAILED|TIMEOUT|CANCELLED",
+    ) -> None:
+        """Wait until a condition is true; a job in one of these states is an error."""
         end = time.monotonic() + seconds
         while not true():
             state = self.job(number)
-            assert time.monotonic() < end and not re.search(r"JobState=(FAILED|TIMEOUT|CANCELLED)", state), (
+            assert time.monotonic() < end and not re.search(rf"JobState=({states})", state), (
                 f"{state}\n{self.log(number)}"
             )
             time.sleep(0.5)
