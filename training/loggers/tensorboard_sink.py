@@ -1,6 +1,6 @@
 """TensorBoard event files: `tensorboard --logdir checkpoints` compares runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -18,33 +18,36 @@ class TensorBoardLog(Sink):
             steps beyond `progress`.
         flags: the run's hyper-parameters.
         progress: the position of the run, which changes while it trains.
+        metrics: names of the metrics that validations will log.
     """
 
     package: ClassVar[str | None] = "tensorboard"
 
-    def __init__(self, folder: Path, flags: Mapping[str, object], progress: Progress):
+    def __init__(
+        self, folder: Path, flags: Mapping[str, object], progress: Progress, metrics: Sequence[str] = ()
+    ):
         from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
 
-        self.progress = progress
+        self.progress, self.metrics = progress, metrics
+        self.hyperparameters = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in flags.items()
+        }
+        self.described = False
         self.last_shown = 0
         if progress.images == 0:
             for path in folder.glob("events.out.tfevents.*"):
                 path.unlink()
         self.writer = SummaryWriter(str(folder), purge_step=progress.images + 1)
-        plain = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
-            for name, value in flags.items()
-        }
-        for summary in hparams(plain, {}):
-            self.writer._get_file_writer().add_summary(summary, progress.images)
-        self.writer.flush()
 
     @classmethod
     def start(cls, options: TrainOptions, progress: Progress) -> Self:
-        return cls(options.run_folder / "tensorboard", options.values(), progress)
+        metrics = options.metrics.names if options.validation.val_freq else ()
+        return cls(options.run_folder / "tensorboard", options.values(), progress, metrics)
 
     def log_losses(self, record: LossRecord) -> None:
+        if not self.described:
+            self._describe(record)
         self._write(record.scalars(), record.total_iters)
 
     def log_metrics(self, record: MetricRecord) -> None:
@@ -60,6 +63,18 @@ class TensorBoardLog(Sink):
 
     def close(self) -> None:
         self.writer.close()
+
+    def _describe(self, record: LossRecord) -> None:
+        """Write the run's row of the HPARAMS page: its flags, with a column for every loss and metric.
+
+        The page takes a column's value from the last scalar of its name.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        names = [f"loss/{name}" for name in record.losses] + [f"metrics/{name}" for name in self.metrics]
+        for summary in hparams(self.hyperparameters, dict.fromkeys(names, 0.0)):
+            self.writer._get_file_writer().add_summary(summary, record.total_iters)
+        self.described = True
 
     def _write(self, scalars: Mapping[str, float], step: int) -> None:
         for name, value in scalars.items():

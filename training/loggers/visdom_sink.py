@@ -27,8 +27,14 @@ TIMEOUTS = 2.0, 10.0
 MAX_POINTS = 400
 """Points of a curve; when it is full, every second point is dropped."""
 
+MARKED_POINTS = 30
+"""Curves with fewer points show them: a single one makes no line."""
+
 GAP = 2
 """Pixels between images."""
+
+TABLE = '<table style="border-collapse: separate; border-spacing: 1em 0.2em; white-space: nowrap">'
+"""The page's style sheet leaves no space between the cells of a table."""
 
 
 def connect(server: str, port: int, env: str) -> Any:
@@ -57,16 +63,21 @@ def connect(server: str, port: int, env: str) -> Any:
 
 
 class Curves:
-    """A window of curves, sent as a whole each time: a window that the user closed comes back."""
+    """A window of curves, sent as a whole each time: a window that the user closed comes back.
 
-    def __init__(self, client: Any, window: str, title: str, ylabel: str):
-        self.client, self.window, self.title, self.ylabel = client, window, title, ylabel
+    Args:
+        small: values are far below 1, as learning rates are. Without a range the page would show a constant
+            one as a line at 0, from -1 to 1, and 0.0002 as 200µ.
+    """
+
+    def __init__(self, client: Any, window: str, title: str, ylabel: str, *, small: bool = False):
+        self.client, self.window, self.title, self.ylabel, self.small = client, window, title, ylabel, small
         self.points: list[tuple[float, Mapping[str, float]]] = []
         self.every = 1
         self.count = 0
 
     def add(self, epochs: float, values: Mapping[str, float]) -> None:
-        """Add one point to every curve, at a position in epochs."""
+        """Add one point to every curve, at a position in completed epochs."""
         if len(self.points) >= MAX_POINTS:
             self.points, self.every = self.points[::2], 2 * self.every
         if self.count % self.every == 0:
@@ -80,8 +91,25 @@ class Curves:
             return
         heights = [[values.get(name, np.nan) for name in names] for _, values in self.points]
         epochs = [[epoch] * len(names) for epoch, _ in self.points]
-        opts = {"title": self.title, "legend": names, "xlabel": "epoch", "ylabel": self.ylabel}
+        opts = {
+            "title": self.title,
+            "legend": names,
+            "markers": len(self.points) < MARKED_POINTS,
+            "markersize": 5,
+            "layoutopts": {"plotly": {"xaxis": self._xaxis(), "yaxis": self._yaxis(np.array(heights))}},
+        }
         self.client.line(X=np.array(epochs), Y=np.array(heights), win=self.window, opts=opts)
+
+    def _xaxis(self) -> dict[str, Any]:
+        return {"title": {"text": "epoch"}, "rangemode": "tozero"}
+
+    def _yaxis(self, heights: NDArray[np.float64]) -> dict[str, Any]:
+        # The title stands off the ticks' labels, however long they are.
+        axis: dict[str, Any] = {"title": {"text": self.ylabel, "standoff": 8}, "automargin": True}
+        highest = np.nanmax(heights, initial=0.0)
+        if self.small and highest > 0:
+            axis |= {"range": [0.0, 1.1 * float(highest)], "exponentformat": "e", "showexponent": "all"}
+        return axis
 
 
 class VisdomDisplay(Sink):
@@ -105,7 +133,7 @@ class VisdomDisplay(Sink):
         self.losses = Curves(client, f"{first}", f"{name} loss over time", "loss")
         self.metrics = self._extra("metrics", "metric")
         self.diagnostics = self._extra("diagnostics", "diagnostics")
-        self.rates = self._extra("learning_rate", "learning rate")
+        self.rates = self._extra("learning_rate", "learning rate", small=True)
         self.speed = self._extra("speed", "images per second")
         self.memory = self._extra("memory", "peak memory in GiB")
 
@@ -129,7 +157,7 @@ class VisdomDisplay(Sink):
             f"<tr><td>--{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in flags.items()
         )
         opts = {"title": f"{self.name} options"}
-        self.client.text(f"<table>{rows}</table>", win=f"{self.first}_options", opts=opts)
+        self.client.text(f"{TABLE}{rows}</table>", win=f"{self.first}_options", opts=opts)
 
     def restore(self, folder: Path, images: int) -> None:
         """Draw the curves of a resumed run, from the files in `folder`, up to `images` images seen."""
@@ -164,7 +192,7 @@ class VisdomDisplay(Sink):
         self.client.text(labels, win=f"{self.first + 2}", opts=opts)
 
     def _add(self, record: LossRecord) -> None:
-        epochs = record.epoch + record.epoch_fraction
+        epochs = record.epoch - 1 + record.epoch_fraction
         self.losses.add(epochs, record.losses)
         self.diagnostics.add(epochs, record.diagnostics)
         self.rates.add(epochs, record.learning_rates)
@@ -175,8 +203,9 @@ class VisdomDisplay(Sink):
         for curves in (self.losses, self.diagnostics, self.rates, self.speed, self.memory):
             curves.send()
 
-    def _extra(self, window: str, ylabel: str) -> Curves:
-        return Curves(self.client, f"{self.first}_{window}", f"{self.name} {ylabel}", ylabel)
+    def _extra(self, window: str, ylabel: str, *, small: bool = False) -> Curves:
+        title = f"{self.name} {ylabel}"
+        return Curves(self.client, f"{self.first}_{window}", title, ylabel, small=small)
 
     def _show(self, image: NDArray[np.uint8], window: str, title: str, width: int) -> None:
         opts = {"title": title, "width": width, "height": width * image.shape[0] // image.shape[1]}
@@ -201,4 +230,4 @@ def table(samples: list[Visuals], columns: int) -> tuple[NDArray[np.uint8], str]
             cell = grid[y * height :, x * width :]
             cell[: image.shape[0], : image.shape[1]] = as_rgb(image)
     lines = ("".join(f"<td>{html.escape(label)}</td>" for label, _ in row) for row in rows)
-    return grid, f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+    return grid, f"{TABLE}{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data
 from torch.distributed.run import get_args_parser
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -54,6 +55,7 @@ def read(folder: Path) -> EventAccumulator:
 
 def test_tensorboard_contains_a_run(pairs: Path, tmp_path: Path) -> None:
     flags = ["--log", "tensorboard", "--lr_D", "0.0004", "--n_epochs", "2", "--update_html_freq", "4"]
+    flags += ["--val_freq", "2", "--val_phase", "train", "--metrics", "psnr"]
     assert training(pairs, tmp_path, *flags) == 0
     assert not (tmp_path / "run" / "web").exists()
     events = read(tmp_path / "run" / "tensorboard")
@@ -87,6 +89,10 @@ def test_tensorboard_contains_a_run(pairs: Path, tmp_path: Path) -> None:
     # every 4 images, and at the end of each epoch
     assert [event.step for event in events.Images("fake_B/1")] == [4, 6, 8, 12]
     assert events.SummaryMetadata("_hparams_/session_start_info").plugin_data.plugin_name == "hparams"
+    experiment = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    columns = {info.name.tag for info in parse_experiment_plugin_data(experiment).metric_infos}
+    assert columns == {*(f"loss/{loss}" for loss in lines[0]["losses"]), "metrics/psnr"}
+    assert columns <= set(events.Tags()["scalars"])
 
 
 def test_tensorboard_has_every_step_of_a_resumed_run_once(tmp_path: Path) -> None:

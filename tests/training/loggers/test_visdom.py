@@ -1,5 +1,6 @@
 """The visdom display, in a real server started by scripts/start_visdom.py without network access."""
 
+import io
 import json
 import logging
 import os
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,11 +18,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from scripts.start_visdom import LIBRARIES, install_libraries
 from tests.support.environment import ROOT
 from tests.support.training import training
 from training.loggers import visdom_sink
 from training.loggers.base import MetricRecord
-from training.loggers.visdom_sink import MAX_POINTS, Curves, VisdomDisplay, connect, table
+from training.loggers.visdom_sink import (
+    MARKED_POINTS,
+    MAX_POINTS,
+    TABLE,
+    Curves,
+    VisdomDisplay,
+    connect,
+    table,
+)
+from util.errors import UserError
 
 NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
 """Requests to other machines fail."""
@@ -113,6 +125,8 @@ def test_visdom_shows_a_run_and_the_whole_curve_of_a_resumed_one(
     }
     lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
     assert set(lines[-1]["losses"]) == {curve["name"] for curve in before["5"]["content"]["data"]}
+    (rate, *_), axis = before["5_learning_rate"]["content"]["data"], before["5"]["content"]["layout"]["xaxis"]
+    assert rate["x"][-1] == 1 and rate["mode"] == "lines+markers" and axis["rangemode"] == "tozero"
     diagnostics = {curve["name"] for curve in before["5_diagnostics"]["content"]["data"]}
     assert set(lines[-1]["diagnostics"]) == diagnostics and "D_doubt" in diagnostics
     images, labels = before["6"], before["7"]["content"]
@@ -126,7 +140,7 @@ def test_visdom_shows_a_run_and_the_whole_curve_of_a_resumed_one(
     after = server.windows("whole")["5"]["content"]["data"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "losses.jsonl").read_text().splitlines()]
     (curve,) = (curve for curve in after if curve["name"] == "G_L1")
-    assert curve["x"] == pytest.approx([line["epoch"] + line["epoch_fraction"] for line in lines])
+    assert curve["x"] == pytest.approx([line["epoch"] - 1 + line["epoch_fraction"] for line in lines])
     assert curve["y"] == pytest.approx([line["losses"]["G_L1"] for line in lines])
     assert len(lines) == 6
     assert not capfd.readouterr().err
@@ -158,7 +172,7 @@ def test_a_table_contains_images_of_different_sizes_and_escaped_labels() -> None
     assert (whole[10:14, :6] == red).all() and (whole[20:28, :2] == 50).all()
     assert (whole[10:20, 8:] == 255).all() and (whole[4:10, :8] == 255).all()
     rows = "<tr><td>a</td><td>&lt;b&gt;</td></tr><tr><td>c</td></tr><tr><td>a</td></tr>"
-    assert labels == f"<table>{rows}</table>"
+    assert labels == f"{TABLE}{rows}</table>"
 
 
 def test_long_curves_drop_every_second_point() -> None:
@@ -176,6 +190,64 @@ def test_long_curves_drop_every_second_point() -> None:
     epochs = sent[0]["X"][:, 0]
     assert len(set(np.diff(epochs))) == 1 and epochs[0] == 0 and epochs[-1] >= 5 * MAX_POINTS - 8
     assert (sent[0]["Y"][:, 0] == 2 * epochs).all()
+
+
+def test_constant_learning_rates_and_single_points_are_visible() -> None:
+    sent: list[Any] = []
+
+    class Client:
+        def line(self, **arguments: Any) -> None:
+            sent.append(arguments["opts"])
+
+    curves = Curves(Client(), "1", "title", "rate", small=True)  # type: ignore[arg-type]
+    for values in ({"G": 2e-4}, {"G": 2e-4, "D": float("nan")}):
+        curves.add(1.0, values)
+        curves.send()
+    for opts in sent:
+        axis = opts["layoutopts"]["plotly"]["yaxis"]
+        assert axis["range"] == pytest.approx([0, 2.2e-4]) and axis["exponentformat"] == "e"
+        assert opts["markers"]
+    for _ in range(MARKED_POINTS):
+        curves.add(2.0, {"G": 0.0})
+    curves.send()
+    assert not sent[-1]["markers"]
+
+
+def pack(folder: Path, package: str, files: dict[str, str]) -> None:
+    """Write a package as `npm pack` does."""
+    name, number = package.split("@")
+    with tarfile.open(folder / f"{name}-{number}.tgz", "w:gz") as tar:
+        for file in files.values():
+            member = tarfile.TarInfo(f"package/{file}")
+            member.size = len(file)
+            tar.addfile(member, io.BytesIO(file.encode()))
+
+
+def test_the_libraries_of_the_page_come_from_a_folder(tmp_path: Path) -> None:
+    folder, static = tmp_path / "packages", tmp_path / "static"
+    folder.mkdir()
+    with pytest.raises(UserError, match=r"no jquery@3.1.1, .*npm pack .*mathjax@2.7.5"):
+        install_libraries(folder, static, "0.2.4")
+    for package, files in LIBRARIES.items():
+        pack(folder, package, dict(files))
+    (folder / "jquery-3.1.1.tgz").unlink()  # installed by npm instead
+    module = folder / "node_modules" / "jquery"
+    (module / "dist").mkdir(parents=True)
+    (module / "dist" / "jquery.min.js").write_text("dist/jquery.min.js")
+    (module / "package.json").write_text('{"version": "3.7.0"}')
+    with pytest.raises(UserError, match=r"no jquery@3.1.1\. "):
+        install_libraries(folder, static, "0.2.4")
+    assert not static.exists()
+    (module / "package.json").write_text('{"version": "3.1.1"}')
+    install_libraries(folder, static, "0.2.4")
+    wanted = {target: source for files in LIBRARIES.values() for target, source in files.items()}
+    assert {name: (static / name).read_text() for name in wanted} == wanted
+    assert len(wanted) == 29 and (static / "version.built").read_text() == "0.2.4"
+    install_libraries(static, tmp_path / "other", "0.2.4")  # from another visdom
+    assert (tmp_path / "other" / "js" / "sjcl.js").exists()
+    (folder / "d3-3.5.17.tgz").write_bytes(b"?")
+    with pytest.raises(UserError, match=r"d3-3.5.17.tgz is damaged"):
+        install_libraries(folder, static, "0.2.4")
 
 
 def test_a_silent_server_causes_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
