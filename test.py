@@ -9,6 +9,7 @@ gallery goes to ``<results_dir>/<name>/<phase>_<epoch>/index.html``.
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> int:
     skipped: set[int] = set()
     results = translate(loader, model, metrics, skipped)
     if distributed.rank() == 0:
+        results = started(results)
         save(options)
         if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
             log.info("Translating all %d images; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
@@ -133,6 +135,11 @@ def translate(loader: Loader, model: BaseModel, metrics: Metrics, skipped: set[i
         yield waiting[index]
     # Images at the end of a rank's part that cannot be read come with no batch.
     skipped.update(*distributed.gather_objects(loader.skipped))
+
+
+def started(results: Iterator[Result]) -> Iterator[Result]:
+    """Return `results` after computing the first: what cannot be translated leaves earlier results alone."""
+    return chain(list(islice(results, 1)), results)
 
 
 def results_of(batch: Batch, model: BaseModel, metrics: Metrics, paired: bool) -> dict[int, Result]:

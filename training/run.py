@@ -186,7 +186,7 @@ class Run:
             return
         model = self.trainer.model
         images: list[Visuals] = []
-        with self.trainer.averaged():
+        with self.trainer.as_tested():
             for sample in self._samples:
                 visuals = model.translate(sample.to(model.device, model.dtype))
                 images.append({name: to_uint8(image[0]) for name, image in visuals.items()})
@@ -200,7 +200,7 @@ class Run:
         if validation is None or not validation.is_due(epoch):
             return False
         try:
-            with self.trainer.averaged():
+            with self.trainer.as_tested():
                 means, left_out = validation.measure(self.trainer.model)
         except UserError:
             if distributed.world_size() == 1:  # other ranks may have read on

@@ -1,8 +1,8 @@
 """The trainer: everything between a batch and updated weights that is the same for every model."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from math import inf
 from typing import Any
@@ -219,9 +219,22 @@ class Trainer:
         for optimizer in self.optimizers.values():
             set_rates(optimizer, factor)
 
-    def averaged(self) -> AbstractContextManager[None]:
-        """Let the model translate with the averages of ``--ema_decay``, if there are any, in a context."""
-        return self.ema.applied_to(self.model.nets) if self.ema else nullcontext()
+    @contextmanager
+    def as_tested(self) -> Iterator[None]:
+        """Let the model translate as in test.py within the context.
+
+        It has the averages of ``--ema_decay``, if there are any, and is in evaluation mode if test.py's
+        ``--eval`` is this model's default.
+        """
+        modes = [(layer, layer.training) for net in self.model.nets.values() for layer in net.modules()]
+        if {**self.model.defaults, **self.model.test_defaults}.get("eval"):
+            self.model.eval()
+        try:
+            with self.ema.applied_to(self.model.nets) if self.ema else nullcontext():
+                yield
+        finally:
+            for layer, training in modes:
+                layer.training = training
 
     def exports(self) -> dict[str, nn.Module]:
         """Return the networks whose weights are exported, by name."""

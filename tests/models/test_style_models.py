@@ -95,6 +95,20 @@ def test_results_take_on_the_style(styles: Path, mode: str) -> None:
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) / 2
 
 
+def test_unified_is_judged_in_training_as_in_testing(styles: Path) -> None:
+    """In evaluation mode, for the statistics of one image would remove the style."""
+    trainer, batches = train(styles, "--model unified --batch_size 2 --no_flip")
+    model, batch = trainer.model, next(batches)
+    trainer.step(batch)
+    modes = [layer.training for net in model.nets.values() for layer in net.modules()]
+    with trainer.as_tested():
+        judged = model.translate(batch)["fake_style"]
+    assert [layer.training for net in model.nets.values() for layer in net.modules()] == modes
+    assert not torch.equal(judged, model.translate(batch)["fake_style"])
+    model.eval()
+    assert torch.equal(judged, model.translate(batch)["fake_style"])
+
+
 def test_fixed_refuses_several_styles_before_the_first_step(styles: Path, tmp_path: Path) -> None:
     """Neither a folder is made, nor an earlier run of the name set aside."""
     flags = f"--dataroot {styles} {SMALL} --model style_transfer --netG resnet_6blocks --gpu_ids -1"

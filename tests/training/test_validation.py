@@ -105,6 +105,11 @@ def test_averages_are_judged_and_nothing_else_changes(
     assert measured[1] == pytest.approx(records[best - 1]["metrics"], rel=1e-6) != measured[0]
     assert caplog.text.count("it was chosen by best_net_G_ema.pth; --ema") == 1
 
+    places[0] = f"--dataroot={pairs / 'val'}"
+    with pytest.raises(UserError, match="needs images of both sides"):
+        test.main([*places, *flags, "--phase=val", "--epoch=best", "--dataset_mode=single"])
+    assert file.exists()  # the earlier results are left alone
+
 
 def test_a_best_value_of_other_weights_is_forgotten(
     data: dict[str, Path], caplog: pytest.LogCaptureFixture

@@ -363,6 +363,25 @@ def test_averages_follow_the_weights() -> None:
     assert torch.equal(ema.nets["G"][1].running_mean, net[1].running_mean)
 
 
+def test_averages_are_lent_to_the_networks() -> None:
+    """Also when an error ends the translation; afterwards the weights have their values and addresses."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    ema, x = Ema({"G": net}, 0.5), torch.rand(1, 1, 2, 2)
+    average = ema.nets["G"].eval()(x)
+    with torch.no_grad():
+        net[0].weight.add_(1)
+        net[1].running_mean.add_(1)
+    before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in net.state_dict().items()}
+    with pytest.raises(ValueError, match="unreadable"), ema.applied_to({"G": net}):
+        assert torch.equal(net.eval()(x), average)
+        raise ValueError("unreadable")
+    for name, tensor in net.state_dict().items():
+        assert tensor.data_ptr() == before[name][0] and torch.equal(tensor, before[name][1])
+    assert torch.equal(ema.nets["G"](x), average)
+    ema.restart({"G": net})
+    assert torch.equal(ema.nets["G"](x), net(x))
+
+
 TECHNIQUES = {
     "ema": "--ema_decay 0.99",
     "hinge": "--gan_mode hinge --spectral_norm GD --norm none",
