@@ -32,7 +32,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from util.archives import ArchiveError, unpack
+from util.errors import UserError, run_command
 from util.files import write_text
+from util.text import printable
 
 ROOT = Path(__file__).parents[1]
 HOST = "https://efrosgans.eecs.berkeley.edu"
@@ -184,6 +186,8 @@ def download(url: str, file: IO[bytes], record: Path) -> bool:
         raise DownloadError(
             f"{url}: the connection broke after {size:,} of {length:,} bytes; the same command continues it"
         )
+    if not size:
+        raise DownloadError(f"{url}: the file on the server is empty")
     return length is not None
 
 
@@ -191,7 +195,10 @@ def _open(url: str, have: int, begun: Attempt | None) -> Any:
     """Request a file, or what it has after its first `have` bytes if it is that of `begun`."""
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if begun is None:
-        return urllib.request.urlopen(request, timeout=TIMEOUT)
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+        if answer.status not in (None, http.client.OK):  # None: not by HTTP
+            raise DownloadError(f"{url}: the server answered with status {answer.status} {answer.reason}")
+        return answer
     request.add_header("Range", f"bytes={have}-")
     if begun.validator:
         request.add_header("If-Range", begun.validator)
@@ -281,7 +288,6 @@ def _install(part: Path, target: Path, name: str, url: str, sha256: str, told: b
         _unpack(part, target, name, record)
         return
     if not told and not sha256 and not _prefix(url):
-        from util.errors import UserError
         from util.weights import read_weights  # here because torch takes seconds
 
         try:
@@ -376,7 +382,7 @@ def _download_from_any(url: str, file: IO[bytes], record: Path) -> bool:
         untrusted = isinstance(error.reason, ssl.SSLCertVerificationError)
         if not url.startswith(f"{HOST}/") or not url.startswith("https:") or untrusted or not refused:
             raise
-        sys.stderr.write(f"{url}: {error.reason}; trying http, which is not encrypted\n")
+        report(f"{url}: {error.reason}; trying http, which is not encrypted")
         return download(url.replace("https:", "http:", 1), file, record)
 
 
@@ -389,9 +395,14 @@ def _unpack(archive: Path, target: Path, name: str, record: str) -> None:
             raise DamagedError(f"{archive.name.removesuffix('.part')}: {error}; it was removed") from error
         if refused:
             more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
-            sys.stderr.write(f"{name}: unsafe members were refused: {', '.join(refused[:3])}{more}\n")
+            report(f"{name}: unsafe members were refused: {', '.join(refused[:3])}{more}")
         record_path(Path(folder) / name).write_text(record)
         (Path(folder) / name).replace(target)
+
+
+def report(message: str) -> None:
+    """Write a message, which may contain names and texts from the network, as one line to stderr."""
+    sys.stderr.write(printable(message) + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -404,32 +415,30 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     kind, name = KINDS[options.kind], options.name
     if name == "cityscapes":
-        print(CITYSCAPES, file=sys.stderr)
+        report(CITYSCAPES)
         return 1
     if name not in kind.names:
-        print(f"{name}: there is no such {options.kind}. Choices: {', '.join(kind.names)}", file=sys.stderr)
+        report(f"{name}: there is no such {options.kind}. Choices: {', '.join(kind.names)}")
         return 1
     if not re.fullmatch(r"([0-9a-fA-F]{64})?", options.sha256):
-        print(f"--sha256 {options.sha256}: expected 64 hexadecimal digits", file=sys.stderr)
+        report(f"--sha256 {options.sha256}: expected 64 hexadecimal digits")
         return 1
     try:
         print(fetch(kind, name, options.root, options.sha256))
     except DownloadError as error:
-        print(error, file=sys.stderr)
+        report(str(error))
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command continues the download", file=sys.stderr)
+        report("interrupted; the same command continues the download")
         return 130
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         url, target = address(kind, name), destination(kind, name, options.root)
-        print(
-            f"{url} cannot be downloaded ({reason}); if you have the file, copy it to {target}",
-            file=sys.stderr,
-        )
+        how = "copy it" if target.suffix == ".pth" else "unpack it"
+        report(f"{url} cannot be downloaded ({reason}); if you have the file, {how} to {target}")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

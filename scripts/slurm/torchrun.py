@@ -1,7 +1,8 @@
 """torchrun with the exit status of its workers: 75 if train.py was stopped and can be resumed.
 
-torchrun itself exits with 1. SIGTERM and SIGUSR1 are ignored here, because Slurm sends them to every process
-of a step: torchrun would send them to the workers again, and kill workers that have not saved within 30 s.
+torchrun itself exits with 1. SIGTERM, SIGUSR1 and similar signals are ignored here, because Slurm sends them to
+every process of a step: torchrun would send them to the workers again, and kill workers that have not saved
+within 30 s.
 """
 
 import signal
@@ -13,9 +14,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util.stopping import STOPPED_STATUS
+from util.stopping import SIGNALS, STOPPED_STATUS
 
-IGNORED = (signal.SIGTERM, signal.SIGUSR1)
+HANDLED = (signal.SIGINT, signal.SIGHUP)
+IGNORED = tuple(number for number in SIGNALS if number not in HANDLED)
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> int:
         signal.signal(number, lambda *_: None)
     parser = run.get_args_parser()
     parser.allow_abbrev = False  # else it takes train.py's --log for an abbreviation of its own flags
-    arguments = parser.parse_args(["--signals-to-handle", "SIGINT,SIGHUP", *argv])
+    arguments = parser.parse_args(["--signals-to-handle", ",".join(number.name for number in HANDLED), *argv])
     try:
         run.run(arguments)
     except ChildFailedError as error:

@@ -33,6 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     ranges: ClassVar[list[str]] = []
     breaks_after: ClassVar[int | None] = None
     tells_length: ClassVar[bool] = True
+    status: ClassVar[int] = 200
     offset: ClassVar[int] = 0
     """Added to the beginning of every range, as a faulty server may do."""
 
@@ -50,7 +51,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         else:
             start = 0
-            self.send_response(200)
+            self.send_response(self.status)
         if self.tells_length:
             self.send_header("Content-Length", str(len(content) - start))
         for header in self.headers_sent.items():
@@ -156,6 +157,13 @@ def test_answers_without_a_length_and_web_pages(
     handler.breaks_after = None
     assert get_model(tmp_path) == 0
     model.unlink()
+    handler.files[MODEL] = b""
+    assert get_model(tmp_path) == 1
+    assert "the file on the server is empty" in capsys.readouterr().err and not model.exists()
+    handler.files[MODEL], handler.status = CONTENT, 206  # a part although the whole was requested
+    assert get_model(tmp_path) == 1
+    assert "status 206" in capsys.readouterr().err and not model.exists()
+    handler.status = 200
     handler.headers_sent["Content-Type"] = "text/html"
     assert get_model(tmp_path) == 1
     assert "a web page and not the file" in capsys.readouterr().err and not model.exists()

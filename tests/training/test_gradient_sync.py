@@ -1,4 +1,4 @@
-"""Gradients go out during the backward pass, in the same order everywhere, each once."""
+"""Gradients are all-reduced during the backward pass, in the same order on all ranks, each once."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from util import distributed
 
 
 class Doubled:
-    """Stands in for the sum over two processes that have the same."""
+    """Stands in for the all-reduce of two ranks with equal gradients."""
 
-    sent: list[list[Tensor]]
+    buckets: list[list[Tensor]]
 
     def __init__(self, tensors: list[Tensor]):
         self.tensors = tensors
-        Doubled.sent.append([tensor.clone() for tensor in tensors])
+        Doubled.buckets.append([tensor.clone() for tensor in tensors])
 
     def wait(self) -> None:
         for tensor in self.tensors:
@@ -24,50 +24,50 @@ class Doubled:
 
 @pytest.fixture
 def layers(monkeypatch: pytest.MonkeyPatch) -> nn.Sequential:
-    """Four layers, a message each."""
-    Doubled.sent = []
+    """Four layers, each with a bucket of its own."""
+    Doubled.buckets = []
     monkeypatch.setattr(distributed, "AsyncAllReduce", Doubled)
     monkeypatch.setattr(distributed, "BUCKET_BYTES", 4 * 3 * 3)
     return nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(4)))
 
 
-def test_messages_leave_while_earlier_layers_are_computed(layers: nn.Sequential) -> None:
+def test_buckets_are_reduced_while_the_backward_pass_continues(layers: nn.Sequential) -> None:
     gradients, loss = GradientSync(list(layers.parameters())), layers(torch.ones(1, 3)).sum()
-    sent_before: list[int] = []
-    layers[0].weight.register_hook(lambda _: sent_before.append(len(Doubled.sent)))
+    reduced_before: list[int] = []
+    layers[0].weight.register_hook(lambda _: reduced_before.append(len(Doubled.buckets)))
     value = loss.detach().clone()
     expected = torch.autograd.grad(loss, list(layers.parameters()), retain_graph=True)
-    sent_before.clear()
+    reduced_before.clear()
     gradients.begin(value)
     loss.backward()
-    assert sent_before == [3]
+    assert reduced_before == [3]
     gradients.finish()
-    assert [len(message) for message in Doubled.sent] == [2, 1, 1, 1]  # the loss goes with the first
+    assert [len(bucket) for bucket in Doubled.buckets] == [2, 1, 1, 1]  # the first bucket also has the loss
     for layer, gradient in zip(layers, expected, strict=True):
         torch.testing.assert_close(layer.weight.grad, 2 * gradient)
     torch.testing.assert_close(value, 2 * loss.detach())
 
 
-def test_what_the_loss_does_not_reach_keeps_the_order(layers: nn.Sequential) -> None:
-    """The third layer has no gradient: what comes after its message goes out at the end."""
+def test_parameters_without_a_gradient_keep_the_order(layers: nn.Sequential) -> None:
+    """The third layer has no gradient: the buckets after its own are reduced by `finish`."""
     gradients = GradientSync(list(layers.parameters()))
     loss = layers[3](layers[1](layers[0](torch.ones(1, 3)))).sum()
     gradients.begin(loss.detach())
     loss.backward()
-    assert len(Doubled.sent) == 1
+    assert len(Doubled.buckets) == 1
     gradients.finish()
-    assert [len(message) for message in Doubled.sent] == [2, 0, 1, 1]
+    assert [len(bucket) for bucket in Doubled.buckets] == [2, 0, 1, 1]
     assert layers[2].weight.grad is None
 
 
-def test_only_the_last_part_of_a_batch_is_sent(layers: nn.Sequential) -> None:
+def test_gradients_are_reduced_in_the_last_part_of_a_batch(layers: nn.Sequential) -> None:
     gradients = GradientSync(list(layers.parameters()))
     layers(torch.ones(1, 3)).sum().backward()
-    assert not Doubled.sent
+    assert not Doubled.buckets
     first = layers[0].weight.grad.clone()
     loss = layers(torch.ones(1, 3)).sum()
     gradients.begin(loss.detach())
     loss.backward()
     gradients.finish()
     torch.testing.assert_close(layers[0].weight.grad, 2 * 2 * first)
-    assert len(Doubled.sent) == 4
+    assert len(Doubled.buckets) == 4
