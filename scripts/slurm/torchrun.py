@@ -1,7 +1,7 @@
 """torchrun with the exit status of its workers: 75 if train.py was stopped and can be resumed.
 
-torchrun itself exits with 1. SIGTERM, SIGUSR1 and similar signals are ignored here, because Slurm sends them to
-every process of a step: torchrun would send them to the workers again, and kill workers that have not saved
+torchrun itself exits with 1. SIGTERM, SIGUSR1 and similar signals are ignored here: Slurm sends them to every
+process of a step, while torchrun would send them to the workers again, and kill those that have not saved
 within 30 s.
 """
 
