@@ -13,6 +13,7 @@ from options.base_options import CommandOptions, DataOptions
 from options.test_options import TestOptions
 from util import distributed
 from util.errors import UserError
+from util.image_limits import set_max_image_gb
 from util.registry import Registry
 
 DATASETS: Registry[BaseDataset] = Registry("data", "dataset", "--dataset_mode", BaseDataset)  # type: ignore[type-abstract]
@@ -35,6 +36,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
             f"--batch_size {data.batch_size} is the size of the whole batch, of which each of {ranks} ranks"
             f" needs a part: raise it to {ranks} or more"
         )
+    set_max_image_gb(data.max_image_gb)
     stream = is_url(options.run.dataroot)
     if stream:
         check_stream_flags(data)
@@ -42,6 +44,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     # More workers than cores gain nothing, but an explicit number is kept.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores)
+    dataset.max_image_gb = data.max_image_gb
     dataset.cache = create_cache(data, num_threads)
     skip = data.bad_images == "skip"
     return Loader(

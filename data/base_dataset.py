@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -17,6 +17,7 @@ from options.base_options import CommandOptions
 from options.option import NoOptions
 from util.errors import UserError
 from util.image_io import BadImage, read_image
+from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
 from util.remarks import Remark, collecting
 from util.seeding import python_rng
 
@@ -59,6 +60,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     Attributes:
         replace_bad: use the next good image in place of one that cannot be read; the loader sets it.
         cache: keeps scaled images for later epochs; `create_loader` sets it.
+        max_image_gb: limit of one decoded image in every process that reads; `create_loader` sets it.
     """
 
     Options: ClassVar[type] = NoOptions
@@ -78,7 +80,13 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         self.transform, self.seed = transform, seed
         self.replace_bad = False
         self.cache: ImageCache | None = None
+        self.max_image_gb = MAX_IMAGE_GB
         self._replaced: list[BadImage] = []
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the limit in a worker process that was not forked."""
+        self.__dict__.update(state)
+        set_max_image_gb(self.max_image_gb)
 
     @classmethod
     @abstractmethod

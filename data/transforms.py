@@ -12,6 +12,9 @@ from torch.nn import functional
 from options.base_options import DataOptions
 from util.errors import UserError
 
+LARGE = 1 << 24
+"""Pixels above which an image is copied in bands."""
+
 Size = tuple[int, int]
 """Width and height."""
 
@@ -63,7 +66,7 @@ class Transform:
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         # Pillow stores RGB in four bytes a pixel: removing the fourth costs more than scaling it.
         channels, layout = (1, "L") if image.mode == "L" else (3, "RGBX")
-        pixels = torch.frombuffer(bytearray(image.tobytes("raw", layout)), dtype=torch.uint8)
+        pixels = torch.frombuffer(_pixels(image, layout), dtype=torch.uint8)
         # Only the strides of a batch, even of one image, tell torch that the channels come last: it then
         # keeps them together, in half the time.
         batch = pixels.view(1, *image.size[::-1], -1).permute(0, 3, 1, 2)
@@ -107,6 +110,19 @@ class Transform:
         if "scale_width" in self.preprocess and not (width == self.load_size and height >= self.crop_size):
             return self.load_size, int(max(self.load_size * height / width, self.crop_size))
         return size
+
+
+def _pixels(image: Image.Image, layout: str) -> bytearray:
+    """Return the bytes of an image; a large one is not copied as a whole more than once."""
+    width, height = image.size
+    if width * height <= LARGE:
+        return bytearray(image.tobytes("raw", layout))
+    pixels, rows, filled = bytearray(width * height * len(layout)), max(1, LARGE // width), 0
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(height, top + rows))).tobytes("raw", layout)
+        pixels[filled : filled + len(band)] = band
+        filled += len(band)
+    return pixels
 
 
 def drop_color(image: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data.image_folder import files_in, has_image_suffix
 from util.errors import UserError
 from util.image_io import BadImage, read_image
+from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
 
 
 def check(path: Path) -> tuple[str, str]:
@@ -34,7 +35,12 @@ def check(path: Path) -> tuple[str, str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    folders = parser.parse_args(argv).folders
+    parser.add_argument(
+        "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training; default: 0.9"
+    )
+    options = parser.parse_args(argv)
+    folders = options.folders
+    set_max_image_gb(options.max_image_gb)
     for folder in folders:
         if not folder.is_dir():
             parser.error(f"{folder}: there is no such folder")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from options.option import Group, option
 from util.errors import UserError
+from util.image_limits import MAX_IMAGE_GB
 from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, metrics_using, parse_names
 from util.registry import label
 
@@ -239,6 +240,14 @@ class DataOptions:
         "images that cannot be read: skip logs and skips them (in training, the next good image replaces"
         " them), error ends the run",
         choices=("skip", "error"),
+    )
+
+    max_image_gb: float = option(
+        MAX_IMAGE_GB,
+        "images that take more memory when decoded count as images that cannot be read: 4 or 5 bytes per"
+        " pixel, 8 with transparency or floating point values",
+        above=0,
+        cosmetic=True,
     )
 
     def __post_init__(self) -> None:

@@ -2,13 +2,13 @@
 
 import logging
 import os
-import stat
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from io import BytesIO
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from io import IOBase
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from util.errors import UserError
 from util.files import write_in_place
+from util.image_limits import check_header, check_size, open_limited
 from util.shards import Member
 
 Visuals = dict[str, NDArray[np.uint8]]
@@ -36,8 +37,8 @@ FORMATS = tuple(
 )
 """Pillow's decoders that may run, whatever the extension: bitmaps only."""
 
-MAX_PIXELS = 178_956_970
-"""Larger images are refused by their header, before memory is allocated."""
+BAND_PIXELS = 1 << 20
+"""Pixels of the bands in which large images are converted."""
 
 PNG_LEVEL = 1
 """zlib level of PNG files, 1 to 9: the fastest that compresses."""
@@ -48,7 +49,6 @@ LOSSY_QUALITY = 95
 # Keep Pillow's warnings about files out of the training log; errors are raised.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns above this and raises above twice as many
 
 
 class BadImage(UserError):
@@ -64,20 +64,23 @@ def read_image(path: str | Path) -> Image.Image:
     minimum.
 
     Raises:
-        BadImage: the file cannot be read or decoded, or has more than `MAX_PIXELS` pixels.
+        BadImage: the file cannot be read or decoded, or only with more memory or time than the limits.
     """
     try:
-        if not isinstance(path, Member) and not stat.S_ISREG(os.stat(path).st_mode):
-            raise OSError("not a regular file")  # opening a named pipe would wait for a writer
-        file = BytesIO(path.read()) if isinstance(path, Member) else path
-        with Image.open(file, formats=FORMATS) as image:
+        file = open_limited(path)
+        with file if isinstance(file, IOBase) else nullcontext(), Image.open(file, formats=FORMATS) as image:
+            check_header(image)
             with _silence_libtiff(image.format):
                 image.load()
+            if image.format == "ICO":  # its header may claim another size
+                check_size(image)
             return _in_rgb(_upright(image), image.format)
     # For damaged files Pillow's decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
     except Exception as error:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "unknown format" if unknown else " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.DecompressionBombError):
+            reason += " See --max_image_gb"
         place = f" (in {path.shard})" if isinstance(path, Member) else ""
         raise BadImage(f"{path}{place}: cannot be read as an image ({reason})") from error
 
@@ -117,35 +120,74 @@ def _in_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
         transform = ImageCms.buildTransform(lab, srgb, "LAB", "RGB")
         return ImageCms.applyTransform(image, transform) or image
     if image.mode[0] in "IF":
-        return _levels(image, file_format).convert("RGB")
+        return _levels(image, file_format)
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     colour = image.info.get("transparency")
     if isinstance(colour, tuple) and max(colour) > 255:  # 16-bit, though Pillow converted the pixels to 8
         image.info["transparency"] = tuple(value >> 8 for value in colour)
+    return _by_bands(image, _over_white)
+
+
+def _over_white(image: Image.Image) -> Image.Image:
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
 
 
 def _levels(image: Image.Image, file_format: str | None) -> Image.Image:
-    """Convert an image of 16-bit or 32-bit integers or floating point values to 8 bits."""
-    values = np.asarray(image)
+    """Convert an image of 16-bit or 32-bit integers or floating point values to RGB."""
     if image.mode.startswith("I;16") or (image.mode == "I" and file_format in ("PPM", "PNG")):
-        levels = (values >> 8).astype(np.uint8)
         transparent = image.info.get("transparency")
-        if transparent is not None:
-            levels[values == transparent] = 255
-        return Image.fromarray(levels)
+        return _by_bands(image, lambda band: _high_bytes(np.asarray(band), transparent))
 
-    values = values.astype(np.float64)
+    extremes = [_finite_extremes(np.asarray(band)) for _, band in _bands(image)]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    if low > high:  # no finite value
+        low, high = 0.0, 1.0
+    return _by_bands(image, lambda band: _stretched(np.asarray(band), low, high))
+
+
+def _high_bytes(values: NDArray[Any], transparent: object) -> Image.Image:
+    levels = (values >> 8).astype(np.uint8)
+    if transparent is not None:
+        levels[values == transparent] = 255
+    return Image.fromarray(levels).convert("RGB")
+
+
+def _finite_extremes(values: NDArray[Any]) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    return (float(finite.min()), float(finite.max())) if finite.size else (inf, -inf)
+
+
+def _stretched(values: NDArray[Any], low: float, high: float) -> Image.Image:
+    """Return values as levels, given the finite extremes of the whole image."""
+    values = values.astype(np.float64)
     values = np.clip(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
     if low >= 0 and high <= 1:
         values = values * 255
     elif low < 0 or high > 255:
         values = (values - low) * (255 / ((high - low) or 1.0))
-    return Image.fromarray(values.round().astype(np.uint8))
+    return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
+
+
+def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image to RGB in bands, so that intermediate copies are never as large as the image."""
+    if image.width * image.height <= BAND_PIXELS:
+        return convert(image)
+    result = Image.new("RGB", image.size)
+    for top, band in _bands(image):
+        result.paste(convert(band), (0, top))
+    return result
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the first row and the content of bands that make up an image."""
+    height = max(1, BAND_PIXELS // image.width)
+    if image.height <= height:
+        yield 0, image
+        return
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(image.height, top + height)))
 
 
 @contextmanager

@@ -137,6 +137,19 @@ def test_damaged_idx_files_are_named(content: bytes, message: str, tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
+def test_idx_files_are_read_within_limits(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    zeros = gzip.compress(bytes(1 << 20))
+    file.write_bytes(gzip.compress(idx(PIXELS)) + zeros * 1000)  # one GB more than its header names
+    with pytest.raises(UserError, match="= 60 bytes, and 61 follow"):
+        dataset(tmp_path)
+    header = bytes([0, 0, 8, 3]) + np.array([3_700_000, 28, 28], ">u4").tobytes()
+    file.write_bytes(gzip.compress(header) + zeros * 2800)
+    with pytest.raises(UserError, match=r"2\.90 GB of pixels, which exceeds --max_image_gb 0\.9"):
+        dataset(tmp_path)
+
+
 def test_labels_must_be_as_many_as_images(tmp_path: Path) -> None:
     write_idx(tmp_path, packed=False)
     labels = tmp_path / "train-labels-idx1-ubyte"

@@ -96,6 +96,7 @@ OWN = {
     "deterministic": False,
     "bad_images": "skip",
     "exact_resize": False,
+    "max_image_gb": 0.9,
     "precision": "fp32",
     "seed": 0,
     "config": "",

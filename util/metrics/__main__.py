@@ -14,6 +14,7 @@ from tqdm import tqdm
 from util.device import select_device
 from util.errors import Parser, UserError, run_command
 from util.image_io import EXTENSIONS, read_image
+from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
 from util.metrics.measure import Metrics
 from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, Metric, parse_names
 from util.metrics.summary import write_summary
@@ -26,6 +27,7 @@ MAX_NAMES = 3
 
 def main(argv: list[str]) -> int:
     options = _parse(argv)
+    set_max_image_gb(options.max_image_gb)
     metrics = Metrics.load(
         parse_names(options.metrics),
         select_device(options.gpu_ids or "0", explicit=options.gpu_ids is not None),
@@ -137,6 +139,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     for network, file in NETWORK_FILES.items():
         parser.add_argument(f"--{network}_weights", default=DOWNLOAD, help=f"download, or the path of {file}")
     parser.add_argument("--gpu_ids", help="which GPU; -1 is the CPU (default: 0, without one the CPU)")
+    parser.add_argument(
+        "--max_image_gb", type=float, default=MAX_IMAGE_GB, help="memory of one image (default: 0.9)"
+    )
     parser.add_argument("--out", type=Path, help="folder to write metrics.json and metrics.csv to")
     return parser.parse_args(argv)
 
