@@ -112,7 +112,8 @@ def train(run: Run, stop: StopSignals) -> bool:
                     return False
 
             run.end_epoch()
-    run.save("latest")
+    if not run.is_as_saved:
+        run.save("latest")
     return True
 
 

@@ -208,6 +208,13 @@ class SavingOptions:
         minimum=1,
         cosmetic=True,
     )
+    keep_state: str = option(
+        "all",
+        "which checkpoints keep the training state, which is larger than the weights: all, or latest alone;"
+        " the others can then be tested, but not be resumed from",
+        choices=("all", "latest"),
+        cosmetic=True,
+    )
     save_by_iter: bool = option(
         False, "also keep the states of --save_latest_freq, as checkpoints iter_N", cosmetic=True
     )
@@ -247,6 +254,13 @@ class TrainOptions(CommandOptions):
             for name in ("val_phase", "val_size", *(item.name for item in fields(self.metrics))):
                 if name in self.explicit:
                     log.warning("--%s has no effect in training without --val_freq", name)
+        first, last = self.saving.epoch_count, self.optimization.last_epoch
+        if first > max(1, last):
+            raise UserError(
+                f"--epoch_count {first}: nothing would be trained, because the last epoch is {last}"
+                f" (--n_epochs {self.optimization.n_epochs} and --n_epochs_decay"
+                f" {self.optimization.n_epochs_decay}); to train more epochs, raise --n_epochs"
+            )
         batch_size, parts = self.data.batch_size, self.optimization.accumulate
         if batch_size % parts:
             raise UserError(

@@ -22,6 +22,7 @@ from scripts.ablation.run import Worker, run_here  # noqa: E402
 from scripts.ablation.slurm import run_on_slurm  # noqa: E402
 from scripts.comparison.page import write_comparison  # noqa: E402
 from scripts.comparison.runs import read_run  # noqa: E402
+from training.run_lock import RunLock  # noqa: E402
 from util.errors import Parser, UserError, run_command  # noqa: E402
 from util.stopping import STOPPED_STATUS, StopSignals  # noqa: E402
 
@@ -109,7 +110,8 @@ def main(argv: list[str]) -> int:
     runs = plan(settings.name, vary, settings.seeds, settings.flags, test_flags)
     refuse_other_runs(runs)
     log.info("%d runs; logs: %s", len(runs), runs[0].folder.parent / "*" / runs[0].log.name)
-    with StopSignals() as stop:
+    lock = RunLock(runs[0].folder.parent, "is running an ablation")
+    with lock, StopSignals() as stop:
         if settings.slurm:
             workers = run_on_slurm(runs, settings, stop)
         else:

@@ -170,7 +170,7 @@ class Run:
             raise UserError(f"--sizes {now['sizes']}: the saved state is of size {size}; add it")
         self.backbone.load_state_dict(state["backbone"])
         self.transfer.load_state_dict(state["transfer"])
-        truncate_logs(self.folder, state["logs"])
+        truncate_logs(self.folder, state["logs"], [self.log_file.name])
         log.info("Resuming at size %d after step %d", self.transfer.size, self.transfer.step)
 
     def steps(self) -> Iterator[dict[str, float]]:

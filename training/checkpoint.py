@@ -1,29 +1,47 @@
 """Checkpoints: ``<tag>_state.pth`` with everything a run needs to resume, and the networks' weights.
 
 A state file ends with its own SHA-256 to detect damage, and the previous one is kept as
-``<tag>_state.prev.pth``. Files are read with ``weights_only=True``, so that they cannot run code.
+``<tag>_state.prev.pth``. A save begins with ``<tag>_state.next.pth``, which becomes ``<tag>_state.pth`` when
+all other files are written: if the process ends in between, the save can be repeated from it. Files are read
+with ``weights_only=True``, so that they cannot run code.
 """
 
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from glob import escape
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from util.checking import COUNT, check
 from util.errors import UserError
-from util.files import link_or_copy, write_atomically
-from util.weights import describe_load_error, export_state_dict, weights_path
+from util.files import copy_file, link_or_copy, remove_temporary, sync_folder, write_atomically
+from util.weights import EMA_SUFFIX, describe_load_error, export_state_dict, read_weights, weights_path
 
 log = logging.getLogger(__name__)
 
 MARK = b"sha256:"
 TRAILER_LENGTH = len(MARK) + hashlib.sha256().digest_size
+
+
+TAG = re.compile(r"\d+|iter_\d+|best|latest")
+"""The names of checkpoints that a run saves."""
+
+ORDER = {"checkpoints?": {str: COUNT}, "progress": {"pictures": COUNT}}
+"""The shape of the parts of a state that tell which of two states is newer."""
+
+
+class SavedState(NamedTuple):
+    """A state, the file that it comes from, and whether it is that of a save that did not end."""
+
+    content: dict[str, Any]
+    path: Path
+    is_interrupted: bool = False
 
 
 class _HashingWriter:
@@ -53,27 +71,57 @@ def state_path(folder: Path, tag: str) -> Path:
 
 
 def save_checkpoint(
-    folder: Path, tags: list[str], state: Mapping[str, Any], nets: Mapping[str, nn.Module]
+    folder: Path,
+    tags: list[str],
+    state: Mapping[str, Any],
+    nets: Mapping[str, nn.Module],
+    keep_state: str = "all",
 ) -> None:
-    """Write the networks' weights and the state under every tag; the tags' files are links to the same data.
+    """Write the networks' weights and the state under every tag; the states are links to the same data.
 
-    The last tag's state is written last: after an interruption a run resumes from the previous one and writes
-    everything again. Its previous state is kept.
+    The last tag's state appears last, and its previous state is kept. After an interruption `find_state`
+    returns the new state if it is complete, and the save has to be repeated; otherwise the previous one.
+
+    Args:
+        keep_state: ``all``, or ``latest``: only the last tag gets the state.
 
     Raises:
-        OSError: the disk is full; all earlier checkpoints are unchanged.
+        OSError: the disk is full; `find_state` returns the previous state, or the new one.
     """
-    first, *others = tags
     last = state_path(folder, tags[-1])
-    if last.exists():
-        link_or_copy(last, _previous(last))
-    for name, net in nets.items():
-        write_atomically(weights_path(folder, first, name), partial(_dump, export_state_dict(net)))
-    write_atomically(state_path(folder, first), partial(_dump, dict(state), checksum=True))
-    for tag in others:
-        for name in nets:
-            link_or_copy(weights_path(folder, first, name), weights_path(folder, tag, name))
-        link_or_copy(state_path(folder, first), state_path(folder, tag))
+    announced = _announced(last)
+    write_atomically(announced, partial(_dump, dict(state), checksum=True))
+    needed = False
+    try:
+        for tag in tags:
+            for name, net in nets.items():
+                path = weights_path(folder, tag, name)
+                if tag == tags[0]:
+                    write_atomically(path, partial(_dump, export_state_dict(net)))
+                else:
+                    copy_file(weights_path(folder, tags[0], name), path)
+                needed = tag == tags[-1]
+            if tag != tags[-1] and keep_state == "all":
+                link_or_copy(announced, state_path(folder, tag))
+            elif tag != tags[-1]:
+                state_path(folder, tag).unlink(missing_ok=True)  # an earlier one, of other weights
+        if last.exists():
+            link_or_copy(last, _previous(last))
+    except BaseException:
+        if not needed:
+            announced.unlink(missing_ok=True)
+        raise
+    announced.replace(last)
+    sync_folder(folder)
+
+
+def find_state(folder: Path, tag: str) -> SavedState | None:
+    """Return the state to resume from: that of an interrupted save, else the newest undamaged one, else None.
+
+    Raises:
+        UserError: all state files are damaged.
+    """
+    return _interrupted_save(folder, tag) or _newest_state(folder, tag)
 
 
 def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
@@ -82,11 +130,16 @@ def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
     Raises:
         UserError: all state files are damaged.
     """
+    saved = _newest_state(folder, tag)
+    return saved.content if saved else None
+
+
+def _newest_state(folder: Path, tag: str) -> SavedState | None:
     newest = state_path(folder, tag)
     candidates = [path for path in (newest, _previous(newest)) if path.exists()]
     for path in candidates:
         try:
-            return _read_state(path)
+            return SavedState(_read_state(path), path)
         except UserError as error:
             log.warning("%s", error)
     if candidates:
@@ -97,10 +150,39 @@ def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
     return None
 
 
-def remove_state(folder: Path, tag: str) -> None:
-    """Remove the state `tag` and its previous one if they exist."""
+def _interrupted_save(folder: Path, tag: str) -> SavedState | None:
+    """Return the state of a save, with `tag` as its last tag, that did not end; None without one."""
     newest = state_path(folder, tag)
-    for path in (_previous(newest), newest):
+    announced = _announced(newest)
+    if not announced.exists():
+        return None
+    try:
+        state = check(_read_state(announced), ORDER, announced)
+    except UserError as error:
+        log.warning("%s", error)
+        return None
+    earlier = _read_order(newest)
+    if earlier is not None and save_numbers(state).get(tag, 0) <= save_numbers(earlier).get(tag, 0):
+        return None
+    return SavedState(state, announced, is_interrupted=True)
+
+
+def peek_state(path: Path) -> dict[str, Any] | None:
+    """Return a state without checking its checksum, or None if it cannot be read.
+
+    It is memory-mapped: of a large file only a little is read.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception:
+        return None
+    return state if isinstance(state, dict) else None
+
+
+def remove_state(folder: Path, tag: str) -> None:
+    """Remove the state `tag`, its previous one and that of an interrupted save, if they exist."""
+    newest = state_path(folder, tag)
+    for path in (_announced(newest), _previous(newest), newest):
         path.unlink(missing_ok=True)
 
 
@@ -112,15 +194,143 @@ def set_aside(folder: Path, tag: str, new_tag: str) -> bool:
     return bool(paths)
 
 
-def remove_old(folder: Path, count: int) -> None:
-    """Remove all but the newest `count` checkpoints of epochs, and likewise of ``iter_N``."""
-    for kind in (r"(\d+)_state\.pth", r"(iter_\d+)_state\.pth"):
-        states = [path for path in folder.glob("*_state.pth") if re.fullmatch(kind, path.name)]
-        # By time: after resuming from an older epoch, higher numbers are not newer.
-        for path in sorted(states, key=lambda path: path.stat().st_mtime_ns)[:-count]:
-            tag = path.name.removesuffix("_state.pth")
-            for file in (*folder.glob(f"{tag}_net_*.pth"), path):
-                file.unlink()
+def clean_up(folder: Path) -> None:
+    """Remove temporary files of processes that were killed; nobody may be saving in the folder."""
+    remove_temporary(folder, ".pth")
+    for path in folder.glob("*.pth.tmp"):  # of earlier versions
+        path.unlink()
+
+
+def discard_first_save(folder: Path, tag: str) -> None:
+    """Remove what an interrupted first save under `tag` has written, in a folder without a state `tag`."""
+    newest = state_path(folder, tag)
+    if _announced(newest).exists() and not newest.exists() and not _previous(newest).exists():
+        for path in (*folder.glob(f"{escape(tag)}_net_*.pth"), _announced(newest)):
+            path.unlink()
+
+
+def changed_weights(folder: Path, tag: str, saved: SavedState, names: Iterable[str]) -> list[Path]:
+    """Return the files of weights `tag` that were changed or replaced after the run had saved them.
+
+    Those of an interrupted save are not among them.
+
+    Args:
+        saved: the state that is resumed from.
+        names: of the exported networks.
+    """
+    newest = state_path(folder, tag)
+    if saved.path == _previous(newest):
+        return []  # the weights are those of the damaged state
+    states = [saved.content]
+    if saved.is_interrupted and (earlier := peek_state(newest)):
+        states.append(earlier)
+    changed = []
+    for name in names:
+        path = weights_path(folder, tag, name)
+        if not path.exists():
+            continue
+        try:
+            weights = read_weights(path)
+        except UserError as error:
+            log.warning("%s; the state has its own weights", error)
+            continue
+        if not any(_same_weights(weights, state, name) for state in states) and not _is_of_later_state(
+            weights, name, folder, tag, saved.content
+        ):
+            changed.append(path)
+    return changed
+
+
+def _is_of_later_state(
+    weights: Mapping[str, Tensor], name: str, folder: Path, tag: str, state: Mapping[str, Any]
+) -> bool:
+    """Return whether weights are of a save by an earlier version, ended before it had written its state."""
+    if "checkpoints" not in state and (folder / f"{tag}_state.pth.tmp").exists():
+        return True
+    for path in folder.glob("*_state.pth"):
+        order = _read_order(path)
+        if order is not None and _images(order) > _images(state) and _same_weights(weights, order, name):
+            return True
+    return False
+
+
+def _same_weights(weights: Mapping[str, Tensor], state: Mapping[str, Any], name: str) -> bool:
+    """Return whether a file of weights holds the values of network `name` in a state."""
+    try:
+        average = name.endswith(EMA_SUFFIX)
+        nets = state["model"]["state"]["ema"]["nets"] if average else state["model"]["nets"]
+        own = nets[name.removesuffix(EMA_SUFFIX)]
+        return all(_same_tensor(weights[key], value) for key, value in own.items())
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _same_tensor(exported: Tensor, value: Tensor) -> bool:
+    value = value.float() if value.is_floating_point() else value
+    return exported.shape == value.shape and bool(((exported == value) | (value != value)).all())
+
+
+def save_numbers(state: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of each tag's last save that a state records; none for states of earlier versions."""
+    return dict(state.get("checkpoints", {}))
+
+
+def _images(state: Mapping[str, Any]) -> int:
+    """Return the images seen in the run, which states of all versions record."""
+    return int(state["progress"]["pictures"])
+
+
+class SaveOrder:
+    """The order in which a folder's checkpoints were saved, for ``--keep_last``.
+
+    File times do not tell it: they change in copies and with the clock. So saves are numbered, and a state
+    records the number of each tag's last save. States of earlier versions are older, and ordered by the
+    images seen in the run.
+
+    Attributes:
+        numbers: of the last save, by tag.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.numbers: dict[str, int] = {}
+        self._images: dict[str, int] = {}  # of tags without a number
+        latest = {*folder.glob("latest_state*.pth")}  # these record the numbers of all checkpoints
+        for path in (*latest, *({*folder.glob("*_state.pth")} - latest)):
+            tag = path.name.partition("_state")[0]
+            if (path in latest or tag not in self.numbers) and (state := _read_order(path)) is not None:
+                for name, number in save_numbers(state).items():
+                    if TAG.fullmatch(name):
+                        self.numbers[name] = max(number, self.numbers.get(name, 0))
+                self._images[tag] = _images(state)
+
+    def add(self, tags: Iterable[str]) -> None:
+        """Record the next save, under `tags`."""
+        number = max(self.numbers.values(), default=0) + 1
+        self.numbers.update(dict.fromkeys(tags, number))
+
+    def remove_old(self, count: int) -> None:
+        """Remove all but the newest `count` checkpoints of epochs, and likewise of ``iter_N``."""
+        states = {path.name.removesuffix("_state.pth") for path in self.folder.glob("*_state.pth")}
+        weights = {tag for tag in self.numbers if any(self.folder.glob(f"{escape(tag)}_net_*.pth"))}
+        for kind in (r"\d+", r"iter_\d+"):
+            tags = [tag for tag in states | weights if re.fullmatch(kind, tag)]
+            for tag in sorted(tags, key=self._age)[:-count]:
+                for file in (*self.folder.glob(f"{tag}_net_*.pth"), state_path(self.folder, tag)):
+                    file.unlink(missing_ok=True)
+                self.numbers.pop(tag, None)
+
+    def _age(self, tag: str) -> tuple[int, int, int]:
+        """Return a key that is larger for newer checkpoints."""
+        return self.numbers.get(tag, 0), self._images.get(tag, 0), int(tag.removeprefix("iter_"))
+
+
+def _read_order(path: Path) -> dict[str, Any] | None:
+    """Return a state if it can be read and has the shape `ORDER`; it is not loaded, see `peek_state`."""
+    try:
+        return check(peek_state(path), ORDER, path)
+    except UserError:
+        return None
 
 
 def _dump(content: object, file: IO[bytes], checksum: bool = False) -> None:
@@ -150,6 +360,10 @@ def _read_state(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a state ({describe_load_error(error)})") from error
+
+
+def _announced(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.next{path.suffix}")
 
 
 def _previous(path: Path) -> Path:

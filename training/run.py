@@ -15,9 +15,20 @@ from data import Loader
 from data.prefetch import on_device
 from options.parse import save as save_options
 from options.train_options import TrainOptions
-from training.checkpoint import load_state, remove_old, save_checkpoint, set_aside
+from training.checkpoint import (
+    TAG,
+    SavedState,
+    SaveOrder,
+    changed_weights,
+    clean_up,
+    discard_first_save,
+    find_state,
+    save_checkpoint,
+    save_numbers,
+    set_aside,
+)
 from training.loggers import create_logger
-from training.loggers.base import Logger, LossRecord, MetricRecord, truncate_logs
+from training.loggers.base import Logger, LossRecord, MetricRecord, remove_logs, truncate_logs
 from training.optimizers import rates
 from training.progress import FirstSteps, Progress, Stopwatch
 from training.run_lock import RunLock
@@ -26,12 +37,37 @@ from training.trainer import Trainer
 from training.validation import NO_TRUTH, Validation
 from util import distributed
 from util.batch import Batch
+from util.checking import COUNT, POSITIVE, check, loading
 from util.device import peak_memory
 from util.errors import UserError
 from util.image_io import Visuals, to_uint8
+from util.text import printable
 from util.weights import initialise_from, load_weights, weights_path
 
 log = logging.getLogger(__name__)
+
+STATE = {
+    "model": {
+        "iteration": COUNT,
+        "nets": {str: {str: Tensor}},
+        "optimizers": {str: {"state": dict, "param_groups": [dict]}},
+        "state": {str: dict},
+    },
+    "learning_rate": {"factor": float, "best": float, "bad_epochs": COUNT},
+    "progress": {
+        "epoch": POSITIVE,
+        "position": COUNT,
+        "pictures": COUNT,
+        "watched": float,
+        "last": COUNT,
+    },
+    "pictures": POSITIVE,
+    "logs": {str: COUNT},
+    "options": {"model": str},
+    "validation?": {"watched": str, "best": float, "epoch": COUNT, "stale": COUNT, "averaged?": bool},
+    "checkpoints?": {str: COUNT},
+}
+"""The shape of a run's state; keys with ``?`` are those that earlier versions did not write."""
 
 
 class Run:
@@ -45,6 +81,7 @@ class Run:
 
     Attributes:
         progress: the present epoch and position.
+        is_as_saved: whether the run is where it was resumed.
         logger: takes losses, metrics and samples; on ranks other than 0 it has no sinks.
     """
 
@@ -57,7 +94,13 @@ class Run:
         writes = distributed.rank() == 0
         self._samples = loader.first(options.logging.html_samples) if writes and options.sinks else []
         self.progress = Progress(epoch=options.saving.epoch_count)
+        self._lengths: Mapping[str, int] = {}  # of the logs, in the state that is resumed from
+        self.is_as_saved = False
+        self._repeat: list[str] = []  # tags of an interrupted save
         self._start()
+        if writes:
+            clean_up(options.run_folder)
+        self._order = SaveOrder(options.run_folder)
         if trainer.ema:
             if not trainer.iteration:
                 trainer.ema.restart(trainer.model.nets)  # which may have been loaded from files
@@ -65,13 +108,29 @@ class Run:
                 "--ema_decay %g: samples, validation and --best judge the averaged weights (test.py --ema)",
                 options.optimization.ema_decay,
             )
+        self.logger = Logger(options.run_folder, [])
         if writes:
-            save_options(self.options)
-        self.logger = create_logger(self.options, self.progress) if writes else Logger(options.run_folder, [])
+            if trainer.iteration == 0 or self.images_left > 0:
+                save_options(self.options)
+            self.logger = create_logger(self.options, self.progress)
+            truncate_logs(options.run_folder, self._lengths, self.logger.names())
+        if self._repeat:
+            log.info("The last save was interrupted; it is repeated")
+            self._write(*self._repeat)
+            self._remove_old()
         self._watch, self._first_steps = Stopwatch(self.progress.images), FirstSteps()
         self._factor = self.learning_rate.factor(max(1, self.progress.epoch - 1))
         self._epoch_began = self._saved_at = time.monotonic()
         self._recent: dict[int, list[str]] = {}  # files of the steps since `check`, by iteration
+        if self.progress.epoch > options.optimization.last_epoch:
+            log.warning(
+                "Nothing is left to train: the run is at the end of epoch %d, and the last one is %d (--n_epochs"
+                " %d and --n_epochs_decay %d). A higher --n_epochs continues it",
+                self.progress.epoch - 1,
+                options.optimization.last_epoch,
+                options.optimization.n_epochs,
+                options.optimization.n_epochs_decay,
+            )
 
     @property
     def images_left(self) -> int:
@@ -119,6 +178,7 @@ class Run:
         trainer, progress = self.trainer, self.progress
         monitor = progress.will_cross(self.options.logging.print_freq, batch.global_size)
         trainer.model.objective.epochs_done = progress.epoch - 1 + progress.position / len(self.loader)
+        self.is_as_saved = False
         losses, _ = trainer.step(batch, monitor)
         self._recent[trainer.iteration] = list(dict.fromkeys([*batch.paths_A, *batch.paths_B]))
         progress.advance(batch.global_size)
@@ -132,6 +192,7 @@ class Run:
     def end_epoch(self) -> None:
         """Update the learning rate's policy, show the samples, validate and save what is due."""
         epoch, saving = self.progress.epoch, self.options.saving
+        self.is_as_saved = False
         self.learning_rate.end_epoch(float(self.progress.watched) / len(self.loader))
         self.progress.next_epoch()
         self.show(epoch, pages=True, live=True)
@@ -235,8 +296,7 @@ class Run:
         self._log_save(tags)
         self._write(*tags)
         self._saved_at = time.monotonic()
-        if self.options.saving.keep_last and distributed.rank() == 0:
-            remove_old(self.options.run_folder, self.options.saving.keep_last)
+        self._remove_old()
 
     def check(self) -> None:
         """Report losses that were not finite since the last check; this waits for the device.
@@ -273,6 +333,7 @@ class Run:
         model = self.trainer.state_dict()
         if distributed.rank():
             return
+        self._order.add(tags)
         state = {
             "model": model,
             "learning_rate": self.learning_rate.state_dict(),
@@ -280,10 +341,17 @@ class Run:
             "pictures": len(self.loader),
             "logs": self.logger.lengths(),
             "options": self.options.values(),
+            "checkpoints": dict(self._order.numbers),
         }
         if self.validation:
             state["validation"] = self.validation.state_dict()
-        save_checkpoint(self.options.run_folder, list(tags), state, self.trainer.exports())
+        keep_state = self.options.saving.keep_state
+        save_checkpoint(self.options.run_folder, list(tags), state, self.trainer.exports(), keep_state)
+
+    def _remove_old(self) -> None:
+        """Remove the checkpoints that ``--keep_last`` does not keep."""
+        if self.options.saving.keep_last and distributed.rank() == 0:
+            self._order.remove_old(self.options.saving.keep_last)
 
     def _log_save(self, tags: Sequence[str]) -> None:
         """Log what is saved, in the peer's words."""
@@ -308,17 +376,20 @@ class Run:
     def _start(self) -> None:
         """Load what the flags say, and set the position.
 
-        With ``--continue_train`` that is the saved state, or nothing if the run was begun but never saved. In
-        a folder without states, such as one of the peer's, it is the weights.
+        With ``--continue_train`` that is the saved state; without one, in a folder that train.py has begun,
+        nothing: what a run that ended in its first save has left there does not count. In other folders, such
+        as the peer's, it is the weights.
         """
         saving, folder, tag = self.options.saving, self.options.run_folder, self.options.run.tag
         nets = self.trainer.model.nets
         if saving.continue_train:
-            state = load_state(folder, tag)
-            if state is not None:
-                self._resume(state)
+            saved = find_state(folder, tag)
+            if saved is not None:
+                self._resume(saved)
                 return
-            if tag != "latest" or not (folder / "train_opt.json").exists():
+            # Rank 0 is the first to write to the folder, when all ranks have decided.
+            begun = self.lock.found_folder or distributed.is_restart()
+            if not distributed.broadcast_object(begun and tag == "latest" and _is_begun(folder)):
                 for name, net in nets.items():
                     load_weights(net, weights_path(folder, tag, name))
                 log.info(
@@ -328,35 +399,43 @@ class Run:
                 )
                 return
             log.info("%s: nothing was saved yet; starting from the beginning", folder)
-            # Weights and logs there may be those of a run that died in its first save: begin them anew.
             self.options = replace(self.options, saving=replace(saving, continue_train=False))
         if saving.init_from:
             initialise_from(nets, Path(saving.init_from), tag)
-        if not saving.continue_train and distributed.rank() == 0 and set_aside(folder, "latest", "replaced"):
-            log.warning(
-                "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
-                " (--continue_train --epoch replaced resumes it)",
-                folder,
-            )
+        if distributed.rank() == 0:
+            discard_first_save(folder, "latest")
+            remove_logs(folder)
+            if set_aside(folder, "latest", "replaced"):
+                log.warning(
+                    "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
+                    " (--continue_train --epoch replaced resumes it)",
+                    folder,
+                )
 
-    def _resume(self, state: Mapping[str, Any]) -> None:
+    def _resume(self, saved: SavedState) -> None:
         """Load a state written by `_write`, and log what has changed since.
 
         Raises:
-            UserError: It is of another model.
+            UserError: It is of another model, is not a run's state, or the weights beside it are of another
+                origin.
         """
-        options, folder = self.options, self.options.run_folder
+        options, folder, tag = self.options, self.options.run_folder, self.options.run.tag
+        state = check(saved.content, STATE, saved.path)
         then, now = state["options"], options.values()
         if then["model"] != options.run.model:
-            raise UserError(f"--continue_train: {folder} was trained with --model {then['model']}")
-        self.trainer.load_state_dict(state["model"])
-        self.learning_rate.load_state_dict(state["learning_rate"])
-        if self.validation and "validation" in state:
-            self.validation.load_state_dict(state["validation"])
-        if distributed.rank() == 0:
-            truncate_logs(folder, state["logs"])
+            raise UserError(f"--continue_train: {folder} was trained with --model {printable(then['model'])}")
+        self._refuse_changed_weights(saved)
+        with loading(saved.path):
+            self.trainer.load_state_dict(state["model"])
+            self.learning_rate.load_state_dict(state["learning_rate"])
+            if self.validation and "validation" in state:
+                self.validation.load_state_dict(state["validation"])
+            self.progress = Progress.from_state_dict(state["progress"])
+        self._lengths, self.is_as_saved = state["logs"], True
+        if saved.is_interrupted:
+            self._repeat = _last_tags(state, tag)
         changed = [
-            f"--{name} {now[name]} (was {then[name]})"
+            f"--{name} {now[name]} (was {printable(str(then[name]))})"
             for name in sorted(now.keys() & then.keys() - {"continue_train"})
             if now[name] != then[name]
         ]
@@ -368,8 +447,34 @@ class Run:
                 len(self.loader),
                 state["pictures"],
             )
-        self.progress = Progress.from_state_dict(state["progress"])
         if "epoch_count" in options.explicit:
             self.progress = Progress(epoch=options.saving.epoch_count, images=self.progress.images)
             log.info("--epoch_count %d overrides the saved state's epoch", self.progress.epoch)
         log.info("Resuming in epoch %d after %d of its images", self.progress.epoch, self.progress.position)
+
+    def _refuse_changed_weights(self, saved: SavedState) -> None:
+        """Raise a `UserError` if weights beside the state are not those that the run has saved with it."""
+        folder, tag = self.options.run_folder, self.options.run.tag
+        changed: list[Path] = []
+        if distributed.rank() == 0:
+            changed = changed_weights(folder, tag, saved, self.trainer.exports())
+        if changed := distributed.broadcast_object(changed):
+            names = ", ".join(path.name for path in changed)
+            raise UserError(
+                f"--continue_train: {names} in {folder} changed after the run had saved"
+                f" {saved.path.name}, which it resumes from with the weights of its own. To train on from the"
+                f" files, start a run with --init_from {folder} and another --name; to resume without them,"
+                " remove or replace these files"
+            )
+
+
+def _is_begun(folder: Path) -> bool:
+    """Return whether a run of train.py has begun in a folder; weights without a record are the peer's."""
+    return (folder / "train_opt.json").exists() or not any(folder.glob("latest_net_*.pth"))
+
+
+def _last_tags(state: Mapping[str, Any], tag: str) -> list[str]:
+    """Return the tags of the last save under `tag`, which is their last."""
+    numbers = save_numbers(state)
+    others = [other for other, number in numbers.items() if number == numbers.get(tag) and other != tag]
+    return [*filter(TAG.fullmatch, others), tag]

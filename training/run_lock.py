@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import socket
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -12,14 +13,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from util.checking import Rule, parse_json
 from util.errors import UserError
 from util.files import create_exclusively
+from util.text import printable
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 10
 SILENCE_SECONDS = 60
 """A lock of another host without a heartbeat for this long is abandoned."""
+
+MAX_BYTES = 1 << 16
+"""More than the size of a lock."""
+
+OWNER = {
+    "token": str,
+    "pid": Rule(int, lambda pid: 0 < pid < 1 << 31, "a process number"),
+    "process": str | None,
+    "host": str,
+    "job": str,
+}
+"""The shape of a lock."""
 
 
 class RunLock:
@@ -29,11 +44,17 @@ class RunLock:
     Slurm job. A process of another host cannot be looked up, so its lock needs a heartbeat: a thread sets the
     file's modification time, because an epoch's validation or a compilation has no steps for minutes.
 
+    Args:
+        activity: what holds the lock, for the message.
+
+    Attributes:
+        found_folder: whether the folder existed before. If not, it is removed at the end if it is empty.
+
     Raises:
         UserError: on entering: another run holds the lock.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, activity: str = "is training"):
         self.path = folder / "run.lock"
         self._mine = {
             "token": secrets.token_hex(8),
@@ -42,6 +63,8 @@ class RunLock:
             "host": socket.gethostname(),
             "job": os.environ.get("SLURM_JOB_ID", ""),
         }
+        self.activity = activity
+        self.found_folder = True
         self._needed = os.environ.get("RANK", "0") == "0"  # under torchrun rank 0 locks for all
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -49,6 +72,7 @@ class RunLock:
     def __enter__(self) -> Self:
         if not self._needed:
             return self
+        self.found_folder = self.path.parent.is_dir()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while not self._create():
             self._remove_if_abandoned()
@@ -63,6 +87,9 @@ class RunLock:
             self._thread.join()
             if self._token() == self._mine["token"]:
                 self.path.unlink(missing_ok=True)
+            if not self.found_folder:
+                with suppress(OSError):  # it has files
+                    self.path.parent.rmdir()
 
     def check(self) -> None:
         """Raise a `UserError` if another run has taken the lock over, as it may after a long standstill."""
@@ -83,7 +110,7 @@ class RunLock:
             UserError: its run is alive.
         """
         try:
-            held, beat = self.path.read_bytes(), self.path.stat().st_mtime
+            held, beat = _read(self.path), self.path.stat().st_mtime
         except FileNotFoundError:
             return
         owner = _parsed(held)
@@ -95,14 +122,15 @@ class RunLock:
             alive = self._has_heartbeat(owner, beat)
         if alive:
             raise UserError(
-                f"{self.path.parent}: {_name(owner)} is training in this folder; wait until it ends or choose"
-                f" another --name. If that process no longer exists, remove {self.path}"
+                f"{self.path.parent}: {_name(owner)} {self.activity} in this folder; wait until it ends or"
+                f" choose another --name. If that process no longer exists, remove {self.path}"
             )
         self._remove(held, owner)
 
     def _has_heartbeat(self, owner: dict[str, Any], beat: float) -> bool:
         """Wait for the next heartbeat after `beat`; return False if `SILENCE_SECONDS` pass without one."""
-        left = SILENCE_SECONDS - (self._clock() - beat)
+        # A beat in the future, by a wrong clock, is no older than one of now.
+        left = SILENCE_SECONDS - max(0.0, self._clock() - beat)
         if left > 0:
             log.info("%s: waiting up to %.0f s for a heartbeat of %s", self.path, left, _name(owner))
         ends = time.monotonic() + left
@@ -127,7 +155,7 @@ class RunLock:
             self.path.rename(removed)
         except FileNotFoundError:
             return
-        if (content := removed.read_bytes()) != held:
+        if (content := _read(removed)) != held:
             create_exclusively(self.path, content)
         else:
             log.info("%s: taken over from %s, which is gone", self.path, _name(owner))
@@ -139,7 +167,7 @@ class RunLock:
     def _token(self) -> str | None:
         """Return the token of the run that holds the lock; None without a lock."""
         try:
-            return _parsed(self.path.read_bytes()).get("token", "")
+            return _parsed(_read(self.path)).get("token", "")
         except FileNotFoundError:
             return None
 
@@ -148,27 +176,39 @@ class RunLock:
             try:
                 if self._token() == self._mine["token"]:
                     os.utime(self.path)
-            except OSError as error:
+            except (OSError, UserError) as error:
                 log.warning("%s: heartbeat failed (%s); trying again", self.path, error)
+
+
+def _read(path: Path) -> bytes:
+    """Return the content of a lock.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is no file.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise UserError(f"{path}: not the file of a lock, but a link or something else; remove it")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES)
 
 
 def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        parsed = json.loads(content)
-    except ValueError:  # written incompletely by a process that died
+        return parse_json(content, OWNER, "run.lock")
+    except UserError:  # written incompletely by a process that died
         return {}
-    return parsed if isinstance(parsed, dict) else {}
 
 
 def _name(owner: dict[str, Any]) -> str:
     if not owner:
         return "another run"
-    job = f", job {owner['job']}" if owner.get("job") else ""
-    return f"process {owner.get('pid')} on {owner.get('host')}{job}"
+    job = f", job {printable(owner['job'])}" if owner["job"] else ""
+    return f"process {owner['pid']} on {printable(owner['host'])}{job}"
 
 
 def _is_alive(owner: dict[str, Any]) -> bool:
-    identity = _process_identity(int(owner["pid"]))
+    identity = _process_identity(owner["pid"])
     return identity is not None and identity == owner["process"]
 
 

@@ -18,12 +18,14 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
-from util.errors import UserError
+from util.errors import UserError, is_out_of_memory
+from util.text import printable
 
 JSON_LIMIT = 1 << 26
 """Bytes of a JSON file, or of a line of one, beyond which it is refused unread."""
@@ -75,6 +77,23 @@ def check(value: object, shape: object, source: str | Path, advice: str = "") ->
     except _MismatchError as error:
         raise _refusal(source, str(error), advice) from None
     return value
+
+
+@contextmanager
+def loading(source: str | Path) -> Iterator[None]:
+    """Within it, errors of loading a value of a wrong structure are a `UserError` that names the file.
+
+    It is for parts of a state that only the object that loads them can judge, such as an optimizer's.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = printable(str(error).split("\n")[0])
+        raise _refusal(
+            source, f"cannot be loaded ({type(error).__name__}: {_shortened(reason)})", ""
+        ) from error
 
 
 def read_json(path: Path, shape: object, advice: str = "", limit: int = JSON_LIMIT) -> Any:
@@ -191,9 +210,7 @@ def _is(value: object, kind: Any) -> bool:
 
 
 def _join(key: str, name: object) -> str:
-    text = str(name) if isinstance(name, str | int) else type(name).__name__
-    if not text.isprintable():
-        text = ascii(text)[1:-1]
+    text = printable(str(name)) if isinstance(name, str) else type(name).__name__
     return f"{key}.{_shortened(text)}" if key else _shortened(text)
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from options.train_options import TrainOptions
 from training.progress import Progress
-from util.files import DISK_FULL_ERRORS, sync
+from util.files import DISK_FULL_ERRORS, open_in_place, sync
 from util.image_io import Visuals
 
 log = logging.getLogger(__name__)
 
 MEASURED = ("time", "data", "images_per_second", "peak_memory")
 """Fields of a `LossRecord` that differ between two executions of the same run."""
+
+RUN_LOGS = ("loss_log.txt", "losses.jsonl", "metrics.jsonl", "web/index.html")
+"""The append-only files of this program's own sinks, by their paths in the run's folder."""
 
 DIAGNOSTIC = re.compile(r"(grad|G_over)_.+|diversity.*|.+_(acc_real|acc_fake|doubt|light)")
 """Names of diagnostics, which old files have among the losses."""
@@ -231,6 +234,10 @@ class Logger:
                 lengths[str(path.relative_to(self.folder))] = os.fstat(file.fileno()).st_size
         return lengths
 
+    def names(self) -> set[str]:
+        """Return the paths of the append-only files in the folder."""
+        return {str(path.relative_to(self.folder)) for sink in self.sinks for path in sink.files}
+
     def _each(self, act: Callable[[Sink], None]) -> None:
         for sink in list(self.sinks):
             try:
@@ -247,12 +254,26 @@ class Logger:
                 self.sinks.remove(sink)
 
 
-def truncate_logs(folder: Path, lengths: Mapping[str, int]) -> None:
-    """Truncate a run's append-only files to the `lengths` that its checkpoint recorded."""
-    for name, length in lengths.items():
+def truncate_logs(folder: Path, lengths: Mapping[str, int], names: Iterable[str] = ()) -> None:
+    """Truncate a run's append-only files to the `lengths` that its checkpoint recorded.
+
+    Args:
+        names: of the run's files beyond `RUN_LOGS`. Other names in `lengths` are not the run's, and ignored.
+
+    Raises:
+        OSError: a file is a link.
+    """
+    for name in {*RUN_LOGS, *names} & lengths.keys():
         path = folder / name
-        if path.exists() and path.stat().st_size > length:
-            os.truncate(path, length)
+        if path.exists() and path.stat().st_size > lengths[name]:
+            with open_in_place(path) as file:
+                file.truncate(lengths[name])
+
+
+def remove_logs(folder: Path) -> None:
+    """Remove the logs of an earlier run in a folder, which not every sink of a new one would replace."""
+    for name in RUN_LOGS:
+        (folder / name).unlink(missing_ok=True)
 
 
 def named_images(samples: list[Visuals]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
