@@ -124,8 +124,8 @@ class Run:
         self._recent: dict[int, list[str]] = {}  # files of the steps since `check`, by iteration
         if self.progress.epoch > options.optimization.last_epoch:
             log.warning(
-                "Nothing is left to train: the run is at the end of epoch %d, and the last one is %d (--n_epochs"
-                " %d and --n_epochs_decay %d). A higher --n_epochs continues it",
+                "Nothing is left to train: the run is at the end of epoch %d, and the last one is %d"
+                " (--n_epochs %d and --n_epochs_decay %d). A higher --n_epochs continues it",
                 self.progress.epoch - 1,
                 options.optimization.last_epoch,
                 options.optimization.n_epochs,
