@@ -13,6 +13,7 @@ from options.base_options import DEBUG, CommandOptions, attention_fractions, run
 from options.option import Fixed, Flag, Group, SameAs, Unless, build, flags_of
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from util.checking import read_json
 from util.errors import Parser, UserError, did_you_mean
 from util.files import read_text, write_text
 from util.registry import Registry
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 Values = dict[str, Any]
 Groups = dict[str, type[Group]]
 P = TypeVar("P", bound=CommandOptions)
+
+FLAG_VALUES = {str: str | int | float | bool | None}
+"""The shape of train_opt.json and test_opt.json."""
 
 
 class Configurable(Protocol):
@@ -244,12 +248,7 @@ def _other(kind: type[CommandOptions]) -> type[CommandOptions]:
 
 
 def _read_json(path: Path) -> Values:
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected an object with flags and their values")
+    values: Values = read_json(path, FLAG_VALUES)
     return values
 
 

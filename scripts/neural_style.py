@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -28,8 +29,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from models.objectives.backbones import Fingerprint, load_vgg
 from models.objectives.perceptual import BLOCKS, Features, layer_index, with_average_pooling
 from models.style.optimization import LEARNING_RATES, Method, StyleTransfer
-from training.checkpoint import load_state, remove_state, save_checkpoint, set_aside
+from training.checkpoint import load_state, remove_state, save_checkpoint, set_aside, state_path
 from training.loggers.base import truncate_logs
+from util import checking
+from util.checking import COUNT, loading
 from util.device import select_device
 from util.errors import Parser, UserError, run_command
 from util.files import append_text, start_file, sync
@@ -39,6 +42,18 @@ from util.stopping import STOPPED_STATUS, StopSignals
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 log = logging.getLogger(__name__)
+
+STATE = {
+    "options": {str: str},
+    "backbone": {str: object},
+    "transfer": {
+        "size": COUNT,
+        "step": COUNT,
+        "painting": {"picture": Tensor, "kind": str, "optimizer": dict},
+    },
+    "logs": {str: COUNT},
+}
+"""The shape of a state."""
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -157,6 +172,8 @@ class Run:
                 log.warning("%s: an earlier run's state is kept as %s_replaced_state.pth", self.out, self.tag)
             start_file(self.log_file)
             return
+        path = state_path(self.folder, self.tag)
+        checking.check(state, STATE, path)
         then, now = state["options"], self.flags()
         changed = [
             f"--{name} {now[name]} (was {then[name]})"
@@ -168,8 +185,9 @@ class Run:
         size = state["transfer"]["size"]
         if size not in self.options.sizes:
             raise UserError(f"--sizes {now['sizes']}: the saved state is of size {size}; add it")
-        self.backbone.load_state_dict(state["backbone"])
-        self.transfer.load_state_dict(state["transfer"])
+        with loading(path):
+            self.backbone.load_state_dict(state["backbone"])
+            self.transfer.load_state_dict(state["transfer"])
         truncate_logs(self.folder, state["logs"], [self.log_file.name])
         log.info("Resuming at size %d after step %d", self.transfer.size, self.transfer.step)
 

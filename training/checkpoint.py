@@ -29,6 +29,9 @@ MARK = b"sha256:"
 TRAILER_LENGTH = len(MARK) + hashlib.sha256().digest_size
 
 
+ID_BYTES = 1 << 16
+"""Bytes at the end of a state that tell it from others."""
+
 TAG = re.compile(r"\d+|iter_\d+|best|latest")
 """The names of checkpoints that a run saves."""
 
@@ -177,6 +180,17 @@ def peek_state(path: Path) -> dict[str, Any] | None:
     except Exception:
         return None
     return state if isinstance(state, dict) else None
+
+
+def state_id(path: Path) -> str:
+    """Return a text that differs between states, and not between copies of one; empty without the file."""
+    try:
+        with path.open("rb") as file:
+            # The end has the checksums of all parts.
+            file.seek(max(0, path.stat().st_size - ID_BYTES))
+            return hashlib.sha256(file.read()).hexdigest()
+    except FileNotFoundError:
+        return ""
 
 
 def remove_state(folder: Path, tag: str) -> None:
@@ -357,9 +371,10 @@ def _read_state(path: Path) -> dict[str, Any]:
         if file.read() != MARK + digest.digest():
             raise UserError(f"{path}: damaged or incomplete (its checksum does not match)")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a state ({describe_load_error(error)})") from error
+    return check(state, dict, path)
 
 
 def _announced(path: Path) -> Path:

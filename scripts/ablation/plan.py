@@ -11,9 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from data import DATASETS
 from models import MODELS
@@ -22,11 +19,15 @@ from options.parse import argument_text, parse
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from scripts.comparison.runs import WITHOUT_EFFECT, Values, read_flags
-from training.checkpoint import state_path
+from training.checkpoint import peek_state, state_id, state_path
+from util.checking import COUNT, check, read_json
 from util.errors import UserError
 
 MAX_NAME_LENGTH = 120
 """Characters of a run's name; file systems allow 255 bytes, including the names of results."""
+
+TESTED = {"state": str, "flags": [str]}
+"""The shape of `PlannedRun.tested`."""
 
 OWN = {
     "name": "--name before the --",
@@ -232,10 +233,10 @@ def is_trained(run: PlannedRun) -> bool:
     path = state_path(run.folder, "latest")
     if not path.exists():
         return False
+    shape = {"progress": {"epoch": COUNT}, "validation?": {"stale": COUNT}}
     try:
-        # Memory-mapped: only a little of a large file is read. train.py verifies the checksum.
-        state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except Exception:
+        state = check(peek_state(path), shape, path)
+    except UserError:
         return False  # damaged: train.py reports it and resumes from the previous state
     patience = run.values["patience"] or math.inf
     out_of_patience = state.get("validation", {"stale": 0})["stale"] >= patience
@@ -247,8 +248,17 @@ def is_tested(run: PlannedRun) -> bool:
     weights = state_path(run.folder, "latest")
     if not (run.tested.exists() and weights.exists() and (run.results / "index.html").exists()):
         return False
-    newer = run.tested.stat().st_mtime_ns >= weights.stat().st_mtime_ns
-    return newer and json.loads(run.tested.read_text()) == list(run.test)
+    try:
+        # Records of earlier versions, lists of flags, do not tell the weights: tested again.
+        tested = read_json(run.tested, TESTED)
+    except UserError:
+        return False
+    return bool(tested == record_of_test(run, state_id(weights)))
+
+
+def record_of_test(run: PlannedRun, weights: str) -> dict[str, object]:
+    """Return the content of `PlannedRun.tested` after a test of the weights with this `state_id`."""
+    return {"state": weights, "flags": list(run.test)}
 
 
 def split_flags(given: str) -> list[str]:

@@ -12,7 +12,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
-from scripts.ablation.plan import PlannedRun, is_tested, is_trained
+from scripts.ablation.plan import PlannedRun, is_tested, is_trained, record_of_test
+from training.checkpoint import state_id, state_path
 from util.files import write_text
 from util.stopping import STOPPED_STATUS, StopSignals
 
@@ -47,6 +48,7 @@ class Worker:
         self.seconds = 0.0
         self._root = ROOT  # pickled with a Slurm job
         self._stage: Stage = "done"
+        self._weights = ""  # which state is tested
         self._process: subprocess.Popen[bytes] | None = None
         self._began = 0.0
         self._signalled = False
@@ -75,7 +77,8 @@ class Worker:
                 self._fail(f"{self._stage}.py ended with status {status}")
             else:
                 if self._stage == "test":
-                    write_text(self.run.tested, json.dumps(list(self.run.test)) + "\n")
+                    record = record_of_test(self.run, self._weights)
+                    write_text(self.run.tested, json.dumps(record) + "\n")
                 if self._signalled and next_stage(self.run) != "done":
                     self.state, self.reason = "stopped", "trained, not tested"
                 else:
@@ -100,11 +103,12 @@ class Worker:
     def _spawn(self) -> "subprocess.Popen[bytes]":
         run = self.run
         run.folder.mkdir(parents=True, exist_ok=True)
+        run.tested.unlink(missing_ok=True)
         if self._stage == "train":
             begun = (run.folder / "train_opt.json").exists()
             argv = [str(self._root / "train.py"), *run.train, *(["--continue_train=true"] if begun else [])]
         else:
-            run.tested.unlink(missing_ok=True)
+            self._weights = state_id(state_path(run.folder, "latest"))
             # Said explicitly, so that test.py does not end with status 1 if images cannot be read.
             argv = [str(self._root / "test.py"), "--bad_images=skip", *run.test]
         argv += [f"--gpu_ids={self.gpu}"] if self.gpu else []

@@ -14,6 +14,7 @@ from typing import Any
 
 from scripts.ablation.plan import PlannedRun
 from scripts.ablation.run import ROOT, State, Worker, next_stage, report
+from util.checking import read_json
 from util.errors import UserError
 from util.files import write_text
 from util.stopping import StopSignals
@@ -116,7 +117,8 @@ def _submit(
 
 def _earlier(submitit: Any, folder: Path, record: Path) -> dict[str, Any]:
     """Return the jobs of an earlier call that are queued or running, by run name."""
-    ids: dict[str, str] = json.loads(record.read_text()) if record.exists() else {}
+    advice = "remove it; jobs of an earlier call that still run are then not waited for"
+    ids: dict[str, str] = read_json(record, {str: str}, advice) if record.exists() else {}
     alive = _queued() if ids else set()
     if alive is None:
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from options.option import cosmetic_flags
-from options.parse import argument_text
+from options.parse import FLAG_VALUES, argument_text
 from options.train_options import TrainOptions
 from training.loggers.base import DIAGNOSTIC
 from util.checking import read_json, read_json_lines
@@ -120,7 +120,7 @@ def read_flags(folder: Path) -> dict[str, Any]:
     path = folder / "train_opt.json"
     if not path.exists():
         raise UserError(f"{folder}: no run of train.py, which would have a train_opt.json there")
-    flags: dict[str, Any] = read_json(path, {str: object})
+    flags: dict[str, Any] = read_json(path, FLAG_VALUES)
     return flags
 
 

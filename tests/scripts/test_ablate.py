@@ -22,6 +22,7 @@ from scripts.ablation import slurm as ablate_slurm
 from scripts.ablation.plan import is_trained, parse_vary, plan, run_names
 from tests.support.cluster import Cluster
 from tests.support.environment import ONE_THREAD, ROOT
+from training.run_lock import RunLock
 from util.errors import UserError
 from util.stopping import STOPPED_STATUS, StopSignals
 
@@ -203,7 +204,10 @@ def test_complete_runs_are_skipped_and_outdated_ones_are_not(
     assert call() == 0 and calls(tmp_path) == []
     checkpoints = tmp_path / "checkpoints" / "ablation"
     weights = checkpoints / "norm=batch_seed1" / "latest_state.pth"
-    os.utime(weights.with_name("tested.json"), (0, 0))  # trained again since
+    for path in (weights, weights.with_name("tested.json")):
+        os.utime(path, (0, 0))  # times of a copy say nothing
+    assert call() == 0 and calls(tmp_path) == []
+    torch.save({"progress": {"epoch": 6}, "more": torch.ones(2)}, weights)  # trained again since
     assert call() == 0 and calls(tmp_path) == ["test norm=batch_seed1"]
     flags = ["--test_flags", "--num_test 1"]
     assert call(*flags) == 0
@@ -248,6 +252,28 @@ def test_a_failed_run_is_named_and_the_others_continue(
     assert call() == 0
     assert calls(tmp_path)[0].startswith("train norm=instance_seed1")
     assert "Missing" not in (tmp_path / "results" / "ablation" / "index.html").read_text()
+
+
+def test_a_second_ablation_of_the_same_name_is_refused(
+    tmp_path: Path, call: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        RunLock(tmp_path / "checkpoints" / "ablation"),
+        pytest.raises(UserError, match=f"process {os.getpid()} on .* is running an ablation|is training"),
+    ):
+        call()
+    assert calls(tmp_path) == []
+    tested = tmp_path / "checkpoints" / "ablation" / "norm=batch_seed1" / "tested.json"
+    assert call() == 0 and calls(tmp_path)
+    assert not (tmp_path / "checkpoints" / "ablation" / "run.lock").exists()
+    for content in (
+        "",
+        "[",
+        '["--phase=test"]',
+        '{"state": 1, "flags": []}',
+    ):  # damaged, or an earlier version's
+        tested.write_text(content)
+        assert call() == 0 and calls(tmp_path) == ["test norm=batch_seed1"]
 
 
 def test_a_signal_stops_the_run_and_the_same_command_continues(

@@ -114,3 +114,49 @@ def test_under_torchrun_rank_0_locks_for_all(tmp_path: Path, monkeypatch: pytest
         with RunLock(tmp_path) as other:
             other.check()
         assert (tmp_path / "run.lock").exists()
+
+
+def test_a_lock_from_the_future_is_taken_over_after_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "SILENCE_SECONDS", 0.5)
+    forge(tmp_path, age=-1e6)
+    began = time.monotonic()
+    with RunLock(tmp_path):
+        assert 0.4 < time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[1]",
+        "[" * 100_000,
+        '{"host": "HOST"}',
+        '{"token": 1, "pid": "x", "process": [], "host": "HOST", "job": ""}',
+        '{"token": "x", "pid": 99999999999999, "process": "", "host": "HOST", "job": ""}',
+        '{"token": "x", "pid": 0, "process": "", "host": "HOST", "job": ""}',
+    ],
+)
+def test_a_lock_of_a_wrong_structure_is_that_of_an_unknown_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(run_lock, "SILENCE_SECONDS", 0.1)
+    (tmp_path / "run.lock").write_text(content.replace("HOST", os.uname().nodename))
+    with RunLock(tmp_path) as lock:
+        lock.check()
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "link", "folder", "pipe"])
+def test_what_is_no_file_at_the_locks_place_is_an_error(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "run.lock"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        (tmp_path / "other").write_text("mine")
+        path.symlink_to(tmp_path / ("other" if kind == "link" else "nothing"))
+    with pytest.raises(UserError, match=r"run.lock: not the file of a lock.*remove it"):
+        RunLock(tmp_path).__enter__()
+    assert kind != "link" or (tmp_path / "other").read_text() == "mine"

@@ -1,11 +1,10 @@
 """What a training run logs: records of losses and metrics, the sinks that take them, and `Logger`."""
 
-import json
 import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from options.train_options import TrainOptions
 from training.progress import Progress
+from util.checking import COUNT, read_json_lines
 from util.files import DISK_FULL_ERRORS, open_in_place, sync
 from util.image_io import Visuals
 
@@ -61,6 +61,7 @@ class LossRecord:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the record of a line of losses.jsonl, in which old runs have no field `diagnostics`."""
+        values = _own_fields(cls, values)
         if "diagnostics" in values:
             return cls(**values)
         losses: Mapping[str, float] = values["losses"]
@@ -108,7 +109,7 @@ class MetricRecord:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Return the record of a line of metrics.jsonl."""
-        return cls(**values)
+        return cls(**_own_fields(cls, values))
 
     def line(self) -> str:
         """Return the metrics as a line of a log."""
@@ -122,12 +123,31 @@ class MetricRecord:
 
 Record = TypeVar("Record", LossRecord, MetricRecord)
 
+NUMBERS = {str: float}
+LINES: Mapping[type, Mapping[str, object]] = {
+    LossRecord: {
+        **{"epoch": COUNT, "epoch_fraction": float, "iters": COUNT, "total_iters": COUNT},
+        **{"time": float, "data": float, "learning_rate": float, "losses": NUMBERS},
+        **{"learning_rates?": NUMBERS, "images_per_second?": float, "peak_memory?": float},
+        "diagnostics?": NUMBERS,
+    },
+    MetricRecord: {"epoch": COUNT, "total_iters": COUNT, "metrics": NUMBERS, "averaged?": bool},
+}
+"""Shapes of a line of losses.jsonl and of metrics.jsonl."""
+
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
-    """Return the records of a file with one JSON object per line; none if the file does not exist."""
-    if not path.exists():
-        return []
-    return [kind.from_json(json.loads(line)) for line in path.read_text().splitlines()]
+    """Return the records of a file with one JSON object per line; none if the file does not exist.
+
+    Raises:
+        UserError: a line is not such a record.
+    """
+    return [kind.from_json(line) for line in read_json_lines(path, LINES[kind])]
+
+
+def _own_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of fields of a record; later versions may have others."""
+    return {item.name: values[item.name] for item in fields(kind) if item.name in values}
 
 
 class Sink:
