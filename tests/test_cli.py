@@ -94,10 +94,11 @@ def test_a_folder_of_the_peers_with_weights_alone_can_be_continued(
         path.unlink()
     other = ["--model", "template", "--continue_train"]
     assert "no such checkpoint" in command("train.py", *arguments, *other, "--epoch", 7, status=2).stderr
-    result = command("train.py", *arguments, "--continue_train", "--epoch_count", 3)
-    assert "weights without a training state; optimizers start fresh, at epoch 3" in result.stdout
+    result = command("train.py", *arguments, "--continue_train", "--epoch_count", 2, "--lr", 1e-30)
+    assert "weights without a training state; optimizers start fresh, at epoch 2" in result.stdout
     again = torch.load(folder / "latest_net_G.pth", weights_only=True)
-    assert all(torch.equal(again[name], tensor) for name, tensor in weights.items())
+    learned = [name for name in weights if name.endswith(("weight", "bias"))]
+    assert all(torch.allclose(again[name], weights[name], atol=1e-20) for name in learned)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ STATE = {
 }
 """The shape of a run's state; keys with ``?`` are those that earlier versions did not write."""
 
+NOT_COMPARED = {"continue_train", "checkpoints_dir", "name", "suffix"}
+"""Flags that a resumed run may change without a remark; a run's folder may have been moved."""
+
 
 class Run:
     """A training run in its folder.
@@ -436,7 +439,7 @@ class Run:
             self._repeat = _last_tags(state, tag)
         changed = [
             f"--{name} {now[name]} (was {printable(str(then[name]))})"
-            for name in sorted(now.keys() & then.keys() - {"continue_train"})
+            for name in sorted(now.keys() & then.keys() - NOT_COMPARED)
             if now[name] != then[name]
         ]
         if changed:
