@@ -427,13 +427,13 @@ class Run:
         then, now = state["options"], options.values()
         if then["model"] != options.run.model:
             raise UserError(f"--continue_train: {folder} was trained with --model {printable(then['model'])}")
-        self._refuse_changed_weights(saved)
         with loading(saved.path):
             self.trainer.load_state_dict(state["model"])
             self.learning_rate.load_state_dict(state["learning_rate"])
             if self.validation and "validation" in state:
                 self.validation.load_state_dict(state["validation"])
             self.progress = Progress.from_state_dict(state["progress"])
+        self._refuse_changed_weights(saved)
         self._lengths, self.is_as_saved = state["logs"], True
         if saved.is_interrupted:
             self._repeat = _last_tags(state, tag)

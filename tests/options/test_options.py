@@ -125,6 +125,7 @@ OWN_TRAIN = OWN | {
     "on_nan": "stop",
     "save_latest_minutes": 15.0,
     "keep_last": None,
+    "keep_state": "all",
     "init_from": "",
     "beta2": 0.999,
     "lambda_r1": 0.0,
