@@ -8,7 +8,7 @@ import torch
 from data.base_dataset import BaseDataset
 from data.cache import ImageCache, RamCache
 from data.loader import Loader
-from data.shards import is_url
+from data.shards import is_command, is_url
 from options.base_options import CommandOptions, DataOptions
 from options.test_options import TestOptions
 from util import distributed
@@ -37,6 +37,11 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
             f" needs a part: raise it to {ranks} or more"
         )
     set_max_image_gb(data.max_image_gb)
+    if is_command(options.run.dataroot) and "dataroot" not in options.explicit:
+        raise UserError(
+            f"--dataroot {options.run.dataroot}: a command is taken from the command line alone, never from a"
+            " file such as that of --config: give --dataroot there"
+        )
     stream = is_url(options.run.dataroot)
     if stream:
         check_stream_flags(data)

@@ -2,14 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from tarfile import TarError
+from importlib.metadata import version
+from tarfile import BLOCKSIZE, TarError, TarInfo
 from typing import IO
 
 from util.errors import UserError
+from util.image_limits import max_image_bytes
 from util.shards import Member
 
 Content = tuple[bytes, ...]
 """The files of one sample."""
+
+
+OLDEST_VERSION = 1
+"""Of webdataset: earlier ones pass URLs to a shell, so that a URL may hold a command."""
+
+MAX_INDEX_BYTES = 1 << 31
+"""Size of an index, of which a file takes about 100 bytes."""
+
+PIECE = 1 << 20
+"""Bytes that are read at a time where they are not kept."""
 
 
 @contextmanager
@@ -21,6 +33,7 @@ def _opened(url: str) -> Iterator[IO[bytes]]:
         raise UserError(
             f"{url}: reading URLs needs the package webdataset: pip install webdataset"
         ) from error
+    check_version(version("webdataset"))
     try:
         stream = gopen(url)
         try:
@@ -35,43 +48,82 @@ def _opened(url: str) -> Iterator[IO[bytes]]:
         raise UserError(f"{url}: cannot be read to the end ({reason})") from error
 
 
+def check_version(installed: str) -> None:
+    """Raise a `UserError` if this version of webdataset is too old."""
+    if not installed.partition(".")[0].isdecimal() or int(installed.partition(".")[0]) < OLDEST_VERSION:
+        raise UserError(
+            f"webdataset {installed} passes URLs to a shell, which would run commands in them: pip install"
+            f" 'webdataset>={OLDEST_VERSION}'"
+        )
+
+
 def read_url(url: str) -> bytes:
     """Return the content of a URL.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: It cannot be read, or is larger than an index may be.
     """
     with _opened(url) as stream:
-        content = stream.read()
+        content = stream.read(MAX_INDEX_BYTES + 1)
     if not content:
         raise UserError(f"{url}: cannot be read")
+    if len(content) > MAX_INDEX_BYTES:
+        raise UserError(f"{url}: larger than {MAX_INDEX_BYTES >> 30} GiB, which no index is")
     return content
 
 
 def read_shard(url: str, samples: Sequence[tuple[str, ...]]) -> Iterator[Content]:
     """Yield the files of samples that are in one shard, in this order.
 
+    Nothing else of the shard is kept in memory, nor a file too large to be decoded, which is yielded empty.
+
     Raises:
         UserError: The shard cannot be read, or differs from its index.
     """
-    sizes = {file.member: file.size for files in samples for file in files if isinstance(file, Member)}
-    contents: dict[str, bytes] = {}
-    remaining = iter(samples)
-    names = [file.member for file in next(remaining) if isinstance(file, Member)]
+    members = {file.offset: file for files in samples for file in files if isinstance(file, Member)}
+    waiting = [[file.offset for file in files if isinstance(file, Member)] for files in samples]
+    contents: dict[int, bytes] = {}
+    position, number = 0, 0
     with _opened(url) as stream:
-        from webdataset.tariterators import tar_file_iterator
+        for offset, file in sorted(members.items()):
+            _skip(stream, offset - BLOCKSIZE - position, file)
+            _check_header(_take(stream, BLOCKSIZE, file), file)
+            if file.size > 2 * max_image_bytes():
+                _skip(stream, file.size, file)
+                contents[offset] = b""
+            else:
+                contents[offset] = _take(stream, file.size, file)
+            position = offset + file.size
+            while number < len(waiting) and contents.keys() >= set(waiting[number]):
+                yield tuple(contents.pop(each) for each in waiting[number])
+                number += 1
 
-        for item in tar_file_iterator(stream):
-            if item["fname"] not in sizes:
-                continue
-            contents[item["fname"]] = item["data"]
-            if all(name in contents for name in names):
-                content = tuple(contents.pop(name) for name in names)
-                if [len(file) for file in content] != [sizes[name] for name in names]:
-                    break
-                yield content
-                following = next(remaining, None)
-                if following is None:
-                    return
-                names = [file.member for file in following if isinstance(file, Member)]
-    raise UserError(f"{url}: {names[0]} differs from the index; make the shards and the index again")
+
+def _check_header(header: bytes, file: Member) -> None:
+    """Raise a `UserError` unless a header in the tar file, found in front of a file, is that of `file`."""
+    try:
+        found = TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except TarError:
+        found = TarInfo()
+    if (found.name, found.size) != (file.member, file.size):
+        raise _differs(file)
+
+
+def _take(stream: IO[bytes], size: int, file: Member) -> bytes:
+    content = stream.read(size)
+    if len(content) < size:
+        raise OSError(f"it ends before {file.member} does")
+    return content
+
+
+def _skip(stream: IO[bytes], size: int, file: Member) -> None:
+    if size < 0:
+        raise _differs(file)
+    while size:
+        size -= len(_take(stream, min(size, PIECE), file))
+
+
+def _differs(file: Member) -> UserError:
+    return UserError(
+        f"{file.shard}: {file.member} differs from the index; make the shards and the index again"
+    )

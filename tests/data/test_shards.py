@@ -144,6 +144,35 @@ def test_shards_that_differ_from_their_index_are_refused(data: dict[str, Path], 
         dataset(shards / "other.tar", "aligned")
 
 
+def test_an_index_names_files_beside_it_and_nothing_else(data: dict[str, Path], tmp_path: Path) -> None:
+    shards = pack(data["aligned"], tmp_path / "shards", "aligned")
+    index = json.loads((shards / "index.json").read_text())
+    [shard] = index["shards"]
+    names = (
+        "../other.tar",
+        "/etc/x.tar",
+        "sub/x.tar",
+        "pipe:touch x.tar",
+        "http://host/x.tar",
+        "x.zip",
+        ".tar",
+    )
+    for name in (*names, "-x.tar", "a\\b.tar", "a\nb.tar", 7, None):
+        (shards / "index.json").write_text(json.dumps({**index, "shards": [{**shard, "name": name}]}))
+        with pytest.raises(UserError, match=r"shards\[0\]\.name: expected the name of a \.tar file"):
+            dataset(shards, "aligned")
+    first, *others = shard["files"]
+    wrong = ({"name": "../x.png"}, {"name": "/x.png"}, {"size": 1 << 40}, {"size": -1}, {"offset": -1})
+    for change in (*wrong, {"offset": 0.5}, {"size": True}, {"size": "7"}, {"member": None}, {"name": ["x"]}):
+        files = [{**first, **change}, *others]
+        (shards / "index.json").write_text(json.dumps({**index, "shards": [{**shard, "files": files}]}))
+        with pytest.raises(UserError, match="the entry of a file in it is damaged"):
+            dataset(shards, "aligned")
+    (shards / "index.json").write_text('{"format": "atelier shards 1", "shards":' + "[" * 5000)
+    with pytest.raises(UserError, match="not an index of shards"):
+        dataset(shards, "aligned")
+
+
 def test_folders_that_cannot_be_packed_are_refused(data: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         pack(tmp_path / "absent", tmp_path / "out", "single")

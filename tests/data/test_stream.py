@@ -1,7 +1,11 @@
 """Streams: every sample once per epoch, in an order that a resumed run continues."""
 
+import io
+import json
 import sys
+import tarfile
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -16,6 +20,7 @@ from PIL import Image
 
 from data import DATASETS, Loader, create_loader, stream_order
 from data.stream_order import advance, deal, mix
+from data.url import check_version, read_shard
 from models import MODELS
 from options.parse import parse
 from options.train_options import TrainOptions
@@ -25,6 +30,7 @@ from util import distributed
 from util.batch import Batch
 from util.errors import UserError
 from util.seeding import numpy_rng
+from util.shards import Member
 
 pytest.importorskip("webdataset")
 
@@ -253,6 +259,47 @@ def test_damaged_streams_are_named(shards: dict[str, Path], tmp_path: Path, serv
     for wrong in ("pipe:cat shards", "s3://bucket/{a,b}"):
         with pytest.raises(UserError, match="expected URLs of shards"):
             loader(wrong, "aligned")
+
+
+def test_a_command_is_taken_from_the_command_line_alone(shards: dict[str, Path], tmp_path: Path) -> None:
+    dataroot = by_pipe(shards["aligned"]).replace("pipe:", f"pipe:touch {tmp_path}/ran; ")
+    (tmp_path / "train_opt.json").write_text(json.dumps({"dataroot": dataroot, "dataset_mode": "aligned"}))
+    flags = ["--config", str(tmp_path / "train_opt.json"), "--model", "pix2pix", "--num_threads", "0"]
+    with pytest.raises(UserError, match="taken from the command line alone"):
+        create_loader(parse(TrainOptions, flags, MODELS, DATASETS), torch.device("cpu"))
+    assert not (tmp_path / "ran").exists()
+    assert len(loader(dataroot, "aligned")) == 23 and (tmp_path / "ran").exists()
+
+
+def test_versions_of_webdataset_that_use_a_shell_are_refused() -> None:
+    for installed in ("0.2.111", "0.1", "unknown"):
+        with pytest.raises(UserError, match=f"webdataset {installed} passes URLs to a shell"):
+            check_version(installed)
+    check_version("1.0.2")
+    check_version("12.0")
+
+
+def test_what_the_index_does_not_name_takes_no_memory(
+    shards: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(name: str, content: bytes) -> Member:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        offset = tar.offset + tarfile.BLOCKSIZE
+        tar.addfile(member, io.BytesIO(content))
+        return Member.of(f"folder/{name}", f"file:{tmp_path}/x.tar", name, offset, len(content))
+
+    monkeypatch.setattr("data.url.max_image_bytes", lambda: 1 << 23)
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        first = add("000000000.png", b"one")
+        add("extra.png", bytes(1 << 26))
+        large, last = add("000000001.png", bytes(1 << 26)), add("000000002.png", b"two")
+    tracemalloc.start()
+    contents = list(read_shard(first.shard, [(first,), (large,), (last,)]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert contents == [(b"one",), (b"",), (b"two",)]  # an image too large to be decoded is bad
+    assert peak < 1 << 23
 
 
 def test_flags_that_a_stream_does_not_support(
