@@ -16,9 +16,11 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data.image_folder import files_in, has_image_suffix
+from util import console
 from util.errors import UserError
 from util.image_io import BadImage, read_image
 from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
+from util.text import printable
 
 
 def check(path: Path) -> tuple[str, str]:
@@ -50,14 +52,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     files = [path for paths in found for path in paths]
     counts: Counter[str] = Counter()
-    width = max((len(str(path)) for path in files), default=0)
+    width = max((len(printable(str(path))) for path in files), default=0)
     for path in tqdm(files, disable=None):
         verdict, reason = check(path)
         counts[verdict] += 1
-        tqdm.write(f"{path!s:{width}}  {verdict:7}  {reason}", file=sys.stdout)
+        line = f"{printable(str(path)):{width}}  {verdict:7}  {printable(reason)}"
+        tqdm.write(line, file=sys.stdout)
     print(", ".join(f"{counts[verdict]} {verdict}" for verdict in ("loaded", "bad", "ignored")))
     return 1 if counts["bad"] else 0
 
 
 if __name__ == "__main__":
+    console.set_up()
     sys.exit(main())
