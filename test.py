@@ -22,7 +22,8 @@ from data.prefetch import on_device
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.objectives.backbones import untrained_backbones
-from options.parse import argument_text, options_text, parse, read_changed, save
+from options.parse import argument_text, check_run, check_weights, options_text, parse, save
+from options.records import read_changed
 from options.test_options import TestOptions
 from util import distributed
 from util.batch import Batch
@@ -63,7 +64,9 @@ class Result(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
+    check_run(TestOptions, argv)
     options = parse(TestOptions, argv, MODELS, DATASETS)
+    check_weights(options)
     if (ranks := processes_to_launch(options.run.gpu_ids)) > 1:
         return distributed.launch(ranks, __file__, argv, expected=LEFT_OUT_STATUS)
     if options.display.use_wandb:

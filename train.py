@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from data import DATASETS, Loader, create_loader
 from models import MODELS, create_model
 from models.base_model import BaseModel
-from options.parse import options_text, parse
+from options.parse import check_run, check_weights, options_text, parse
 from options.train_options import TrainOptions
 from training.loggers import check_sinks
 from training.run import Run
@@ -40,7 +40,9 @@ TO_SAVE_MEMORY = (
 
 def main(argv: list[str]) -> int:
     with StopSignals() as stop:
+        check_run(TrainOptions, argv)
         options = parse(TrainOptions, argv, MODELS, DATASETS)
+        check_weights(options)
         check_sinks(options)
         if (ranks := processes_to_launch(options.run.gpu_ids)) > 1:
             return distributed.launch(ranks, __file__, argv)

@@ -28,7 +28,9 @@ SHARD = {
     "files": list,
 }
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+:")
+URL = re.compile(r"[a-z][a-z0-9+.-]*://|(pipe|file):")
+"""The beginning of a stream's name. Without ``//`` a colon is part of a path, as in ``nas:/images``."""
+
 LAST_NAME = re.compile(r"[^/\s]*\.tar(?![^/\s]*\.tar)")
 """The name of the tar file in a URL, or in a command, which may have arguments after it."""
 

@@ -4,10 +4,13 @@ from random import Random
 from typing import Self
 
 from data.base_dataset import BaseDataset, Sample, check_channels
-from data.image_folder import find_images
-from data.shards import open_folder
+from data.image_folder import find_images, has_images
+from data.shards import Folder, open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
+from options.test_options import TestOptions
+from util.errors import UserError
+from util.registry import label
 
 
 class UnalignedDataset(BaseDataset):
@@ -44,6 +47,8 @@ class UnalignedDataset(BaseDataset):
         run, data, network = options.run, options.data, options.network
         grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
         root = open_folder(run.dataroot)
+        if isinstance(options, TestOptions):
+            _check_sides(root, options)
         paths_A, paths_B = (
             find_images(root / f"{data.phase}{side}")[: data.max_dataset_size] for side in "AB"
         )
@@ -79,3 +84,18 @@ class UnalignedDataset(BaseDataset):
             prepared.append(self.transform.apply(image, self.transform.decide(image, rng), path))
             paths.append(path)
         return Sample(index, prepared[0], prepared[1], paths[0], paths[1])
+
+
+def _check_sides(root: Folder, options: TestOptions) -> None:
+    """Raise a `UserError` that says how to translate one side if there are no images of the other."""
+    phase, direction = options.data.phase, options.data.direction
+    sides = [side for side in "AB" if (root / f"{phase}{side}").is_dir()]
+    if len(sides) == 2 or not (sides or has_images(root)):
+        return
+    absent = " and ".join(str(root / f"{phase}{side}") for side in "AB" if side not in sides)
+    suffix = ("_A" if (sides == ["A"]) == (direction == "AtoB") else "_B") if sides else "_A (or _B)"
+    folder = root / f"{phase}{sides[0]}" if sides else root
+    raise UserError(
+        f"{absent}: there is no such folder, and --model {label(options.run.model)} translates both sides. To"
+        f" translate one: --model test --model_suffix {suffix} --dataroot {folder}"
+    )

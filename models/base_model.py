@@ -85,6 +85,11 @@ class BaseModel(ABC):
         self._memory_format = torch.contiguous_format
         self._optimize(options)
 
+    @staticmethod
+    def from_record(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the values of flags for testing, given those recorded in training and the chosen ones."""
+        return recorded
+
     @abstractmethod
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         """Return the networks by name, with initial weights; for test.py only those that `test_step` uses."""

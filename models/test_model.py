@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -31,6 +31,13 @@ class OneGeneratorModel(BaseModel):
     options: OneGeneratorOptions
     defaults: ClassVar[Mapping[str, object]] = {"dataset_mode": "single"}
     trains = False
+
+    @staticmethod
+    def from_record(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the recorded values, for G_B with the channels of input and output swapped."""
+        if chosen["model_suffix"] != "_B" or not recorded.keys() >= {"input_nc", "output_nc"}:
+            return recorded
+        return {**recorded, "input_nc": recorded["output_nc"], "output_nc": recorded["input_nc"]}
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         network, suffix = options.network, self.options.model_suffix

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from options.option import Group, option
+from options.runs import checked_name
 from util.errors import UserError
 from util.image_limits import MAX_IMAGE_GB
 from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, metrics_using, parse_names
@@ -32,10 +33,12 @@ class RunOptions:
         MISSING,
         "the folder with the images (its subfolders depend on the data set), or shards:"
         " folder/train-{000000..000009}.tar, http://host/shards, pipe:command (see overview.md)",
+        nonempty=True,
     )
     name: str = option(
         "experiment_name",
         "name of the experiment: its folder in --checkpoints_dir and --results_dir",
+        nonempty=True,
         cosmetic=True,
     )
     suffix: str = option(
@@ -44,13 +47,18 @@ class RunOptions:
         cosmetic=True,
     )
     checkpoints_dir: str = option(
-        "./checkpoints", "folder of checkpoints, logs and the training page", cosmetic=True
+        "./checkpoints",
+        "folder of checkpoints, logs and the training page",
+        nonempty=True,
+        cosmetic=True,
     )
     model: str = option(
         "cycle_gan", "which model: the name of a models/<name>_model.py, or the path of such a file elsewhere"
     )
     gpu_ids: str = option("0", "GPUs: 0, or several such as 0,1; -1 for the CPU", cosmetic=True)
-    epoch: str = option("latest", "which checkpoint to load: latest, or the number of an epoch")
+    epoch: str = option(
+        "latest", "which checkpoint to load: latest, or the number of an epoch", nonempty=True
+    )
     load_iter: int = option(
         0, "load the checkpoint iter_N instead (see --save_by_iter); 0 loads --epoch", minimum=0
     )
@@ -71,7 +79,10 @@ class RunOptions:
         cosmetic=True,
     )
     config: str = option(
-        "", "an *_opt.json file with values of flags; the command line overrides it", cosmetic=True
+        "",
+        "a file with values of flags, which the command line overrides: *_opt.json or *_opt.txt, of this"
+        " program or the peer",
+        cosmetic=True,
     )
     verbose: bool = option(False, "print the networks layer by layer", cosmetic=True)
 
@@ -129,7 +140,17 @@ class NetworkOptions:
     ndf: int = option(64, "filters in the discriminator's first layer", minimum=1)
     n_layers_D: int = option(3, "strided layers of the discriminator", minimum=1)
     norm: str = option(
-        "instance", "normalisation layers", choices=("instance", "batch", "none"), architecture=True
+        "instance",
+        "normalisation layers",
+        choices=("instance", "batch", "none"),
+        # Batch norm is over all ranks anyway.
+        synonyms={
+            "syncbatch": "batch",
+            "sync_batch": "batch",
+            "syncinstance": "instance",
+            "sync_instance": "instance",
+        },
+        architecture=True,
     )
     no_dropout: bool = option(False, "no dropout in the generator", architecture=True)
     attention: str = option(
@@ -365,14 +386,15 @@ def run_name(values: Mapping[str, object]) -> str:
     """Return the experiment's name with its suffix, with the flags' `values` in place of braces.
 
     Raises:
-        UserError: The suffix names a flag that does not exist.
+        UserError: The suffix names a flag that does not exist, or the name leads out of a folder.
     """
+    checked_name(str(values["name"]))
     short = {name: label(str(values[name])) for name in ("model", "dataset_mode") if name in values}
     try:
         suffix = str(values["suffix"]).format(**{**values, **short})
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"--suffix {values['suffix']}: {error} is not a flag of this command") from None
-    return f"{values['name']}_{suffix}" if suffix else str(values["name"])
+    return checked_name(f"{values['name']}_{suffix}" if suffix else str(values["name"]))
 
 
 def attention_fractions(sizes: str, crop_size: int) -> str:

@@ -70,6 +70,8 @@ class Flag:
         architecture: whether test.py reads the value from the checkpoint's options.
         cosmetic: whether the flag leaves what a run learns unchanged.
         alias: a second name of the flag on the command line.
+        synonyms: other names of values: the value, by name.
+        nonempty: whether an empty text is refused.
     """
 
     name: str
@@ -86,6 +88,8 @@ class Flag:
     architecture: bool = False
     cosmetic: bool = False
     alias: str = ""
+    synonyms: Mapping[str, str] = field(default_factory=dict)
+    nonempty: bool = False
 
     def convert(self, value: object, source: str = "") -> Any:
         """Return `value`, a string or a JSON value, as this flag's type.
@@ -100,11 +104,15 @@ class Flag:
         if self.optional and (value is None or str(value) == "inf"):
             return None
         try:
-            result = self._as_bool(str(value)) if self.type is bool else self.type(str(value))
+            result: Any = self._as_bool(str(value)) if self.type is bool else self.type(str(value))
             if value is None or (self.type is float and not isfinite(result)):
                 raise ValueError
+            if self.type is str and ("\0" in result or (self.nonempty and not result.strip())):
+                raise ValueError
         except ValueError:
-            raise UserError(f"{where}--{self.name} {value}: expected {self._expected()}") from None
+            shown = value if str(value).strip() else repr(value)
+            raise UserError(f"{where}--{self.name} {shown}: expected {self._expected()}") from None
+        result = self.synonyms.get(result, result) if self.type is str else result
         if self.choices and result not in self.choices:
             hint = did_you_mean(str(result), self.choices)
             raise UserError(
@@ -127,6 +135,8 @@ class Flag:
 
     def _expected(self) -> str:
         kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[self.type]
+        if self.nonempty:
+            kind = "a string that is not empty; is a shell variable unset?"
         if self.minimum is not None:
             kind += f" not below {self.minimum:g}"
         if self.above is not None:

@@ -3,20 +3,21 @@
 import argparse
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from options.base_options import DEBUG, CommandOptions, attention_fractions, run_name
-from options.option import Fixed, Flag, Group, SameAs, Unless, build, flags_of
+from options.older_flags import unknown_flags
+from options.option import TRUE, Fixed, Flag, Group, SameAs, Unless, build, flags_of
+from options.records import Record, read_record, read_training_record
+from options.runs import check_checkpoint, check_generator, check_run_exists
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
-from util.checking import read_json
-from util.errors import Parser, UserError, did_you_mean
-from util.files import read_text, write_text
-from util.registry import Registry
+from util.errors import Parser, UserError
+from util.files import write_text
+from util.registry import Registry, is_path, label
 from util.text import printable
 
 log = logging.getLogger(__name__)
@@ -24,9 +25,6 @@ log = logging.getLogger(__name__)
 Values = dict[str, Any]
 Groups = dict[str, type[Group]]
 P = TypeVar("P", bound=CommandOptions)
-
-FLAG_VALUES = {str: str | int | float | bool | None}
-"""The shape of train_opt.json and test_opt.json."""
 
 
 class Configurable(Protocol):
@@ -50,11 +48,14 @@ class ConfigurableModel(Configurable, Protocol):
         test_defaults: defaults that it changes for test.py only.
         architecture: flags, beyond those of every model, that test.py reads from the checkpoint's options.
         flag_rules: returns attributes of `Flag` that depend on the registered networks, by flag.
+        from_record: returns the values of flags for testing, given those recorded in training and the chosen
+            ones.
     """
 
     test_defaults: Mapping[str, object]
     architecture: tuple[str, ...]
     flag_rules: Callable[[], Mapping[str, Mapping[str, Any]]]
+    from_record: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
 
 
 def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Registry[Any]) -> P:
@@ -70,27 +71,34 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     Raises:
         UserError: A flag or value is unknown, or values exclude each other.
     """
-    config, model, dataset = _peek(kind, argv, models, datasets)
+    record, model, dataset = _peek(kind, argv, models, datasets)
     groups = _groups(kind, model, dataset)
     rules = model.flag_rules()
     flags = {name: replace(flag, **rules.get(name, {})) for name, flag in _flags(kind, groups).items()}
     defaults = _defaults(kind, flags, model, dataset)
     other = _other(kind)
     other_flags = _flags(other, _groups(other, model, dataset))
-    defaults.update(_from_config(config, flags, other_flags, other.COMMAND))
+    named = {name for name, flag in flags.items() if _is_named(flag, argv)}
+    defaults.update(_from_config(record, flags, other_flags, named, other.COMMAND))
 
     choices = {"model": models.names(), "dataset_mode": datasets.names()}
     fixed = list(_fixed(model, dataset))
     notes = {flag: f"{owner} supports only {argument_text(only.value)}" for owner, flag, only in fixed}
-    given = _command_line(kind.COMMAND, argv, groups, flags, defaults, choices, notes)
+    elsewhere = dict.fromkeys(other_flags, f"{other.COMMAND}.py")
+    given = _command_line(kind.COMMAND, argv, groups, flags, defaults, choices, notes, elsewhere)
+    trained = Record()
     if kind is TestOptions:
-        defaults.update(_architecture(flags, model.architecture, _resolve({**defaults, **given})))
+        chosen = _resolve({**defaults, **given})
+        trained = read_training_record(Path(chosen["checkpoints_dir"]) / run_name(chosen))
+        trained = trained._replace(values=model.from_record(trained.values, chosen))
+        defaults.update(_architecture(trained, flags, model.architecture, chosen, named))
     values = _resolve({**defaults, **given})
     if values["debug"]:
         values.update(_debug_values(flags.keys() - given.keys()))
     for name, value in values.items():
         if value is MISSING:
             raise UserError(f"--{name} is required: {flags[name].help}")
+    run_name(values)  # refuses a wrong one
     values["model"] = models.canonical(values["model"])
     values["dataset_mode"] = datasets.canonical(values["dataset_mode"])
     values["attention"] = attention_fractions(values["attention"], values["crop_size"])
@@ -101,8 +109,51 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
                 f" {owner} supports only --{flag} {argument_text(only.value)}"
                 + (f" ({only.reason})" if only.reason else "")
             )
-    _warn_without_effect(flags, values, given)
+    _warn_without_effect(kind, flags, values, given)
+    if trained.values:
+        _warn_of_other_size(flags, trained, values)
     return _built(kind, groups, values, frozenset(given), _resolve(defaults))
+
+
+def check_run(kind: type[CommandOptions], argv: list[str]) -> None:
+    """Check that the run which the command line names exists, if the command needs one.
+
+    This imports no model and reads no data.
+
+    Raises:
+        UserError: There is no such run; the message names the nearest one.
+    """
+    names = ("checkpoints_dir", "name", "suffix")
+    peek = _peek_values(argv, "config", "continue_train", *names)
+    config = read_record(Path(peek["config"])).values if peek.get("config") else {}
+    given, flags = {**config, **peek}, flags_of(kind.groups()["run"])
+    needed = kind is TestOptions or str(given.get("continue_train")).lower() in TRUE
+    values = {name: flags[name].convert(given.get(name, flags[name].default)) for name in names}
+    # Values of flags in the suffix are not known yet; `check_weights` checks such names.
+    if needed and "{" not in values["suffix"] and not {"-h", "--help"} & {*argv}:
+        check_run_exists(values["checkpoints_dir"], run_name(values))
+
+
+def check_weights(options: CommandOptions) -> None:
+    """Check that the run has the checkpoint which a command is to load, before data are listed.
+
+    Raises:
+        UserError: There is no such run or checkpoint, or it is of another model; the message says what is.
+    """
+    run, folder, testing = options.run, options.run_folder, isinstance(options, TestOptions)
+    if isinstance(options, TrainOptions) and not options.saving.continue_train:
+        return
+    check_run_exists(run.checkpoints_dir, options.run_name)
+    if testing or run.tag != "latest":
+        flag = f"--load_iter {run.load_iter}" if run.load_iter else f"--epoch {run.epoch}"
+        check_checkpoint(folder, run.tag, flag, states=not testing)
+    if not testing:
+        return
+    trained = label(str(read_training_record(folder).values.get("model", "")))
+    if run.model == "test":
+        check_generator(folder, run.tag, f"G{options.model.model_suffix}", run.model)
+    elif trained and run.model != trained and not is_path(run.model):
+        check_generator(folder, run.tag, "G_A" if run.model == "cycle_gan" else "G", run.model)
 
 
 def as_test_options(
@@ -146,18 +197,6 @@ def save(options: CommandOptions) -> None:
     write_text(folder / f"{options.COMMAND}_opt.json", json.dumps(options.values(), indent=1) + "\n")
 
 
-def read_opt_txt(text: str) -> dict[str, str]:
-    """Return the values in an options file in the peer's format, as strings."""
-    entry = re.compile(r"^ *(\w+): (.*?) *(?:\t\[default: .*\])?$", re.MULTILINE)
-    return {match[1]: match[2] for match in entry.finditer(text)}
-
-
-def read_changed(text: str) -> dict[str, str]:
-    """Return the values in an option file of the peer's form that differ from their defaults, as texts."""
-    entry = re.compile(r"^ *(\w+): (.*?) *\t\[default: .*\]$", re.MULTILINE)
-    return {match[1]: match[2] for match in entry.finditer(text)}
-
-
 def _debug_values(names: Set[str]) -> Values:
     """Return what ``--debug`` sets among the flags `names`, and log it."""
     values = {name: value for name, value in DEBUG.items() if name in names}
@@ -180,26 +219,39 @@ def argument_text(value: object) -> str:
 
 def _peek(
     kind: type[CommandOptions], argv: list[str], models: Registry[Any], datasets: Registry[Any]
-) -> tuple[Values, type[ConfigurableModel], type[Configurable]]:
-    """Return the config file's values, the model class and the data set class, before the real parsing.
+) -> tuple[Record, type[ConfigurableModel], type[Configurable]]:
+    """Return the config file's content, the model class and the data set class, before the real parsing.
 
     From a config file of the other command, flags that mean something else here are left out.
     """
-    peeker = Parser(add_help=False, allow_abbrev=False)
-    for name in ("config", "model", "dataset_mode"):
-        peeker.add_argument(f"--{name}", nargs="?")
-    peek, _ = peeker.parse_known_args(argv)
-    config = _read_json(Path(peek.config)) if peek.config else {}
+    peek = _peek_values(argv, "config", "model", "dataset_mode")
+    record = read_record(Path(peek["config"])) if peek.get("config") else Record()
+    config = record.values
 
     shared = kind.groups()
     defaults = {
         flag.name: flag.default for group in ("run", "data") for flag in flags_of(shared[group]).values()
     }
-    model = models.get(str(peek.model or config.get("model") or {**defaults, **kind.DEFAULTS}["model"]))
+    chosen = {**defaults, **kind.DEFAULTS, **config, **peek}
+    model = models.get(str(chosen["model"]))
     config = _meant_here(kind, config, model)
-    mode = {**defaults, **_model_defaults(kind, model)}["dataset_mode"]
-    mode = peek.dataset_mode or config.get("dataset_mode") or mode
-    return config, model, datasets.get(str(mode))
+    mode = {**defaults, **_model_defaults(kind, model), **config, **peek}["dataset_mode"]
+    return record._replace(values=config), model, datasets.get(str(mode))
+
+
+def _peek_values(argv: list[str], *names: str) -> dict[str, str]:
+    """Return the values of these flags on the command line, before the real parsing."""
+    peeker = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in names:
+        peeker.add_argument(f"--{name}", nargs="?", const="true" if name == "continue_train" else "")
+    values = vars(peeker.parse_known_args(argv)[0])
+    return {name: value for name, value in values.items() if value or name in ("name", "checkpoints_dir")}
+
+
+def _is_named(flag: Flag, argv: list[str]) -> bool:
+    """Return whether the command line has the flag."""
+    names = {f"--{name}" for name in (flag.name, flag.alias) if name}
+    return any(word.partition("=")[0] in names for word in argv)
 
 
 def _defaults(
@@ -233,7 +285,9 @@ def _model_defaults(kind: type[CommandOptions], model: type[ConfigurableModel]) 
     return {**model.defaults, **(model.test_defaults if kind is TestOptions else {})}
 
 
-def _meant_here(kind: type[CommandOptions], config: Values, model: type[ConfigurableModel]) -> Values:
+def _meant_here(
+    kind: type[CommandOptions], config: Mapping[str, Any], model: type[ConfigurableModel]
+) -> Mapping[str, Any]:
     """Return the config file's values; from a file of the other command, only those with the same meaning."""
     # The data set is not known yet: the model's own flags, in place of its flags, tell the files apart.
     mine, others = (_flags(each, _groups(each, model, model)) for each in (kind, _other(kind)))
@@ -247,11 +301,6 @@ def _other(kind: type[CommandOptions]) -> type[CommandOptions]:
     return TrainOptions if kind is TestOptions else TestOptions
 
 
-def _read_json(path: Path) -> Values:
-    values: Values = read_json(path, FLAG_VALUES)
-    return values
-
-
 def _groups(kind: type[CommandOptions], model: type[Configurable], dataset: type[Configurable]) -> Groups:
     groups: Groups = {**kind.groups(), "model": model.Options, "dataset": dataset.Options}
     return {item.name: groups[item.name] for item in fields(kind) if item.name in groups}
@@ -263,16 +312,33 @@ def _flags(kind: type[CommandOptions], groups: Groups) -> dict[str, Flag]:
 
 
 def _from_config(
-    config: Values, flags: Mapping[str, Flag], other_flags: Mapping[str, Flag], command: str
+    record: Record,
+    flags: Mapping[str, Flag],
+    other_flags: Mapping[str, Flag],
+    named: Set[str],
+    command: str,
 ) -> Values:
-    """Return the config file's values, converted; from a file of the other command, only shared flags."""
+    """Return the config file's values, converted; from a file of the other command, only shared flags.
+
+    Args:
+        named: the flags on the command line, which override the file whatever it says.
+        command: the other command.
+    """
+    config = record.values
     if config.keys() & (other_flags.keys() - flags.keys()):
         log.info("The --config file is from %s.py: flags with another meaning here are ignored.", command)
         config = {name: value for name, value in config.items() if name in flags}
-    for name in config:
-        if name not in flags:
-            raise UserError(f"--config: {_unknown(f'--{name}', flags)}")
-    return {name: flags[name].convert(value, "--config") for name, value in config.items()}
+    unknown = [name for name in config if name not in flags]
+    if unknown and not record.foreign:
+        elsewhere = dict.fromkeys(other_flags, f"{command}.py")
+        raise UserError(f"--config: {unknown_flags([f'--{unknown[0]}'], flags, elsewhere)}")
+    if unknown:
+        log.info("%s: ignored, because this model has no such flags: %s", record.source, ", ".join(unknown))
+    return {
+        name: flags[name].convert(value, "--config")
+        for name, value in config.items()
+        if name in flags and name not in named
+    }
 
 
 def _command_line(
@@ -283,11 +349,13 @@ def _command_line(
     defaults: Values,
     choices: Mapping[str, Sequence[str]],
     notes: Mapping[str, str],
+    elsewhere: Mapping[str, str],
 ) -> Values:
     """Return the values given on the command line; for ``--help``, print the help and exit.
 
     Args:
         choices, notes: what --help says of flags, by name, beyond their own choices and rules.
+        elsewhere: which command has the flags of the other command.
     """
     parser = Parser(prog=f"{command}.py", allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for group_name, group in groups.items():
@@ -304,7 +372,7 @@ def _command_line(
             )
     parsed, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UserError(_unknown(unknown[0], flags))
+        raise UserError(unknown_flags(unknown, flags, elsewhere))
     return {name: flags[name].convert(value) for name, value in vars(parsed).items()}
 
 
@@ -318,30 +386,23 @@ def _help(flag: Flag, choices: Sequence[str], note: str, default: object) -> str
     return f"{flag.help} ({'; '.join(parts)})".replace("%", "%%")
 
 
-def _unknown(word: str, flags: Mapping[str, Flag]) -> str:
-    if not word.startswith("-"):
-        return f"{word}: a value without a flag; write --flag value"
-    name = word.split("=")[0]
-    hint = did_you_mean(name, [f"--{flag}" for flag in flags])
-    return f"{name}: there is no such flag{hint} --help lists the flags of the chosen model"
+def _architecture(
+    record: Record, flags: Mapping[str, Flag], further: Sequence[str], values: Values, named: Set[str]
+) -> Values:
+    """Return the recorded values of architecture flags, and of `further` flags.
 
-
-def _architecture(flags: Mapping[str, Flag], further: Sequence[str], values: Values) -> Values:
-    """Return the values of architecture flags, and of `further` flags, in the checkpoint's options."""
-    folder = Path(values["checkpoints_dir"]) / run_name(values)
-    text, record = folder / "train_opt.txt", folder / "train_opt.json"
-    if not record.exists() and not text.exists():
-        return {}
-    source = record if record.exists() else text
-    recorded = _read_json(record) if record.exists() else read_opt_txt(read_text(text))
+    Args:
+        values: those without the record.
+        named: the flags on the command line, which override the record whatever it says.
+    """
     result = {
-        name: flag.convert(recorded[name], str(source))
+        name: flag.convert(record.values[name], record.source)
         for name, flag in flags.items()
-        if (flag.architecture or name in further) and name in recorded
+        if (flag.architecture or name in further) and name in record.values and name not in named
     }
     changed = [f"{name} {value}" for name, value in result.items() if value != values[name]]
     if changed:
-        log.info("From %s: %s", source, ", ".join(changed))
+        log.info("From %s: %s", record.source, ", ".join(changed))
     return result
 
 
@@ -350,9 +411,38 @@ def _resolve(values: Values) -> Values:
     return {name: v.value(values) if isinstance(v, SameAs | Unless) else v for name, v in values.items()}
 
 
-def _warn_without_effect(flags: Mapping[str, Flag], values: Values, given: Values) -> None:
+def _warn_without_effect(
+    kind: type[CommandOptions], flags: Mapping[str, Flag], values: Values, given: Values
+) -> None:
     for name in given:
         needs = flags[name].needs
         if needs and str(values[needs[0]]) not in needs[1]:
             wanted = " or ".join(needs[1])
             log.warning("--%s %s has no effect without --%s %s", name, given[name], needs[0], wanted)
+    if kind is TrainOptions and not values["continue_train"] and not values["init_from"]:
+        for name in sorted(given.keys() & {"epoch", "load_iter"}):
+            log.warning("--%s %s has no effect without --continue_train or --init_from", name, given[name])
+    elif "epoch" in given and values["load_iter"]:
+        log.warning("--epoch %s has no effect with --load_iter %d", given["epoch"], values["load_iter"])
+
+
+def _warn_of_other_size(flags: Mapping[str, Flag], record: Record, values: Values) -> None:
+    """Warn if images are tested at another scale, or crops of another size, than the model was trained on."""
+    names = ("preprocess", "load_size", "crop_size")
+    if not record.values.keys() >= {*names}:
+        return
+    trained = {name: flags[name].convert(record.values[name], record.source) for name in names}
+    (then, scale, crop), (now, test_scale, test_crop) = _image_size(trained), _image_size(values)
+    # Testing scales to the size of the crops by default.
+    scales = {scale, crop} if scale and crop else {scale}
+    if test_scale not in scales or (crop and test_crop and crop != test_crop):
+        log.warning("Trained with %s, tested with %s: results are best at the size of training", then, now)
+
+
+def _image_size(values: Values) -> tuple[str, int | None, int | None]:
+    """Return the flags of the size of images, the size that they are scaled to, and that of crops."""
+    preprocess = values["preprocess"]
+    scale = None if preprocess in ("none", "crop") else values["load_size"]
+    crop = values["crop_size"] if "crop" in preprocess else None
+    flags = {"preprocess": preprocess, "load_size": scale, "crop_size": crop}
+    return " ".join(f"--{name} {value}" for name, value in flags.items() if value), scale, crop

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class ResultOptions:
     """The images to translate, and their results."""
 
-    results_dir: str = option("./results/", "folder of galleries")
+    results_dir: str = option("./results/", "folder of galleries", nonempty=True)
     num_test: int | None = option(None, "number of images to translate; the peer's default is 50", minimum=1)
     eval: bool = option(False, "evaluation mode: no dropout, and batch norm with the statistics of training")
     tile: int | None = option(

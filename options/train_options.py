@@ -75,7 +75,10 @@ class OptimizationOptions:
         0.999, "decay rate of Adam's average of squared gradients; WGAN-GP's is 0.9", minimum=0, below=1
     )
     lr_policy: str = option(
-        "linear", "learning rate schedule", choices=("linear", "step", "plateau", "cosine")
+        "linear",
+        "learning rate schedule",
+        choices=("linear", "step", "plateau", "cosine"),
+        synonyms={"lambda": "linear"},
     )
     lr_decay_iters: int = option(
         50, "divide the learning rate by 10 every N epochs", minimum=1, needs=("lr_policy", ("step",))

@@ -52,7 +52,8 @@ class Batch:
         if self.B is None:
             raise UserError(
                 "--dataset_mode: the model needs images of both sides; use a data set such as aligned or"
-                " unaligned"
+                " unaligned. To translate one folder of images use test.py --model test, after cycle_gan"
+                " with --model_suffix _A (from A to B) or _B"
             )
         return self.A, self.B
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from options.option import cosmetic_flags
-from options.parse import FLAG_VALUES, argument_text
+from options.parse import argument_text
+from options.records import FLAG_VALUES
 from options.train_options import TrainOptions
 from training.loggers.base import DIAGNOSTIC
 from util.checking import read_json, read_json_lines

@@ -13,7 +13,8 @@ from data import DATASETS
 from models import MODELS
 from options.base_options import CommandOptions
 from options.option import Fixed, cosmetic_flags, flags_of
-from options.parse import parse, read_opt_txt, save
+from options.parse import parse, save
+from options.records import read_opt_txt
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from tests.support.environment import ROOT
