@@ -20,7 +20,7 @@ def check_run_exists(checkpoints_dir: str, name: str) -> None:
     root = Path(checkpoints_dir)
     if (root / name).is_dir():
         return
-    missing = f"--name {name}: there is no such run in --checkpoints_dir {checkpoints_dir}"
+    missing = f"--name {name}: there is no such checkpoint folder in --checkpoints_dir {checkpoints_dir}"
     if _is_run(root):
         raise UserError(
             f"{missing}, which is a run itself; write --checkpoints_dir {root.parent} --name {root.name}"
@@ -33,7 +33,7 @@ def check_run_exists(checkpoints_dir: str, name: str) -> None:
         raise UserError(f"{missing}; did you mean --checkpoints_dir {others[0]}?")
     if not root.is_dir():
         hint = did_you_mean(str(root), siblings)
-        raise UserError(f"--checkpoints_dir {checkpoints_dir}: there is no such folder{hint}")
+        raise UserError(f"--checkpoints_dir {checkpoints_dir}: there is no such checkpoint folder{hint}")
     if nearest:
         raise UserError(f"{missing}; did you mean --name {nearest}?")
     more = f" and {len(runs) - MAX_RUNS} more" if len(runs) > MAX_RUNS else ""
