@@ -210,7 +210,8 @@ def set_aside(folder: Path, tag: str, new_tag: str) -> bool:
 
 def clean_up(folder: Path) -> None:
     """Remove temporary files of processes that were killed; nobody may be saving in the folder."""
-    remove_temporary(folder, ".pth")
+    for suffix in (".pth", ".json", ".txt"):
+        remove_temporary(folder, suffix)
     for path in folder.glob("*.pth.tmp"):  # of earlier versions
         path.unlink()
 

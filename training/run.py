@@ -120,14 +120,15 @@ class Run:
         if self._repeat:
             log.info("The last save was interrupted; it is repeated")
             self._write(*self._repeat)
-            self._remove_old()
+        if self.is_as_saved and options.run.tag == "latest":
+            self._remove_old()  # the last run may have ended before it did
         self._watch, self._first_steps = Stopwatch(self.progress.images), FirstSteps()
         self._factor = self.learning_rate.factor(max(1, self.progress.epoch - 1))
         self._epoch_began = self._saved_at = time.monotonic()
         self._recent: dict[int, list[str]] = {}  # files of the steps since `check`, by iteration
         if self.progress.epoch > options.optimization.last_epoch:
             log.warning(
-                "Nothing is left to train: the run is at the end of epoch %d, and the last one is %d"
+                "Nothing is left to train: epoch %d is done, and the last one is %d"
                 " (--n_epochs %d and --n_epochs_decay %d). A higher --n_epochs continues it",
                 self.progress.epoch - 1,
                 options.optimization.last_epoch,
@@ -139,7 +140,7 @@ class Run:
     def images_left(self) -> int:
         """The number of training images that are left."""
         epochs = max(0, self.options.optimization.last_epoch - self.progress.epoch + 1)
-        return epochs * len(self.loader) - self.progress.position
+        return max(0, epochs * len(self.loader) - self.progress.position)
 
     def is_over(self) -> bool:
         """Return whether all epochs are done, or validation has not improved for ``--patience``."""
@@ -405,6 +406,7 @@ class Run:
             self.options = replace(self.options, saving=replace(saving, continue_train=False))
         if saving.init_from:
             initialise_from(nets, Path(saving.init_from), tag)
+        distributed.gather_objects(None)  # until every rank has read what it needs from the folder
         if distributed.rank() == 0:
             discard_first_save(folder, "latest")
             remove_logs(folder)
@@ -459,6 +461,7 @@ class Run:
         """Raise a `UserError` if weights beside the state are not those that the run has saved with it."""
         folder, tag = self.options.run_folder, self.options.run.tag
         changed: list[Path] = []
+        distributed.gather_objects(None)  # until every rank has read the state: rank 0 may replace it next
         if distributed.rank() == 0:
             changed = changed_weights(folder, tag, saved, self.trainer.exports())
         if changed := distributed.broadcast_object(changed):

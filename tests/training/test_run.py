@@ -63,7 +63,7 @@ def test_a_finished_run_says_so_and_saves_nothing(
 ) -> None:
     caplog.set_level(logging.INFO)
     assert resume(pairs, copy, "--n_epochs", 1) == 0
-    assert "Nothing is left to train: the run is at the end of epoch 2, and the last one is 1" in caplog.text
+    assert "Nothing is left to train: epoch 2 is done, and the last one is 1" in caplog.text
     assert "A higher --n_epochs continues it" in caplog.text
     assert contents(copy) == contents(finished / "run")
     for flags in (("--continue_train",), ()):
@@ -161,6 +161,40 @@ def test_a_run_that_saved_nothing_begins_anew_with_empty_logs(pairs: Path, copy:
         found = {name: data for name, data in contents(copy).items() if name.endswith(".pth")}
         assert found.keys() == expected.keys()
         assert all(found[name] == expected[name] for name in found if "_net_" in name)
+
+
+@pytest.mark.parametrize(
+    "file", ["latest_state.next.pth", "1_net_D.pth", "latest_net_D.pth", "latest_state.pth"]
+)
+def test_a_run_killed_in_its_first_save_ends_as_if_it_had_not_been(
+    pairs: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    replace = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        if target.name == file:
+            raise Killed
+        return replace(self, target)
+
+    flags = ["--n_epochs", 2, "--save_epoch_freq", 1, "--keep_state", "latest"]
+    unlink = Path.unlink
+
+    def keep(self: Path, missing_ok: bool = False) -> None:  # a killed process cleans up nothing
+        if ".pth" not in self.name:
+            unlink(self, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", keep)
+        training(pairs, tmp_path, *flags)
+    assert training(pairs, tmp_path, *flags, "--continue_train") == 0
+    expected, found = (contents(folder / "run") for folder in (finished, tmp_path))
+    assert found.keys() == expected.keys()
+    assert all(found[name] == expected[name] for name in found if "_net_" in name)
+    assert found["losses.jsonl"].count(b"\n") == 6
 
 
 def test_a_wrong_name_leaves_no_folder_that_would_count_as_a_run(pairs: Path, tmp_path: Path) -> None:
