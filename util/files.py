@@ -182,6 +182,7 @@ def link_or_copy(source: Path, target: Path) -> None:
             except OSError:
                 shutil.copyfile(source, temporary)
             temporary.replace(target)
+            temporary.unlink(missing_ok=True)  # it is still there if `target` was a link to the same file
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise

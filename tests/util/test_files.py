@@ -40,6 +40,13 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num
     assert (tmp_path / "lock").read_bytes() == b"mine" and names(tmp_path) == {"a", "b", "lock"}
 
 
+def test_linking_a_file_again_leaves_no_temporary_one(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    for _ in range(2):
+        files.link_or_copy(tmp_path / "a", tmp_path / "b")
+        assert names(tmp_path) == {"a", "b"} and (tmp_path / "a").samefile(tmp_path / "b")
+
+
 def test_a_file_is_created_once(tmp_path: Path) -> None:
     created: list[bool] = []
     create = lambda n: created.append(files.create_exclusively(tmp_path / "lock", bytes([n])))  # noqa: E731
