@@ -29,6 +29,8 @@ STATE = struct.Struct("<16sQQ")
 HEADER = struct.Struct("<16s6IQ")
 """The head of an entry, before its pixels: key, shapes of two images (zeros without a second), checksum."""
 
+FULL = "The --cache is full (%s); further images are read in every epoch"
+
 MAGIC, VERSION = b"Atelier pictures", 1
 PREPARED_BY = f"torch {torch.__version__}, Pillow {PIL.__version__}"
 """The libraries that the pixels depend on, beside the file and the transform."""
@@ -50,7 +52,7 @@ class ImageCache:
         self._memory, self._limit, self._lock = memory, limit, lock
         self._entries: dict[bytes, tuple[int, list[Shape]]] = {}  # offset of the pixels, and shapes, by key
         self._read_to = STATE.size
-        self._warned = mmap.mmap(-1, 1)  # whether one of the processes has logged that the cache is full
+        self._warned = mmap.mmap(-1, 1)  # whether one of the processes has logged a warning
         self._folder = os.getcwd()
 
     def get(self, path: str, what: str, make: Callable[[], Images]) -> Images:
@@ -62,6 +64,8 @@ class ImageCache:
         try:
             location, size, time = file_identity(path)
         except OSError:
+            return make()
+        if not self._is_readable():
             return make()
         identity = repr((os.path.join(self._folder, location), what, size, time, PREPARED_BY))
         key = blake2b(identity.encode(), digest_size=16).digest()
@@ -105,16 +109,20 @@ class ImageCache:
         begin = STATE.unpack_from(self._memory)[2]
         end = begin + len(entry)
         if end > STATE.size + self._limit:
-            self._warn_once("--cache_limit is reached")
+            self._warn_once(FULL, "--cache_limit is reached")
             return
         try:
             self._write(begin, entry)
         except OSError as error:
-            self._warn_once(str(error.strerror))
+            self._warn_once(FULL, str(error.strerror))
             return
         # The end is written last, so that an entry exists completely or not at all if the process is killed.
         self._write(0, STATE.pack(MAGIC, VERSION, end))
         self._read_new_entries()
+
+    def _is_readable(self) -> bool:
+        """Return whether all of the memory can be read."""
+        return True
 
     def _write(self, offset: int, content: bytes) -> None:
         self._memory[offset : offset + len(content)] = content
@@ -135,10 +143,10 @@ class ImageCache:
             offset += _count(shape)
         return tuple(views)
 
-    def _warn_once(self, reason: str) -> None:
+    def _warn_once(self, message: str, *values: object) -> None:
         if not self._warned[0]:
             self._warned[0] = 1
-            log.warning("The --cache is full (%s); further images are read in every epoch", reason)
+            log.warning(message, *values)
 
 
 class RamCache(ImageCache):

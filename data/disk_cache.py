@@ -1,9 +1,11 @@
 """A cache of scaled images in a file, shared by all runs on a machine and kept for later ones."""
 
+import errno
 import fcntl
 import logging
 import mmap
 import os
+import stat
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -62,7 +64,8 @@ class DiskCache(ImageCache):
 
     def _open(self, path: Path, limit: int) -> bool:
         """Open or create the file; return whether it is valid and still has its name."""
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._path = path
+        self._file = self._open_own(path)
         with (lock := FileLock(self._file)):
             reason = self._find_fault(path)
             if not reason:
@@ -79,6 +82,39 @@ class DiskCache(ImageCache):
                 log.warning("%s %s: replaced by a new file", path, reason)
                 path.unlink()
         os.close(self._file)
+        return False
+
+    @staticmethod
+    def _open_own(path: Path) -> int:
+        """Open or create the file, which must be this user's: whoever can cut it can end this process.
+
+        Raises:
+            UserError: There is something else at its place.
+        """
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UserError(
+                    f"{path} is a symbolic link, which is not followed: remove it, or name another folder by"
+                    " --cache_dir"
+                ) from None
+            raise
+        status = os.fstat(file)
+        ours = status.st_uid in (os.geteuid(), 0)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1 or not ours:
+            os.close(file)
+            reason = "has several names (hard links)" if ours else "belongs to another user"
+            if not stat.S_ISREG(status.st_mode):
+                reason = "is not a regular file"
+            raise UserError(f"{path} {reason}: remove it, or name another folder by --cache_dir")
+        return file
+
+    def _is_readable(self) -> bool:
+        # Reading a mapping beyond the end of its file ends the process by a signal.
+        if os.fstat(self._file).st_size >= len(self._memory):
+            return True
+        self._warn_once("%s was cut while in use; further images are read in every epoch", self._path)
         return False
 
     def _find_fault(self, path: Path) -> str:

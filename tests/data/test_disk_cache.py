@@ -138,6 +138,54 @@ def test_a_damaged_file_is_replaced(
     assert values(old, files) == [0, 1, 2, 3]  # a run with the old file open keeps it
 
 
+@pytest.mark.parametrize("size", [0, STATE.size, STATE.size + SIZE + 7, 100 * SIZE])
+def test_a_file_that_is_cut_while_in_use_is_not_read(
+    size: int, tmp_path: Path, files: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "cache"
+    cache = fill(folder, files[:2])
+    os.truncate(folder / FILE_NAME, size)
+    for _ in range(2):
+        assert values(cache, files, level(5)) == [5] * 4
+    assert len(caplog.messages) == 1 and f"{folder / FILE_NAME} was cut while in use" in caplog.text
+    assert values(DiskCache(folder, 100 * SIZE), files[2:], level(6)) == [6, 6]
+
+
+def test_what_is_planted_at_its_place_is_not_used(
+    tmp_path: Path, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    for name in ("link", "dangling", "hard", "pipe"):
+        (tmp_path / name).mkdir()
+    fill(other, files)
+    before = (other / FILE_NAME).read_bytes()
+    (tmp_path / "link" / FILE_NAME).symlink_to(other / FILE_NAME)
+    (tmp_path / "dangling" / FILE_NAME).symlink_to(tmp_path / "made")
+    os.mkfifo(tmp_path / "pipe" / FILE_NAME)
+    for name, message in (
+        ("link", "is a symbolic link"),
+        ("dangling", "is a symbolic link"),
+        ("pipe", "is not a regular file"),
+    ):
+        with pytest.raises(UserError, match=f"{name}/{FILE_NAME} {message}.*--cache_dir"):
+            DiskCache(tmp_path / name, 1000 * SIZE)
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "empty").touch()
+    (tmp_path / "hard" / FILE_NAME).hardlink_to(tmp_path / "empty")
+    with pytest.raises(UserError, match="has several names"):
+        DiskCache(tmp_path / "hard", SIZE)
+    assert (tmp_path / "empty").stat().st_size == 0
+    assert (other / FILE_NAME).read_bytes() == before
+    status = os.fstat
+
+    def another_user(file: int) -> os.stat_result:
+        return os.stat_result([*status(file)[:4], 12345, *status(file)[5:]])
+
+    monkeypatch.setattr(os, "fstat", another_user)
+    with pytest.raises(UserError, match="belongs to another user"):
+        DiskCache(other, SIZE)
+
+
 def test_a_file_that_is_not_a_cache_stays_unchanged(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"a photo")
     with pytest.raises(UserError, match=r"is not a cache of images.*--cache_dir"):
