@@ -17,6 +17,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from util.errors import UserError
 from util.files import write_in_place
 from util.image_limits import check_header, check_size, open_limited
+from util.remarks import remark
 from util.shards import Member
 
 Visuals = dict[str, NDArray[np.uint8]]
@@ -39,6 +40,9 @@ FORMATS = tuple(
 
 BAND_PIXELS = 1 << 20
 """Pixels of the bands in which large images are converted."""
+
+DEPTHS = (8, 10, 12, 14)
+"""Bits of cameras and scanners whose images are stored in 16 bits, often without scaling."""
 
 PNG_LEVEL = 1
 """zlib level of PNG files, 1 to 9: the fastest that compresses."""
@@ -70,10 +74,13 @@ def read_image(path: str | Path) -> Image.Image:
         file = open_limited(path)
         with file if isinstance(file, IOBase) else nullcontext(), Image.open(file, formats=FORMATS) as image:
             check_header(image)
+            raw = _raw_mode(image)
             with _silence_libtiff(image.format):
                 image.load()
             if image.format == "ICO":  # its header may claim another size
                 check_size(image)
+            if "16" in raw:
+                _remark_on_range(image, path)
             return _in_rgb(_upright(image), image.format)
     # For damaged files Pillow's decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
     except Exception as error:
@@ -105,6 +112,32 @@ def to_levels(images: "Tensor") -> "Tensor":
 def to_uint8(image: "Tensor") -> NDArray[np.uint8]:
     """Quantise an image (1 or 3, H, W) in [-1, 1] to an array (H, W, 3) as it is saved."""
     return to_levels(image).permute(1, 2, 0).cpu().numpy()
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """Return how a file stores pixels that are copied as they are, such as ``RGB;16B``; else ""."""
+    for decoder, _, _, args in getattr(image, "tile", [])[:1]:
+        if not decoder.startswith("ppm"):  # which scales by the range that the header names
+            parts = args if isinstance(args, tuple) else (args,)
+            return next((part for part in parts if isinstance(part, str)), "")
+    return ""
+
+
+def _remark_on_range(image: Image.Image, path: str | Path) -> None:
+    """Remark on a 16-bit file whose values end where 8, 10, 12 or 14 bits do."""
+    if image.mode.startswith("I"):
+        highest = max(int(np.asarray(band).max()) for _, band in _bands(image))
+    else:  # Pillow keeps the high byte of colours
+        highest = int(max(np.ravel(image.getextrema())[: -2 if "A" in image.mode else None]))
+        highest = highest * 256 + 255 if highest else 0
+    bits = next((bits for bits in DEPTHS if 0 < highest < 1 << bits), 0)
+    if bits:
+        remark(
+            "range of 16 bits",
+            f"{path}: no 16-bit value in it is above {highest}: an image of {bits} bits? 65535 is read as"
+            f" white, so that it is nearly black, at most level {highest >> 8} of 255. If so, multiply the"
+            f" values in such files by {1 << (16 - bits)}",
+        )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -48,6 +48,32 @@ def test_sixteen_bits_are_scaled_by_their_full_range(tmp_path: Path, extension: 
     assert np.array_equal(pixels(tmp_path / f"x.{extension}")[..., 0], levels // 256)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_fewer_bits_stored_in_sixteen_are_remarked_once(
+    tmp_path: Path, bits: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    highest = (1 << bits) - 1
+    values = np.linspace(highest // 2, highest, 48).astype(np.uint16).reshape(4, 12)
+    for name in ("a.png", "b.png", "x.tif", "x.pgm"):
+        Image.fromarray(values).save(tmp_path / name)
+    (tmp_path / "colour.png").write_bytes(png(4, 4, values.astype(">u2").tobytes(), depth=16))
+    with (tmp_path / "named.pgm").open("wb") as file:  # its header names the range
+        file.write(b"P5 12 4 %d\n" % highest + values.astype(">u2" if bits > 8 else np.uint8).tobytes())
+    for names in (("a.png", "b.png", "x.tif", "x.pgm"), ("colour.png",), ("named.pgm",)):
+        monkeypatch.setattr("util.remarks._shown", set())
+        caplog.clear()
+        for name in names:
+            read_image(tmp_path / name)
+        warned = bits < 16 and names != ("named.pgm",) and (bits > 8 or names[0] == "a.png")
+        assert len(caplog.messages) == warned
+        if warned:
+            assert f"above {highest}: an image of {bits} bits?" in caplog.text and names[0] in caplog.text
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "black.png")
+    caplog.clear()
+    read_image(tmp_path / "black.png")
+    assert not caplog.messages
+
+
 @pytest.mark.parametrize(
     ("values", "levels"),
     [
@@ -97,9 +123,12 @@ def test_other_modes(tmp_path: Path) -> None:
     assert (pixels(tmp_path / "x.webp") == (255, 0, 0)).all()
 
 
-def png_claiming(width: int, height: int) -> bytes:
-    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+def png(width: int, height: int, pixels: bytes, depth: int = 8) -> bytes:
+    """Return an RGB file with a header of this size, whatever `pixels` it has."""
+    header = struct.pack(">2I5B", width, height, depth, 2, 0, 0, 0)
+    size = 3 * width * depth // 8
+    rows = b"".join(b"\0" + pixels[start : start + size] for start in range(0, len(pixels), size))
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     packed = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
@@ -116,7 +145,7 @@ def test_files_that_are_not_images_raise(tmp_path: Path) -> None:
     info.add_text("note", "x" * (8 << 20), zip=True)
     Image.fromarray(VALUES).save(tmp_path / "text.png", pnginfo=info)
     contents = {
-        "bomb.png": png_claiming(60_000, 60_000),
+        "bomb.png": png(60_000, 60_000, bytes(1000)),
         "empty.jpg": b"",
         "noise.tif": bytes(range(256)),
         "cut.jpg": (tmp_path / "good.jpg").read_bytes()[:500],
