@@ -153,8 +153,10 @@ class Gallery:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._listing, self._savers:
+        with self._savers:
             self.finish()
+        if error is None:
+            self._listing.end()
 
     def add(
         self,

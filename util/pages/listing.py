@@ -5,8 +5,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from util.files import append_text, native_name, read_text, write_text
 from util.pages.page import ROWS_FILE
@@ -19,8 +18,6 @@ log = logging.getLogger(__name__)
 
 class Listing:
     """The images that a page is going to have, on disk before they are.
-
-    As a context it ends when the page is complete and gallery.json lists its images.
 
     Args:
         folder: that of the page; what the previous page listed is removed from its images/ and thumbs/.
@@ -39,14 +36,9 @@ class Listing:
         """List the files of a row, such as ``images/a_fake_B.png``."""
         append_text(self.path, f"{json.dumps(list(files))}\n")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.path.unlink(missing_ok=True)
+    def end(self) -> None:
+        """Remove the list: the page is complete, and gallery.json lists its images."""
+        self.path.unlink(missing_ok=True)
 
 
 def image_name(file: object) -> str | None:

@@ -372,6 +372,10 @@ def test_a_full_disk_is_the_error_of_the_gallery(
             gallery.add(str(number), {"fake_B": draw_image()})
     assert caught.value.errno == errno.ENOSPC
     assert read(tmp_path).values("img", "src") == ["images/0_fake_B.png", "images/1_fake_B.png"]
+    monkeypatch.undo()
+    with Gallery(tmp_path, "results") as gallery:  # removes what was saved, on the page or not
+        gallery.add("new", {"fake_B": draw_image()})
+    assert saved(tmp_path) == {"new_fake_B.png"}
 
 
 def test_what_was_made_before_an_error_is_saved(tmp_path: Path) -> None:
