@@ -45,11 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     set_max_image_gb(options.max_image_gb)
     for folder in folders:
         if not folder.is_dir():
-            parser.error(f"{folder}: there is no such folder")
+            parser.error(printable(f"{folder}: there is no such folder"))
     try:
         found = [sorted(Path(file.path) for file in files_in(folder, hidden=True)) for folder in folders]
     except UserError as error:
-        parser.error(str(error))
+        parser.error(printable(str(error)))
     files = [path for paths in found for path in paths]
     counts: Counter[str] = Counter()
     width = max((len(printable(str(path))) for path in files), default=0)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from scripts.ablation.plan import PlannedRun, is_tested, is_trained, record_of_test
 from training.checkpoint import state_id, state_path
-from util.files import write_text
+from util.files import open_in_place, write_text
 from util.stopping import STOPPED_STATUS, StopSignals
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ class Worker:
             # Said explicitly, so that test.py does not end with status 1 if images cannot be read.
             argv = [str(self._root / "test.py"), "--bad_images=skip", *run.test]
         argv += [f"--gpu_ids={self.gpu}"] if self.gpu else []
-        with run.log.open("a") as output:
+        with open_in_place(run.log, os.O_APPEND) as output:
             # In its own session: otherwise Ctrl-C would arrive twice, which ends train.py without saving.
             return subprocess.Popen(
                 [sys.executable, *argv],
