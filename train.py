@@ -3,12 +3,14 @@
     python train.py --dataroot ./datasets/facades --name facades_pix2pix --model pix2pix --direction BtoA
 
 Checkpoints, logs and the training page go to ``<checkpoints_dir>/<name>/``; ``--continue_train`` resumes from
-the last checkpoint. SIGINT (Ctrl-C), SIGTERM and SIGUSR1 finish the step, save, and end with status 75.
+the last checkpoint. SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU finish the step, save, and
+end with status 75.
 ``--help`` lists every flag of the chosen model and data set.
 """
 
 import logging
 import sys
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 import torch
@@ -27,7 +29,7 @@ from training.trainer import Trainer
 from util import distributed
 from util.device import prepare_device, processes_to_launch
 from util.errors import run_command
-from util.stopping import STOPPED_STATUS, StopSignals
+from util.stopping import STOPPED_STATUS, Stopped, StopSignals, interruptible
 
 log = logging.getLogger(__name__)
 
@@ -39,44 +41,68 @@ TO_SAVE_MEMORY = (
 
 
 def main(argv: list[str]) -> int:
-    with StopSignals() as stop:
-        check_run(TrainOptions, argv)
-        options = parse(TrainOptions, argv, MODELS, DATASETS)
-        check_weights(options)
-        check_sinks(options)
-        if (ranks := processes_to_launch(options.run.gpu_ids)) > 1:
-            return distributed.launch(ranks, __file__, argv)
-        if distributed.is_restart():
-            options = replace(options, saving=replace(options.saving, continue_train=True))
-        device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
-        log.info(options_text(options))
-
-        loader = create_loader(options, device)
-        model = create_model(options, device)
-        trainer = Trainer(model, options)
-        check_data(model, loader)
-        log.info("%d training images; %s on %s", len(loader), options.run.model, device)
-        log.info("Random numbers: --seed %d", options.run.seed)
-        if (ranks := distributed.world_size()) > 1:
-            log.info("%d ranks share each batch of %d", ranks, options.data.batch_size)
-
-        with RunLock(options.run_folder) as lock, torch.autograd.set_detect_anomaly(options.run.debug):
-            run = Run(options, loader, trainer, lock)
+    run: Run | None = None
+    with StopSignals() as stop, ExitStack() as resources:
+        try:
+            with interruptible():
+                check_run(TrainOptions, argv)
+                options = parse(TrainOptions, argv, MODELS, DATASETS)
+                check_weights(options)
+                check_sinks(options)
+                ranks = processes_to_launch(options.run.gpu_ids)
+            if ranks > 1:
+                with suppress(Stopped):
+                    return distributed.launch(ranks, __file__, argv)
+                return STOPPED_STATUS
+            with interruptible():
+                run = prepare(options, resources)
             complete = train(run, stop)
-            if complete:
-                run.logger.close()
+        except Stopped:
+            if run is None or distributed.world_size() > 1:
+                place = "before training began" if run is None else "while it waited for images"
+                log.warning(
+                    "Stopped by %s %s; --continue_train resumes from what is saved", stop.received, place
+                )
+                return STOPPED_STATUS
+            complete = False
+        if complete:
+            run.logger.close()
     distributed.shutdown()
     if complete:
         log.info("Done: %s", options.run_folder)
         return 0
-    epoch, position = run.progress.epoch, run.progress.position
     log.info(
         "Stopped by %s in epoch %d after %d of its images; everything is saved: --continue_train resumes",
         stop.received,
-        epoch,
-        position,
+        run.progress.epoch,
+        run.progress.position,
     )
     return STOPPED_STATUS
+
+
+def prepare(options: TrainOptions, resources: ExitStack) -> Run:
+    """Return the run at its start.
+
+    Args:
+        resources: takes what must be released when the run ends.
+    """
+    if distributed.is_restart():
+        options = replace(options, saving=replace(options.saving, continue_train=True))
+    device = prepare_device(options.run.gpu_ids, "gpu_ids" in options.explicit, options.run.deterministic)
+    log.info(options_text(options))
+
+    loader = create_loader(options, device)
+    model = create_model(options, device)
+    trainer = Trainer(model, options)
+    check_data(model, loader)
+    log.info("%d training images; %s on %s", len(loader), options.run.model, device)
+    log.info("Random numbers: --seed %d", options.run.seed)
+    if (ranks := distributed.world_size()) > 1:
+        log.info("%d ranks share each batch of %d", ranks, options.data.batch_size)
+
+    lock = resources.enter_context(RunLock(options.run_folder))
+    resources.enter_context(torch.autograd.set_detect_anomaly(options.run.debug))
+    return Run(options, loader, trainer, lock)
 
 
 def check_data(model: BaseModel, loader: Loader) -> None:

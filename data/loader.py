@@ -1,13 +1,10 @@
 """Batches of a data set, read in worker processes."""
 
 import logging
-import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader
@@ -15,6 +12,7 @@ from torch.utils.data import DataLoader
 from data.base_dataset import BaseDataset, Rejected, Sample
 from data.sampler import EpochSampler
 from data.stream import Stream
+from data.workers import Workers, in_worker, pack
 from util import distributed
 from util.batch import Batch
 from util.errors import UserError
@@ -92,22 +90,23 @@ class Loader:
                 limit=limit,
                 replace_bad=replace_bad,
                 collate_fn=partial(collate, pin_memory=pin_memory),
-                worker_init_fn=ignore_signals,
             )
         else:
             dataset.replace_bad = replace_bad
             size = min(len(dataset), limit or len(dataset))
             self.sampler = EpochSampler(size, batch_size, shuffle, seed, rank, world_size, whole_batches)
-            self._loader = DataLoader(
-                dataset,
-                batch_sampler=self.sampler,
-                num_workers=num_threads,
-                collate_fn=collate,
-                worker_init_fn=ignore_signals,
-                pin_memory=pin_memory,
-                persistent_workers=num_threads > 0,
-                # Only forked processes share the cache.
-                multiprocessing_context="fork" if num_threads and dataset.cache is not None else None,
+            self._loader = Workers(
+                DataLoader(
+                    dataset,
+                    batch_sampler=self.sampler,
+                    num_workers=num_threads,
+                    collate_fn=_collate_and_pack,
+                    worker_init_fn=in_worker,
+                    pin_memory=pin_memory,
+                    persistent_workers=num_threads > 0,
+                    # Only forked processes share the cache.
+                    multiprocessing_context="fork" if num_threads and dataset.cache is not None else None,
+                )
             )
 
     def __len__(self) -> int:
@@ -118,22 +117,13 @@ class Loader:
         """Yield the batches of an epoch from sample number `start` on.
 
         Raises:
-            UserError: A sample cannot be read, or images in a batch have different sizes.
+            UserError: A sample cannot be read, images in a batch have different sizes, or a worker process
+                has failed.
+            Stopped: A stop signal came while waiting for a batch.
         """
         self.sampler.set_position(0 if self.repeat_epoch else number, start)
-        batches, position = iter(self._loader), start
-        while True:
-            try:
-                collated = next(batches)
-            except StopIteration:
-                break
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise UserError(
-                    f"A worker process that reads images died ({error}). If memory ran out, lower"
-                    " --num_threads; --num_threads 0 reads in the main process"
-                ) from error
+        position = start
+        for collated in self._loader:
             total = self.sampler.global_size(position)
             position += self.batch_size
             yield from (replace(batch, total=total) for batch in self._checked(collated))
@@ -179,23 +169,6 @@ def _size(batch: Batch) -> str:
     return f"{batch.A.shape[-1]} x {batch.A.shape[-2]}"
 
 
-def ignore_signals(worker: int) -> None:
-    """Keep a worker process running until its parent ends it or is gone."""
-    # Ctrl-C and schedulers signal all processes at once; a worker that ended would take the run down.
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_exit_on_parents_sigterm, daemon=True).start()
-
-
-def _exit_on_parents_sigterm() -> None:
-    # SIGTERM cannot just be ignored: the parent ends a worker by it when something has gone wrong.
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
-
-
 def collate(samples: list[Sample | Rejected], pin_memory: bool = False) -> Collated:
     """Return the samples as one batch, or as one batch per size."""
     rejected = [sample for sample in samples if isinstance(sample, Rejected)]
@@ -209,6 +182,10 @@ def collate(samples: list[Sample | Rejected], pin_memory: bool = False) -> Colla
     batches = [_stack(same_shape) for same_shape in by_shape.values()]
     batches = [batch.pin_memory() if pin_memory else batch for batch in batches]
     return Collated(batches, rejected, replaced, remarks)
+
+
+def _collate_and_pack(samples: list[Sample | Rejected]) -> Any:
+    return pack(collate(samples))
 
 
 def _stack(samples: list[Sample]) -> Batch:

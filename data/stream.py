@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from data.base_dataset import BaseDataset, Rejected, Sample
 from data.stream_order import advance, deal, mix
 from data.url import Content, read_shard
+from data.workers import Workers, in_worker, pack
 from util.errors import UserError
 from util.image_io import BadImage
 from util.seeding import numpy_rng
@@ -92,7 +93,6 @@ class Stream:
         limit: use only the first `limit` samples.
         replace_bad: use the next good sample of a lane in place of one that cannot be read.
         collate_fn: makes a batch from this rank's samples.
-        worker_init_fn: called in every worker process.
     """
 
     def __init__(
@@ -108,13 +108,12 @@ class Stream:
         limit: int | None,
         replace_bad: bool,
         collate_fn: Callable[[list[Result]], Any],
-        worker_init_fn: Callable[[int], None],
     ):
         self.dataset, self.shuffle, self.seed, self.num_threads = dataset, shuffle, seed, num_threads
         self.rank, self.world_size = rank, world_size
         self.batch_size = batch_size // world_size
         self.replace_bad = replace_bad
-        self.collate_fn, self.worker_init_fn = collate_fn, worker_init_fn
+        self.collate_fn = collate_fn
         sides = dataset.sources()
         self.larger = max(range(len(sides)), key=lambda number: len(sides[number]))
         self.side = Side(sides[self.larger][:limit])
@@ -152,9 +151,9 @@ class Stream:
         sizes = self._batch_sizes(done, sum(turns.lengths))
         workers = min(self.num_threads, len(turns.lanes))
         loader = DataLoader(
-            turns, batch_size=None, collate_fn=list, num_workers=workers, worker_init_fn=self.worker_init_fn
+            turns, batch_size=None, collate_fn=pack, num_workers=workers, worker_init_fn=in_worker
         )
-        parts = iter(loader)
+        parts = iter(Workers(loader))
         waiting: list[Result] = []
         for _ in turns.remaining():
             turn = sorted(chain(*(next(parts) for _ in range(max(workers, 1)))), key=lambda pair: pair[0])

@@ -1,17 +1,64 @@
 """Read URLs, by the optional package webdataset."""
 
+import io
+import os
+import select
+import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from tarfile import BLOCKSIZE, TarError, TarInfo
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from util.errors import UserError
 from util.image_limits import max_image_bytes
 from util.shards import Member
 
+if TYPE_CHECKING:
+    from webdataset.gopen import Pipe
+
 Content = tuple[bytes, ...]
 """The files of one sample."""
+
+SILENCE_SECONDS = 60.0
+"""Time without a single byte after which a server or command is given up."""
+
+_processes: set["subprocess.Popen[bytes]"] = set()
+"""The processes that are downloading."""
+
+
+class Arrivals(io.RawIOBase):
+    """The output of a process.
+
+    Reading raises a `TimeoutError` if nothing comes for `SILENCE_SECONDS`, and an `OSError` at the end if the
+    process has failed.
+    """
+
+    def __init__(self, pipe: "Pipe"):
+        self.pipe, self.descriptor = pipe, pipe.stream.fileno()
+        self.poll = select.poll()
+        self.poll.register(self.descriptor, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+        if not self.poll.poll(1000 * SILENCE_SECONDS):
+            raise TimeoutError(f"nothing came for {SILENCE_SECONDS:g} s")
+        count = os.readv(self.descriptor, [buffer])
+        if not count:
+            try:
+                self.pipe.proc.wait(SILENCE_SECONDS)
+            except subprocess.TimeoutExpired as error:
+                raise TimeoutError(f"its command does not end for {SILENCE_SECONDS:g} s") from error
+            self.pipe.wait_for_child()
+        return count
+
+
+def end_downloads() -> None:
+    """End the processes that are downloading."""
+    for process in list(_processes):
+        process.kill()
 
 
 OLDEST_VERSION = 1
@@ -36,13 +83,18 @@ def _opened(url: str) -> Iterator[IO[bytes]]:
     check_version(version("webdataset"))
     try:
         stream = gopen(url)
+        if not isinstance(stream, Pipe):
+            with stream:
+                yield stream
+            return
+        _processes.add(stream.proc)
         try:
-            yield stream
+            yield io.BufferedReader(Arrivals(stream), 1 << 16)
         finally:
-            if isinstance(stream, Pipe):
-                stream.ignore_errors = True  # what has been read is complete; do not wait for the rest
-                stream.proc.kill()
+            stream.ignore_errors = True  # what has been read is complete; do not wait for the rest
+            stream.proc.kill()
             stream.close()
+            _processes.discard(stream.proc)
     except (OSError, TarError, ValueError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
         raise UserError(f"{url}: cannot be read to the end ({reason})") from error

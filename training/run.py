@@ -41,6 +41,7 @@ from util.checking import COUNT, POSITIVE, check, loading
 from util.device import peak_memory
 from util.errors import UserError
 from util.image_io import Visuals, to_uint8
+from util.stopping import Stopped
 from util.text import printable
 from util.weights import initialise_from, load_weights, weights_path
 
@@ -167,12 +168,12 @@ class Run:
         self._epoch_began = time.monotonic()
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the rest of the epoch's batches, on the device; if reading fails, save first."""
+        """Yield the rest of the epoch's batches, on the device; save if reading fails or is stopped."""
         model = self.trainer.model
         try:
             rest = self.loader.epoch(self.progress.epoch, self.progress.position)
             yield from self._watch.waiting(on_device(rest, model.device, model.dtype))
-        except UserError:
+        except (Exception, Stopped):
             if self.trainer.iteration and distributed.world_size() == 1:  # other ranks may be in another step
                 self.save("latest")
             raise
@@ -194,14 +195,16 @@ class Run:
         return losses
 
     def end_epoch(self) -> None:
-        """Update the learning rate's policy, show the samples, validate and save what is due."""
+        """Validate, update the learning rate's policy, show the samples and save what is due."""
         epoch, saving = self.progress.epoch, self.options.saving
         self.is_as_saved = False
+        # Before anything else, so that a run stopped in it can resume at the end of this epoch.
+        improved = self.validate(epoch)
         self.learning_rate.end_epoch(float(self.progress.watched) / len(self.loader))
         self.progress.next_epoch()
         self.show(epoch, pages=True, live=True)
         tags = [str(epoch)] if epoch % saving.save_epoch_freq == 0 else []
-        if self.validate(epoch):
+        if improved:
             tags.append("best")
         if tags:
             self.save(*tags, "latest")
@@ -267,7 +270,7 @@ class Run:
         try:
             with self.trainer.as_tested():
                 means, left_out = validation.measure(self.trainer.model)
-        except UserError:
+        except (Exception, Stopped):
             if distributed.world_size() == 1:  # other ranks may have read on
                 self.save("latest")
             raise

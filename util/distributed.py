@@ -19,7 +19,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from util.errors import UserError
-from util.stopping import SIGNALS, STOPPED_STATUS
+from util.stopping import STOPPED_STATUS, Stopped, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -267,6 +267,7 @@ def launch(ranks: int, script: str, argv: Sequence[str], expected: int | None = 
 
     Raises:
         UserError: a rank failed without reporting an error of the user's.
+        Stopped: a stop signal came, and was passed to the ranks, which have ended.
     """
     # These imports are slow, and a single process needs none of them.
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -280,12 +281,12 @@ def launch(ranks: int, script: str, argv: Sequence[str], expected: int | None = 
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        signals_to_handle=",".join(number.name for number in SIGNALS),
+        signals_to_handle=",".join(number.name for number in stop_signals()),
     )
     try:
         elastic_launch(config, sys.executable)("-u", script, *argv)
-    except SignalException:
-        return STOPPED_STATUS
+    except SignalException as stopped:
+        raise Stopped(stopped.sigval.name) from None
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
         if statuses == {STOPPED_STATUS}:

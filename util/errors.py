@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from util import console
 from util.files import DISK_FULL_ERRORS
+from util.stopping import Stopped, StopSignals
 from util.text import printable
 
 USAGE_STATUS = 2
@@ -100,21 +101,22 @@ def is_out_of_memory(error: Exception) -> bool:
 def run_command(main: Callable[[list[str]], int], memory_advice: str = "Try smaller or fewer images") -> int:
     """Set up logging, run a command and return its exit status.
 
-    The status is that returned by `main`, 2 for errors with a `user_message`, 130 for Ctrl-C. What cannot be
-    written to a standard stream is dropped.
+    The status is that returned by `main`, 2 for errors with a `user_message`, and 128 + N if signal N ends it
+    (130 for Ctrl-C). What cannot be written to a standard stream is dropped.
 
     Args:
         memory_advice: what to do when out of memory, for the message.
     """
     console.set_up()
     try:
-        return main(sys.argv[1:])
+        with StopSignals(at_once=True):
+            return main(sys.argv[1:])
     except Exception as error:
         message = user_message(error, memory_advice)
         if message is None:
             raise
         sys.stderr.write(printable(f"{sys.argv[0]}: error: {message}") + "\n")
         return USAGE_STATUS
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+    except Stopped as stopped:
+        sys.stderr.write(f"stopped by {stopped}\n")
+        return stopped.status
