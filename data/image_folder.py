@@ -72,7 +72,10 @@ def files_in(folder: Path, *, hidden: bool = False) -> list[FoundFile]:
                 entries = [entry for entry in opened if hidden or not entry.name.startswith(".")]
             for entry in entries:
                 is_link = entry.is_symlink()
-                if not _is_folder(entry):
+                if _is_special(entry):
+                    if has_image_suffix(entry.name):
+                        log.warning("%s: not a regular file; left out", entry.path)
+                elif not _is_folder(entry):
                     files.append(FoundFile(entry.path, entry.name, linked or is_link))
                 elif not is_link:
                     folders.append((entry.path, linked))
@@ -123,6 +126,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         if isinstance(error, PermissionError) and not has_image_suffix(entry.name):
             raise
         return False  # links that lead to each other; an image is reported when it is read
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is, or links to, a FIFO, a socket or a device: opening one may block."""
+    try:
+        return not (entry.is_file() or entry.is_dir()) and bool(entry.stat())
+    except OSError:
+        return False  # a link without a target
 
 
 def _contains(folder: str, others: tuple[str, ...]) -> bool:

@@ -299,7 +299,7 @@ def test_a_worker_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
         list(dying.epoch(1))
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGUSR2", "SIGXCPU"])
 def test_signals_to_a_worker_change_nothing(tmp_path: Path, name: str) -> None:
     reading = loader(tmp_path, [(8, 8)] * 8, Transform("none", 0, 0, flip=False), num_threads=2)
     batches = reading.epoch(1)

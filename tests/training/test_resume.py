@@ -103,6 +103,10 @@ def test_signals_stop_a_run_in_mid_epoch_with_the_status_for_requeueing(
             tmp_path, "run", data, "pix2pix", *flags, *(["--continue_train"] if log.exists() else [])
         )
         wait_for(log, steps)
+        if name == "SIGTERM":  # while training waits for images
+            os.killpg(process.pid, signal.SIGSTOP)
+            os.kill(process.pid, signal.SIGCONT)
+            time.sleep(1)
         # A cluster signals every process of the run, the workers too.
         time.sleep(0.05)
         os.killpg(process.pid, signal.Signals[name])
