@@ -3,8 +3,8 @@
     python scripts/neural_style.py --content photo.jpg --style painting.jpg --out O.png
 
 The losses are written to O.png_losses.jsonl and, until the image is finished, the state to O.png_state.pth.
-SIGINT (Ctrl-C), SIGTERM and SIGUSR1 finish the step, save, and exit with status 75; the same command with
---continue_train resumes from the state and returns the same image, on a CPU to the bit.
+SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU finish the step, save, and exit with status 75;
+the same command with --continue_train resumes from the state and returns the same image, on a CPU to the bit.
 """
 
 import argparse

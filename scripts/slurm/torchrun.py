@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from util.stopping import SIGNALS, STOPPED_STATUS
+from util.stopping import SIGNALS, STOPPED_STATUS, stop_signals
 
 HANDLED = (signal.SIGINT, signal.SIGHUP)
 IGNORED = tuple(number for number in SIGNALS if number not in HANDLED)
@@ -24,9 +24,10 @@ def main(argv: list[str]) -> int:
     for number in IGNORED:
         # Not SIG_IGN: workers would inherit it and miss a signal that comes before they set their handler.
         signal.signal(number, lambda *_: None)
+    handled = [number.name for number in stop_signals() if number in HANDLED]
     parser = run.get_args_parser()
     parser.allow_abbrev = False  # else it takes train.py's --log for an abbreviation of its own flags
-    arguments = parser.parse_args(["--signals-to-handle", ",".join(number.name for number in HANDLED), *argv])
+    arguments = parser.parse_args(["--signals-to-handle", ",".join(handled), *argv])
     try:
         run.run(arguments)
     except ChildFailedError as error:
