@@ -21,7 +21,7 @@ from data import Loader, url
 from data.image_folder import find_images
 from data.single_dataset import SingleDataset
 from data.transforms import Transform
-from tests.support.environment import ROOT
+from tests.support.environment import ONE_THREAD, ROOT
 from tests.support.images import image
 from util.errors import UserError
 from util.stopping import SIGNALS, Stopped, StopSignals, interruptible
@@ -146,20 +146,22 @@ def test_workers_ignore_signals_from_their_first_moment(tmp_path: Path) -> None:
     assert len(list(batches)) == 16
 
 
+MAIN = """
+import sys, time
+from pathlib import Path
+from tests.data.test_workers import multiprocessing, reading
+next(reading(Path(sys.argv[1]), 2).epoch(0))
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
+"""
+
+
 def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    main = os.fork()
-    if main == 0:
-        with suppress(BaseException):
-            others = set(multiprocessing.active_children())
-            next(reading(tmp_path, 2).epoch(0))
-            started = set(multiprocessing.active_children()) - others
-            os.write(writer, " ".join(str(child.pid) for child in started).encode())
-            time.sleep(60)
-        os._exit(1)
-    pids = [int(pid) for pid in os.read(reader, 100).split()]
-    os.kill(main, signal.SIGKILL)
-    os.waitpid(main, 0)
+    argv = [sys.executable, "-c", MAIN, str(tmp_path)]
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=ONE_THREAD) as main:
+        assert main.stdout
+        pids = [int(pid) for pid in main.stdout.readline().split()]
+        main.kill()
     assert len(pids) == 2 and are_gone(pids)
 
 
