@@ -150,7 +150,8 @@ MAIN = """
 import sys, time
 from pathlib import Path
 from tests.data.test_workers import multiprocessing, reading
-next(reading(Path(sys.argv[1]), 2).epoch(0))
+batches = reading(Path(sys.argv[1]), 2).epoch(0)
+next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)
 """
