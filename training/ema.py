@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from util.checking import COUNT
 from util.weights import load_into
 
 
@@ -20,6 +21,9 @@ class Ema:
     Attributes:
         nets: the averages by name.
     """
+
+    STATE: ClassVar[object] = {"nets": {str: {str: Tensor}}, "updates": COUNT}
+    """The shape of `state_dict`."""
 
     def __init__(self, nets: Mapping[str, nn.Module], decay: float):
         self.nets = {name: deepcopy(net).requires_grad_(False) for name, net in nets.items()}

@@ -1,7 +1,7 @@
 """The scale of losses that float16 gradients need (Micikevicius et al. 2018, section 3.2)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ class LossScale:
 
     An overflow halves the scale; `GROWTH_STEPS` steps without one double it.
     """
+
+    STATE: ClassVar[object] = {"scale": Tensor, "good": Tensor}
+    """The shape of `state_dict`."""
 
     def __init__(self, device: torch.device):
         self.scale = torch.full((), FIRST_SCALE, device=device)

@@ -59,8 +59,16 @@ def make_capturable(optimizer: Optimizer, device: torch.device) -> None:
 
 
 def load_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a state_dict; initial learning rates and momentum stay this optimizer's."""
+    """Load a state_dict; initial learning rates and momentum stay this optimizer's.
+
+    Raises:
+        ValueError: it is that of other parameters.
+    """
     own = optimizer.param_groups
+    for number, own_parameter in enumerate(parameters_of(optimizer)):
+        moments = state["state"].get(number, {})
+        if any(moments[key].shape != own_parameter.shape for key in moments if key.startswith("exp_avg")):
+            raise ValueError(f"the moments of parameter {number} have another shape than the parameter")
     optimizer.load_state_dict(dict(state))
     for group, saved in zip(own, optimizer.param_groups, strict=True):
         _set_rate(group, float(saved["lr"]))

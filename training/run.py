@@ -47,11 +47,12 @@ from util.weights import initialise_from, load_weights, weights_path
 
 log = logging.getLogger(__name__)
 
+MOMENTS = {"step": float | Tensor, "exp_avg": Tensor, "exp_avg_sq": Tensor}
 STATE = {
     "model": {
         "iteration": COUNT,
         "nets": {str: {str: Tensor}},
-        "optimizers": {str: {"state": dict, "param_groups": [dict]}},
+        "optimizers": {str: {"state": {int: MOMENTS}, "param_groups": [{"lr": float | Tensor}]}},
         "state": {str: dict},
     },
     "learning_rate": {"factor": float, "best": float, "bad_epochs": COUNT},

@@ -23,6 +23,7 @@ from training.nonfinite import NonFiniteGuard
 from training.optimizers import load_optimizer, make_capturable, make_optimizers, parameters_of, set_rates
 from util import distributed
 from util.batch import Batch, Step, select_rows
+from util.checking import require
 from util.errors import UserError
 from util.seeding import seed_for, torch_rng
 from util.weights import EMA_SUFFIX, load_into
@@ -266,6 +267,7 @@ class Trainer:
 
         Raises:
             UserError: the networks have another architecture, or a part of the state is missing.
+            ValueError: a part of the state has another structure.
         """
         self.iteration = state["iteration"]
         for name, net in self.model.nets.items():
@@ -278,6 +280,7 @@ class Trainer:
                     f"--continue_train: the saved state has no {name}: resume with the flags of the run, or"
                     " start a new run from its weights with --init_from"
                 )
+            require(state["state"][name], getattr(part, "STATE", object), f"model.state.{name}")
             part.load_state_dict(state["state"][name])
 
     def _stateful(self) -> dict[str, Any]:

@@ -90,10 +90,17 @@ def loading(source: str | Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
+        if isinstance(error, _MismatchError):
+            raise _refusal(source, str(error), "") from None
         reason = printable(str(error).split("\n")[0])
         raise _refusal(
             source, f"cannot be loaded ({type(error).__name__}: {_shortened(reason)})", ""
         ) from error
+
+
+def require(value: object, shape: object, key: str) -> None:
+    """Raise a `ValueError` unless `value`, found at `key` of what is being loaded, has the shape."""
+    _check(value, shape, key)
 
 
 def read_json(path: Path, shape: object, advice: str = "", limit: int = JSON_LIMIT) -> Any:
@@ -166,7 +173,7 @@ def _unreadable(path: Path, error: OSError) -> UserError:
     return UserError(f"{path}: cannot be read ({error.strerror or error})")
 
 
-class _MismatchError(Exception):
+class _MismatchError(ValueError):
     """What was expected at a key, and what was found."""
 
 
@@ -210,7 +217,7 @@ def _is(value: object, kind: Any) -> bool:
 
 
 def _join(key: str, name: object) -> str:
-    text = printable(str(name)) if isinstance(name, str) else type(name).__name__
+    text = printable(name) if isinstance(name, str) else _shown(name)
     return f"{key}.{_shortened(text)}" if key else _shortened(text)
 
 

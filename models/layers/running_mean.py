@@ -1,7 +1,7 @@
 """A running mean of what a model measures of its training images."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ class RunningMean:
     not finite are left out. Put into `BaseModel.state`, it is saved, and unchanged by steps that
     ``--on_nan skip`` leaves out. Its tensors are changed in place, as CUDA graphs need.
     """
+
+    STATE: ClassVar[object] = {"count": Tensor, "means": {str: Tensor}}
+    """The shape of `state_dict`."""
 
     def __init__(self, device: torch.device):
         self.count = torch.zeros((), device=device)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Mapping
 from math import log
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ class Diagnostics:
         batch_fraction: fraction of the batch that the current micro-batch is; measures are means over
             micro-batches.
     """
+
+    STATE: ClassVar[object] = {"pictures": {str: [Tensor]}, "past": [{str: float}], "told": [str]}
+    """The shape of `state_dict`."""
 
     def __init__(self) -> None:
         self.enabled, self.batch_fraction = False, 1.0
@@ -126,6 +129,9 @@ class Diagnostics:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state returned by `state_dict`."""
+        thumbnails = [image for window in state["pictures"].values() for image in window]
+        if any(image.shape != (2, *image.shape[1:2], THUMBNAIL, THUMBNAIL) for image in thumbnails):
+            raise ValueError("images of the window have another shape")
         self._thumbnails = {name: deque(window, WINDOW) for name, window in state["pictures"].items()}
         self._past, self._reported = deque(state["past"], WINDOW), set(state["told"])
 

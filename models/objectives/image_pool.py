@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from util import distributed
+from util.checking import COUNT
 from util.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,9 @@ class ImagePool:
         size: images in all; 0 returns every fake unchanged.
         batch_size: positions; each has ``max(1, size // batch_size)`` slots.
     """
+
+    STATE: ClassVar[object] = {"images": Tensor | None, "filled": [COUNT]}
+    """The shape of `state_dict`."""
 
     def __init__(self, size: int, batch_size: int):
         self.slots = max(1, size // batch_size) if size else 0
@@ -100,6 +104,8 @@ class ImagePool:
         """Load a state returned by `state_dict`; a pool of another size stays empty."""
         images, filled = state["images"], list(state["filled"])
         if images is None or images.shape[:2] == (len(self.filled), self.slots):
+            if images is not None and len(filled) != len(self.filled):
+                raise ValueError(f"a pool of {len(filled)} positions instead of {len(self.filled)}")
             self.images, self.filled = None if images is None else images.clone(), filled
         else:
             log.warning("--pool_size or --batch_size has changed: the pool of earlier fakes starts empty")

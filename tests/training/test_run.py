@@ -108,6 +108,9 @@ def test_states_of_a_wrong_structure_are_named_with_the_key(pairs: Path, copy: P
         for entries in state["model"]["optimizers"]["G"]["state"].values():
             entries["exp_avg"] = "text"
 
+    def shorten_moments(state: dict[str, Any]) -> None:
+        state["model"]["optimizers"]["G"]["state"][0]["exp_avg"] = torch.ones(1)
+
     saved = (copy / "latest_state.pth").read_bytes()
     for change, message in (
         (lambda state: state.pop("progress"), "latest_state.pth: progress is missing"),
@@ -122,7 +125,15 @@ def test_states_of_a_wrong_structure_are_named_with_the_key(pairs: Path, copy: P
         (lambda state: state["model"].update(nets=deep), "model.nets: expected an object, found a list"),
         (lambda state: state["options"].update(model="x\x1b[2J"), r"--model x\\x1b\[2J"),
         (lambda state: state["model"]["nets"].pop("G"), r"cannot be loaded \(KeyError: 'G'\)"),
-        (remove_moment, r"latest_state.pth: cannot be loaded \("),
+        (remove_moment, "model.optimizers.G.state.0.exp_avg: expected a Tensor, found 'text'"),
+        (
+            shorten_moments,
+            r"latest_state.pth: cannot be loaded \(ValueError: the moments of parameter 0 have",
+        ),
+        (
+            lambda state: state["model"]["state"]["health"].update(past=[{"D_doubt": None}]),
+            r"model.state.health.past\[0\].D_doubt: expected a number, found null",
+        ),
     ):
         edit_state(copy, change)
         with pytest.raises(UserError, match=message) as error:
