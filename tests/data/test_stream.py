@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from data import DATASETS, Loader, create_loader, stream_order
+from data.shards import is_url, open_folder
 from data.stream_order import advance, deal, mix
 from data.url import check_version, read_shard
 from models import MODELS
@@ -332,3 +333,12 @@ def test_training_and_testing_from_a_stream(
     assert sorted(path.name for path in images.glob("*_real_A.png")) == [
         f"{i:02d}_real_A.png" for i in range(5)
     ]
+
+
+def test_a_colon_alone_does_not_make_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("nas:/images", "host:folder", "./a:b", "C:/images"):
+        assert not is_url(path)
+        assert open_folder(path) == Path(path)
+    for url in ("http://host/shards", "s3://bucket/a.tar", "pipe:cat a.tar", "file:/a.tar"):
+        assert is_url(url)

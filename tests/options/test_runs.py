@@ -1,0 +1,167 @@
+"""Runs and checkpoints that do not exist are told first; warnings of flags at odds with the record."""
+
+from pathlib import Path
+
+import pytest
+
+from data import DATASETS
+from models import MODELS
+from options.parse import check_run, check_weights, parse, save
+from options.runs import checked_name
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+from util.errors import UserError
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of three runs, one of them with a suffix, and one in a subfolder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("facades_pix2pix", "maps_unet_256", "group/inner"):
+        folder = tmp_path / "checkpoints" / name
+        folder.mkdir(parents=True)
+        for tag in ("latest", "5", "10"):
+            (folder / f"{tag}_net_G.pth").touch()
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--name facade_pix2pix", "did you mean --name facades_pix2pix?"),
+        ("--name Facades_Pix2pix", "did you mean --name facades_pix2pix?"),
+        ("--name checkpoints/facades_pix2pix/", "did you mean --name facades_pix2pix?"),
+        ("--name maps", "did you mean --name maps_unet_256?"),
+        ("--name inner", "did you mean --name group/inner?"),
+        ("--name zzz", "There are facades_pix2pix, group/inner, maps_unet_256"),
+        ("--name maps_unet_256 --checkpoints_dir checkpoint", "did you mean --checkpoints_dir checkpoints?"),
+        ("--name maps_unet_256 --checkpoints_dir empty", "did you mean --checkpoints_dir checkpoints?"),
+        ("--name zzz --checkpoints_dir checkpoint", "no such checkpoint folder; did you mean checkpoints?"),
+        ("--checkpoints_dir checkpoints/maps_unet_256", "--checkpoints_dir checkpoints --name maps_unet_256"),
+        ("--name=", "--name '': expected a string that is not empty"),
+        ("--name ..", "leads out of"),
+    ],
+)
+def test_the_nearest_run_is_named_before_anything_else(runs: Path, argv: str, message: str) -> None:
+    # Neither the model nor the data exist, and a flag is wrong.
+    others = ["--model", "none.py", "--dataroot", "none", "--zzz"]
+    with pytest.raises(UserError) as caught:
+        check_run(TestOptions, [*argv.split(), *others])
+    assert message in str(caught.value)
+    check_run(TrainOptions, ["--name", "new"])
+    if ".." not in argv and argv != "--name=":
+        check_run(TrainOptions, argv.split())
+        with pytest.raises(UserError):
+            check_run(TrainOptions, [*argv.split(), "--continue_train"])
+
+
+def parsed_test(*argv: str) -> TestOptions:
+    return parse(TestOptions, ["--dataroot", "d", *argv], MODELS, DATASETS)
+
+
+def test_missing_checkpoints_are_listed(runs: Path) -> None:
+    argv = ["--name", "facades_pix2pix"]
+    for chosen in ("latest", "10"):
+        check_weights(parsed_test(*argv, "--epoch", chosen))
+    with pytest.raises(UserError, match=r"--epoch 7: .* only latest, 5, 10"):
+        check_weights(parsed_test(*argv, "--epoch", "7"))
+    with pytest.raises(UserError, match=r"--load_iter 7: .* only latest, 5, 10"):
+        check_weights(parsed_test(*argv, "--load_iter", "7"))
+    with pytest.raises(UserError, match="leave --model_suffix out"):
+        check_weights(parsed_test(*argv, "--model_suffix", "_A"))
+    (runs / "empty").mkdir()
+    with pytest.raises(UserError, match="there are no weights"):
+        check_weights(parsed_test("--name", "empty"))
+    with pytest.raises(UserError, match="did you mean --name maps_unet_256"):
+        check_weights(parsed_test("--name", "maps", "--suffix", "{netG}", "--netG", "unet_128"))
+
+
+def test_one_direction_of_a_cycle_gan_run(tmp_path: Path) -> None:
+    argv = ["--dataroot", "d", "--model", "cycle_gan", "--checkpoints_dir", str(tmp_path), "--name", "run"]
+    flags = ["--input_nc", "1", "--lambda_identity", "0", "--ngf", "8"]
+    save(parse(TrainOptions, [*argv, *flags], MODELS, DATASETS))
+    for name in ("G_A", "G_B", "D_A", "D_B"):
+        (tmp_path / "run" / f"latest_net_{name}.pth").touch()
+    run = ["--checkpoints_dir", str(tmp_path), "--name", "run"]
+    for wrong in ([], ["--model_suffix", "A"], ["--model", "pix2pix"]):
+        with pytest.raises(UserError, match="--model test --model_suffix _A"):
+            check_weights(parsed_test(*run, *wrong))
+    for suffix, channels in (("_A", (1, 3)), ("_B", (3, 1))):
+        options = parsed_test(*run, "--model_suffix", suffix)
+        check_weights(options)
+        assert (options.network.input_nc, options.network.output_nc) == channels
+        assert options.network.ngf == 8
+    options = parsed_test(*run, "--model_suffix", "_B", "--input_nc", "4", "--output_nc", "5")
+    assert (options.network.input_nc, options.network.output_nc) == (4, 5)
+    both = parsed_test(*run, "--model", "cycle_gan")
+    check_weights(both)
+    assert (both.network.input_nc, both.network.output_nc) == (1, 3)
+
+    data = tmp_path / "data"
+    for side, suffix in (("A", "_A"), ("B", "_B")):
+        (data / f"test{side}").mkdir(parents=True)
+        only = parsed_test(*run, "--model", "cycle_gan", "--dataroot", str(data))
+        with pytest.raises(
+            UserError, match=f"--model test --model_suffix {suffix} --dataroot {data}/test{side}"
+        ):
+            DATASETS.get("unaligned").from_options(only)
+        (data / f"test{side}").rmdir()
+    (data / "1.png").touch()
+    with pytest.raises(UserError, match=r"--model test --model_suffix _A \(or _B\) --dataroot"):
+        DATASETS.get("unaligned").from_options(only)
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "/", "/tmp/run", "a/../..", "../run", "./"])
+def test_a_name_stays_in_the_folder_of_checkpoints(name: str) -> None:
+    with pytest.raises(UserError, match="--name"):
+        checked_name(name)
+    argv = ["--dataroot", "d", "--model", "pix2pix", f"--name={name}"]
+    with pytest.raises(UserError, match="--name"):
+        parse(TrainOptions, argv, MODELS, DATASETS)
+
+
+def test_other_names_are_kept() -> None:
+    for name in ("run", "group/run", "a..b", "my run", "..run", "ü"):
+        assert checked_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("argv", "warning"),
+    [
+        ("--epoch 3", "--epoch 3 has no effect without --continue_train or --init_from"),
+        ("--load_iter 3", "--load_iter 3 has no effect without --continue_train or --init_from"),
+        ("--continue_train --epoch 3 --load_iter 40", "--epoch 3 has no effect with --load_iter 40"),
+        ("--continue_train --epoch 3", ""),
+        ("--init_from run --epoch 3", ""),
+    ],
+)
+def test_a_checkpoint_that_is_not_loaded(argv: str, warning: str, caplog: pytest.LogCaptureFixture) -> None:
+    flags = ["--dataroot", "d", "--model", "pix2pix", *argv.split()]
+    parse(TrainOptions, flags, MODELS, DATASETS)
+    assert [record.getMessage() for record in caplog.records] == ([warning] if warning else [])
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "warns"),
+    [
+        ("", "", False),
+        ("--load_size 143 --crop_size 128", "", True),
+        ("--load_size 143 --crop_size 128", "--crop_size 128", False),
+        ("--load_size 143 --crop_size 128", "--crop_size 128 --load_size 143", False),
+        ("--load_size 143 --crop_size 128", "--crop_size 128 --load_size 300", True),
+        ("--preprocess crop", "", True),
+        ("--preprocess crop", "--preprocess none", False),
+        ("--preprocess scale_width --load_size 200", "--preprocess scale_width --load_size 400", True),
+        ("", "--preprocess none", True),
+    ],
+)
+def test_testing_at_another_size_is_said(
+    trained: str, tested: str, warns: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = ["--dataroot", "d", "--model", "pix2pix", "--checkpoints_dir", str(tmp_path), "--name", "run"]
+    save(parse(TrainOptions, [*run, *trained.split()], MODELS, DATASETS))
+    caplog.clear()
+    parse(TestOptions, [*run, *tested.split()], MODELS, DATASETS)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == warns and all(line.startswith("Trained with --preprocess") for line in lines)
