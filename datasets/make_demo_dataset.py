@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data.facades import SPLITS, write_pairs
+from util import console
 
 log = logging.getLogger(__name__)
 
@@ -43,4 +44,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    console.set_up()
     sys.exit(main())

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from data.colorization_dataset import ColorizationDataset
 from data.single_dataset import SingleDataset
 from data.transforms import Transform
+from util import console
 from util.color import lab_to_rgb, rgb_to_lab
 
 CALLS = 10
@@ -74,4 +75,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    console.set_up()
     main()

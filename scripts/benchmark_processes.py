@@ -30,7 +30,7 @@ from options.train_options import TrainOptions  # noqa: E402
 from scripts.benchmark import OWN_FLAGS  # noqa: E402
 from training.optimizers import parameters_of  # noqa: E402
 from training.trainer import Trainer  # noqa: E402
-from util import distributed  # noqa: E402
+from util import console, distributed  # noqa: E402
 from util.batch import Batch  # noqa: E402
 from util.device import prepare_device  # noqa: E402
 
@@ -141,4 +141,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    console.set_up()
     main()

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from data.facades import write_pairs  # noqa: E402
 from training.checkpoint import load_state  # noqa: E402
 from training.loggers.base import MEASURED  # noqa: E402
+from util import console  # noqa: E402
 from util.errors import UserError  # noqa: E402
 
 SMALL = "--gpu_ids -1 --load_size 36 --crop_size 32 --netG resnet_6blocks --ngf 4 --ndf 4 --n_epochs_decay 2"
@@ -164,4 +165,5 @@ def kill_and_compare(folder: Path, model: str, kills: int, epochs: int, rng: ran
 
 
 if __name__ == "__main__":
+    console.set_up()
     sys.exit(main())
