@@ -20,6 +20,9 @@ MAX_SECONDS = 20.0
 MAX_SCANNED_PIXELS = 1.5e9
 """Pixels times scans of a JPEG file, which has about ten scans if it is progressive."""
 
+MAX_PPM_VALUES = 50_000_000
+"""Values of a PGM or PPM file of neither 8 nor 16 bits, of which Pillow scales two million per second."""
+
 HEADER_BYTES = 1 << 24
 """What reading a header may read beyond twice the file's size."""
 
@@ -85,6 +88,10 @@ class LimitedFile(BufferedReader):
             raise LimitError(f"decoding it takes more than {MAX_SECONDS:g} s")
         return content
 
+    def untimed(self) -> None:
+        """Read without limits from now on, several times as fast."""
+        self.read = super().read  # type: ignore[method-assign]
+
 
 def open_limited(path: str | Path) -> str | Path | LimitedFile:
     """Return an image file for Pillow to read, within limits unless the file is small.
@@ -115,9 +122,15 @@ def check_header(image: Image.Image) -> None:
     check_size(image)
     if image.format in ("JPEG", "MPO"):
         _check_scans(image)
-    file = getattr(image, "fp", None)
+    file, tiles = getattr(image, "fp", None), getattr(image, "tile", [])
+    one_by_one = bool(tiles) and tiles[0][0] == "ppm"
+    values = image.width * image.height * len(image.getbands())
+    if one_by_one and values > MAX_PPM_VALUES:
+        raise LimitError(f"scaling {values} values of a PPM file takes too long; save it with 8 or 16 bits")
     if isinstance(file, LimitedFile):
         file.budget = inf  # the pixels are limited by their number
+        if one_by_one:
+            file.untimed()
 
 
 def check_size(image: Image.Image) -> None:

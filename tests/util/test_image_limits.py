@@ -136,6 +136,13 @@ def test_a_header_that_refers_to_the_same_data_many_times(tmp_path: Path) -> Non
         file.read()
 
 
+def test_a_range_that_is_scaled_value_by_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.pgm").write_bytes(b"P5 200 200 4095\n" + bytes(2 * 200 * 200))
+    assert read_image(tmp_path / "x.pgm").size == (200, 200)
+    monkeypatch.setattr(image_limits, "MAX_PPM_VALUES", 200 * 199)
+    assert "scaling 40000 values of a PPM file takes too long" in refusal(tmp_path / "x.pgm")
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "F", "I", "P"])
 def test_large_images_are_converted_in_bands_with_the_same_result(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
