@@ -7,7 +7,9 @@ from typing import ClassVar, Self
 from options.train_options import TrainOptions
 from training.loggers.base import LossRecord, MetricRecord, Sink, named_images
 from training.progress import Progress
+from util.files import make_folder
 from util.image_io import Visuals
+from util.text import printable
 
 
 class TensorBoardLog(Sink):
@@ -30,11 +32,12 @@ class TensorBoardLog(Sink):
 
         self.progress, self.metrics = progress, metrics
         self.hyperparameters = {
-            name: value if isinstance(value, bool | int | float | str) else str(value)
+            name: value if isinstance(value, bool | int | float) else printable(str(value))
             for name, value in flags.items()
         }
         self.described = False
         self.last_shown = 0
+        make_folder(folder)
         if progress.images == 0:
             for path in folder.glob("events.out.tfevents.*"):
                 path.unlink()
