@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from util.checking import COUNT, check
+from util.checking import COUNT, check, open_regular
 from util.errors import UserError
 from util.files import copy_file, link_or_copy, remove_temporary, sync_folder, write_atomically
 from util.weights import EMA_SUFFIX, describe_load_error, export_state_dict, read_weights, weights_path
@@ -176,7 +176,8 @@ def peek_state(path: Path) -> dict[str, Any] | None:
     It is memory-mapped: of a large file only a little is read.
     """
     try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with open_regular(path):
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception:
         return None
     return state if isinstance(state, dict) else None
@@ -362,15 +363,21 @@ def _dump(content: object, file: IO[bytes], checksum: bool = False) -> None:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        digest, left = hashlib.sha256(), size - TRAILER_LENGTH
-        while left > 0:
-            block = file.read(min(left, 1 << 20))
-            digest.update(block)
-            left -= len(block)
-        if file.read() != MARK + digest.digest():
-            raise UserError(f"{path}: damaged or incomplete (its checksum does not match)")
+    try:
+        with open_regular(path) as file:
+            left = max(0, path.stat().st_size - TRAILER_LENGTH)
+            file.seek(left)
+            trailer = file.read()
+            file.seek(0)
+            digest = hashlib.sha256()
+            while left > 0 and trailer.startswith(MARK):
+                block = file.read(min(left, 1 << 20))
+                digest.update(block)
+                left -= len(block) or left
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if trailer != MARK + digest.digest():
+        raise UserError(f"{path}: damaged or incomplete (its checksum does not match)")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import IO, Any, get_args
 
 from util.errors import UserError, is_out_of_memory
 from util.text import printable
@@ -130,7 +130,7 @@ def read_json_lines(path: Path, shape: object, advice: str = "") -> Iterator[Any
         UserError: as `read_json`; the message names the line.
     """
     try:
-        file = _open(path)
+        file = open_regular(path)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -151,7 +151,7 @@ def read_limited(path: Path, limit: int = JSON_LIMIT) -> bytes:
         UserError: it cannot be read, is larger, or is no regular file, such as a pipe, which could block.
     """
     try:
-        with _open(path) as file:
+        with open_regular(path) as file:
             content = file.read(limit + 1)
     except OSError as error:
         raise _unreadable(path, error) from None
@@ -160,13 +160,14 @@ def read_limited(path: Path, limit: int = JSON_LIMIT) -> bytes:
     return content
 
 
-def _open(path: Path) -> Any:
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading; an `OSError` if it is a folder, a pipe or a device, of which some block."""
     # Non-blocking: opening a named pipe would otherwise wait for a writer.
-    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "not a regular file")
-    return file
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:

@@ -73,6 +73,25 @@ def test_a_damaged_state_is_named_and_the_previous_one_is_used(
         load_state(tmp_path, "latest")
 
 
+@pytest.mark.parametrize("kind", ["folder", "pipe", "huge"])
+def test_what_is_no_state_is_refused_at_once(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(tmp_path, ["latest"], state(1), {})
+    save_checkpoint(tmp_path, ["latest"], state(2), {})
+    path = state_path(tmp_path, "latest")
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, 1 << 42)
+    assert number(tmp_path) == 1 and f"{path}: " in caplog.text
+    assert SaveOrder(tmp_path).numbers == {}
+
+
 def test_torch_itself_reads_a_state(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, ["latest"], state(4), {})
     assert torch.load(state_path(tmp_path, "latest"), weights_only=True)["number"] == 4
