@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -110,7 +110,8 @@ class StopSignals:
             self._shown.add(number)
             # The handler may interrupt a print, and buffered writes are not reentrant.
             text = f"\n{signal.Signals(number).name}: finishing this step, then saving{hint}\n"
-            os.write(2, text.encode())
+            with suppress(OSError):  # a terminal or a reader that has ended, as with SIGHUP
+                os.write(2, text.encode())
 
 
 _active: StopSignals | None = None

@@ -42,6 +42,21 @@ def test_sighup_is_left_alone_if_it_was_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_signal_is_recorded_although_nobody_reads_the_remark() -> None:
+    reader, writer = os.pipe()
+    stderr = os.dup(2)
+    os.close(reader)
+    os.dup2(writer, 2)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.received == "SIGTERM"
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(writer)
+
+
 def test_a_forked_process_records_nothing() -> None:
     with StopSignals() as stop:
         child = os.fork()
