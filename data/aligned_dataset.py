@@ -109,9 +109,12 @@ def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
     folder, folder_A, folder_B = dataroot / phase, dataroot / f"{phase}A", dataroot / f"{phase}B"
     two_folders = folder_A.is_dir() or folder_B.is_dir()
     if not two_folders and not folder.is_dir():
+        # The layout that the peer's combine_A_and_B.py joins
+        separate = (dataroot / "A" / phase).is_dir() or (dataroot / "B" / phase).is_dir()
+        advice = f"rename A/{phase} to {phase}A and B/{phase} to {phase}B" if separate else ""
         raise UserError(
             f"--dataroot {dataroot}: it has neither a folder {phase} (pairs side by side) nor folders"
-            f" {phase}A and {phase}B (pairs of files); check --dataroot and --phase"
+            f" {phase}A and {phase}B (pairs of files); {advice or 'check --dataroot and --phase'}"
         )
     if not two_folders or has_images(folder):
         return [(path, path) for path in find_images(folder)]

@@ -13,7 +13,7 @@ from data.aligned_dataset import find_pairs
 from data.examples import Layout
 from data.image_folder import find_images, name_in
 from data.shards import FORMAT, INDEX_NAME
-from util.files import write_text
+from util.files import errors_name, write_text
 
 Files = list[tuple[str, ...]]
 """The files of every sample."""
@@ -80,7 +80,7 @@ def _write_shard(folder: Path, path: Path, samples: Files, first: int) -> dict[s
     """
     entries = []
     # WebDataset ends a sample's name at the first dot, so the files' own names cannot be used.
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with errors_name(path), tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, files in enumerate(samples, start=first):
             sides = ("",) if len(files) == 1 else (".a", ".b")
             for file, side in zip(files, sides, strict=True):

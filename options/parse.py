@@ -419,11 +419,14 @@ def _warn_without_effect(
         if needs and str(values[needs[0]]) not in needs[1]:
             wanted = " or ".join(needs[1])
             log.warning("--%s %s has no effect without --%s %s", name, given[name], needs[0], wanted)
-    if kind is TrainOptions and not values["continue_train"] and not values["init_from"]:
-        for name in sorted(given.keys() & {"epoch", "load_iter"}):
-            log.warning("--%s %s has no effect without --continue_train or --init_from", name, given[name])
-    elif "epoch" in given and values["load_iter"]:
-        log.warning("--epoch %s has no effect with --load_iter %d", given["epoch"], values["load_iter"])
+    chosen = [name for name in ("epoch", "load_iter") if given.get(name) not in (None, flags[name].default)]
+    file = values.get("init_from")  # or a folder, in which they choose
+    if kind is TrainOptions and not values["continue_train"] and (not file or Path(file).is_file()):
+        for name in chosen:
+            needed = "--continue_train or --init_from FOLDER"
+            log.warning("--%s %s has no effect without %s", name, given[name], needed)
+    elif len(chosen) == 2:
+        log.warning("--epoch %s has no effect with --load_iter %d", given["epoch"], given["load_iter"])
 
 
 def _warn_of_other_size(flags: Mapping[str, Flag], record: Record, values: Values) -> None:

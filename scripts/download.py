@@ -396,7 +396,7 @@ def _unpack(archive: Path, target: Path, name: str, record: str) -> None:
         if refused:
             more = f" and {len(refused) - 3} more" if len(refused) > 3 else ""
             report(f"{name}: unsafe members were refused: {', '.join(refused[:3])}{more}")
-        record_path(Path(folder) / name).write_text(record)
+        write_text(record_path(Path(folder) / name), record)
         (Path(folder) / name).replace(target)
 
 

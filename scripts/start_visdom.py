@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from util.errors import UserError, run_command
+from util.files import errors_name, write_text
 
 FONT = "glyphicons-halflings-regular"
 MATHJAX = (
@@ -86,8 +87,9 @@ def install_libraries(folder: Path, static: Path, built: str) -> None:
             for name, content in (files or {}).items():
                 path = static / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-        (static / "version.built").write_text(built)
+                with errors_name(path):
+                    path.write_bytes(content)
+        write_text(static / "version.built", built)
     except PermissionError as error:
         raise UserError(
             f"--libraries: {error.filename} cannot be written; visdom must be in an environment of your own"

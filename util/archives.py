@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
+from util.files import errors_name
+
 MAX_MEMBERS = 1_000_000
 MAX_RATIO = 10
 """Images hardly compress: an archive of them is about as large as its content."""
@@ -88,7 +90,7 @@ def unpack(archive: Path, folder: Path, top: str) -> list[str]:
                     continue
                 path = folder.joinpath(*parts)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with member.open() as source, path.open("wb") as file:
+                with member.open() as source, errors_name(path), path.open("wb") as file:
                     shutil.copyfileobj(source, file, MAX_READ)
                 unpacked += 1
     except (*DAMAGED, OSError) as error:

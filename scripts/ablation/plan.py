@@ -22,6 +22,7 @@ from scripts.comparison.runs import WITHOUT_EFFECT, Values, read_flags
 from training.checkpoint import peek_state, state_id, state_path
 from util.checking import COUNT, check, read_json
 from util.errors import UserError
+from util.files import write_text
 
 MAX_NAME_LENGTH = 120
 """Characters of a run's name; file systems allow 255 bytes, including the names of results."""
@@ -157,7 +158,7 @@ def _planned(
 
     with tempfile.TemporaryDirectory() as temporary:
         config = Path(temporary) / "train_opt.json"
-        config.write_text(json.dumps(values))
+        write_text(config, json.dumps(values))
         checked = [f"--config={config}", *place, *test_flags]
         results_dir = parse(TestOptions, checked, MODELS, DATASETS).results.results_dir
         last = f"--results_dir={Path(results_dir) / group}"

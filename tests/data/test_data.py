@@ -151,6 +151,9 @@ def test_pairs_of_folders(tmp_path: Path) -> None:
         find_pairs(tmp_path, "train")
     with pytest.raises(UserError, match="neither a folder val"):
         find_pairs(tmp_path, "val")
+    (tmp_path / "B" / "val").mkdir(parents=True)
+    with pytest.raises(UserError, match="rename A/val to valA and B/val to valB"):
+        find_pairs(tmp_path, "val")
 
 
 @pytest.mark.parametrize("preprocess", ["none", "crop", "scale_width", "scale_width_and_crop"])

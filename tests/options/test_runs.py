@@ -129,10 +129,15 @@ def test_other_names_are_kept() -> None:
 @pytest.mark.parametrize(
     ("argv", "warning"),
     [
-        ("--epoch 3", "--epoch 3 has no effect without --continue_train or --init_from"),
-        ("--load_iter 3", "--load_iter 3 has no effect without --continue_train or --init_from"),
+        ("--epoch 3", "--epoch 3 has no effect without --continue_train or --init_from FOLDER"),
+        ("--load_iter 3", "--load_iter 3 has no effect without --continue_train or --init_from FOLDER"),
         ("--continue_train --epoch 3 --load_iter 40", "--epoch 3 has no effect with --load_iter 40"),
+        (
+            "--init_from pyproject.toml --epoch 3",
+            "--epoch 3 has no effect without --continue_train or --init_from FOLDER",
+        ),
         ("--continue_train --epoch 3", ""),
+        ("--epoch latest --load_iter 0", ""),
         ("--init_from run --epoch 3", ""),
     ],
 )

@@ -7,6 +7,7 @@ import random
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,21 @@ from models.generators.resnet import ResnetGenerator
 from models.generators.unet import UnetGenerator
 from models.layers.initialization import normalise_spectrum
 from models.layers.norms import BatchNorm2d
+from models.networks import build_generator
+from options.base_options import NetworkOptions
+from tests.support.environment import ROOT
 from training.checkpoint import save_checkpoint
 from training.ema import Ema
 from util.architecture import infer_flags
 from util.errors import UserError
-from util.weights import find_initial_weights, initialise_from, load_into, load_weights, read_weights
+from util.weights import (
+    export_state_dict,
+    find_initial_weights,
+    initialise_from,
+    load_into,
+    load_weights,
+    read_weights,
+)
 
 
 def net() -> nn.Module:
@@ -317,3 +328,16 @@ def test_files_of_initial_weights(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             find_initial_weights(source, tag, nets)
+
+
+def test_loading_a_generator_in_ones_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "differences.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0].replace("unet_256", "unet_32")
+    trained = build_generator(NetworkOptions(netG="unet_32", norm="batch"), 3, 3)
+    monkeypatch.chdir(tmp_path)
+    Path("checkpoints/N").mkdir(parents=True)
+    torch.save(export_state_dict(trained), "checkpoints/N/latest_net_G.pth")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    image = torch.zeros(1, 3, 32, 32)
+    assert torch.equal(names["net"].eval()(image), trained.eval()(image))
