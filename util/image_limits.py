@@ -1,6 +1,7 @@
 """Limits on the memory and time that decoding one image file takes, whatever its header claims."""
 
 import os
+import re
 import stat
 import time
 from io import BufferedReader, BytesIO, FileIO
@@ -37,6 +38,9 @@ BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 
 WHOLE_FRAMES = {"WEBP": 12, "AVIF": 8}
 """Bytes per pixel of the frames that decoders keep beside the image."""
+
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+"""A marker of a JPEG file that begins a segment or ends the image, not one within the data of a scan."""
 
 _max_bytes = 0
 
@@ -154,6 +158,18 @@ def check_size(image: Image.Image) -> None:
         )
 
 
+def count_scans(content: bytes) -> int:
+    """Return the number of scans of a JPEG image, without those of previews in it and images after it."""
+    scans, position = 0, 2
+    while match := _MARKER.search(content, position):
+        marker, position = match[1], match.end()
+        if marker == b"\xd9":  # end of image
+            break
+        scans += marker == b"\xda"
+        position += int.from_bytes(content[position : position + 2])  # the length of the marker's segment
+    return scans
+
+
 def _coefficients(image: Image.Image) -> int:
     """Return the bytes per pixel of the coefficients of a JPEG image that is decoded from several scans."""
     sampling = [(layer[1], layer[2]) for layer in getattr(image, "layer", [])]
@@ -177,7 +193,9 @@ def _check_scans(image: Image.Image) -> None:
     size = file.seek(0, os.SEEK_END)
     if pixels * size / 10 > MAX_SCANNED_PIXELS:
         file.seek(0)
-        scans = file.read().count(b"\xff\xda")
+        content = file.read()
+        scans = content.count(b"\xff\xda")  # a fast upper bound, which is nearly always enough
+        scans = count_scans(content) if pixels * scans > MAX_SCANNED_PIXELS else scans
         if pixels * scans > MAX_SCANNED_PIXELS:
             raise LimitError(
                 f"decoding {image.width} x {image.height} pixels in {scans} scans takes too long"

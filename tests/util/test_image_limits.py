@@ -110,6 +110,12 @@ def with_scans(path: Path, count: int, progressive: bool) -> Path:
 def test_a_jpeg_of_too_many_scans(tmp_path: Path, progressive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_limits, "MAX_SCANNED_PIXELS", 64 * 64 * 30)
     assert read_image(with_scans(tmp_path / "few.jpg", 2, progressive)).size == (64, 64)
+    path = tmp_path / "preview.jpg"  # scans in a segment and after the image do not count
+    few = (tmp_path / "few.jpg").read_bytes()
+    preview = b"\xff\xe5" + struct.pack(">H", 2 + 8 * 90) + b"\xff\xda\x00\x08\x01\x01\x00\x00" * 90
+    path.write_bytes(few[:2] + preview + few[2:] + preview[4:])
+    assert read_image(path).size == (64, 64)
+    assert image_limits.count_scans(path.read_bytes()) == image_limits.count_scans(few) <= 12
     path = with_scans(tmp_path / "many.jpg", 40, progressive)
     assert " scans takes too long" in refusal(path)
     assert " scans takes too long" in refusal(Member.of(str(path), str(path), "x", 0, path.stat().st_size))
