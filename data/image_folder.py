@@ -82,11 +82,12 @@ def files_in(folder: Path, *, hidden: bool = False) -> list[FoundFile]:
                 elif not _contains(os.path.realpath(entry.path), (os.path.realpath(path), root)):
                     links = sorted([*links, entry.path], reverse=True)
         except OSError as error:
-            denied = isinstance(error, PermissionError)
-            reason = f"no permission to read it ({error.strerror})" if denied else error.strerror or error
+            reason = str(error.strerror or error)
+            if isinstance(error, PermissionError):
+                reason = f"no permission to read it ({reason})"
+            name = str(error.filename or path).removesuffix("/.")
             raise UserError(
-                f"{error.filename or path}: {reason}; without it images would be missing: make it readable"
-                " or remove it"
+                f"{name}: {reason}; without it images would be missing: make it readable or remove it"
             ) from error
     return files
 
