@@ -9,6 +9,7 @@ with ``weights_only=True``, so that they cannot run code.
 import hashlib
 import logging
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from functools import partial
 from glob import escape
@@ -121,10 +122,26 @@ def save_checkpoint(
 def find_state(folder: Path, tag: str) -> SavedState | None:
     """Return the state to resume from: that of an interrupted save, else the newest undamaged one, else None.
 
+    If the state ``latest`` was removed or never copied, the run's newest other one takes its place.
+
     Raises:
         UserError: all state files are damaged.
     """
-    return _interrupted_save(folder, tag) or _newest_state(folder, tag)
+    saved = _interrupted_save(folder, tag) or _newest_state(folder, tag)
+    # Beside a checkpoint of an earlier run, the others may be of that run too.
+    if saved or tag != "latest" or any(folder.glob("replaced_*.pth")):
+        return saved
+    tags = [path.name.removesuffix("_state.pth") for path in folder.glob("*_state.pth")]
+    images = {
+        other: _images(order)
+        for other in filter(TAG.fullmatch, tags)
+        if (order := _read_order(state_path(folder, other)))
+    }
+    if not images:
+        return None
+    newest = max(images, key=lambda other: images[other])
+    log.warning("%s: there is no latest_state.pth; %s_state.pth takes its place", folder, newest)
+    return _newest_state(folder, newest)
 
 
 def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
@@ -248,7 +265,10 @@ def changed_weights(folder: Path, tag: str, saved: SavedState, names: Iterable[s
         try:
             weights = read_weights(path)
         except UserError as error:
-            log.warning("%s; the state has its own weights", error)
+            if zipfile.is_zipfile(path):  # complete, so what somebody else has saved
+                changed.append(path)
+            else:
+                log.warning("%s; the state has its own weights", error)
             continue
         if not any(_same_weights(weights, state, name) for state in states) and not _is_of_later_state(
             weights, name, folder, tag, saved.content
@@ -261,7 +281,9 @@ def _is_of_later_state(
     weights: Mapping[str, Tensor], name: str, folder: Path, tag: str, state: Mapping[str, Any]
 ) -> bool:
     """Return whether weights are of a save by an earlier version, ended before it had written its state."""
-    if "checkpoints" not in state and (folder / f"{tag}_state.pth.tmp").exists():
+    if "checkpoints" in state:
+        return False
+    if (folder / f"{tag}_state.pth.tmp").exists():
         return True
     for path in folder.glob("*_state.pth"):
         order = _read_order(path)

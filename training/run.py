@@ -26,6 +26,7 @@ from training.checkpoint import (
     save_checkpoint,
     save_numbers,
     set_aside,
+    state_path,
 )
 from training.loggers import create_logger
 from training.loggers.base import Logger, LossRecord, MetricRecord, remove_logs, truncate_logs
@@ -398,6 +399,12 @@ class Run:
             # Rank 0 is the first to write to the folder, when all ranks have decided.
             begun = self.lock.found_folder or distributed.is_restart()
             if not distributed.broadcast_object(begun and tag == "latest" and _is_begun(folder)):
+                if tag != "latest" and state_path(folder, "latest").exists():
+                    raise UserError(
+                        f"--continue_train: the checkpoint {tag} in {folder} has no state to resume from (see"
+                        f" --keep_state). To train on from its weights, start a run with --init_from {folder}"
+                        f" --epoch {tag} and another --name"
+                    )
                 for name, net in nets.items():
                     load_weights(net, weights_path(folder, tag, name))
                 log.info(
@@ -415,10 +422,14 @@ class Run:
             discard_first_save(folder, "latest")
             remove_logs(folder)
             if set_aside(folder, "latest", "replaced"):
+                use = "--continue_train --epoch replaced resumes it"
+                if not state_path(folder, "replaced").exists():
+                    use = f"its weights alone: --init_from {folder} --epoch replaced starts from them"
                 log.warning(
                     "%s held an earlier run. This one replaces it; its last checkpoint is kept as replaced"
-                    " (--continue_train --epoch replaced resumes it)",
+                    " (%s)",
                     folder,
+                    use,
                 )
 
     def _resume(self, saved: SavedState) -> None:

@@ -283,6 +283,8 @@ def test_weights_that_others_changed_are_noticed(tmp_path: Path, caplog: pytest.
     assert changed() == [path]
     torch.save({"other.weight": torch.ones(3)}, path)
     assert changed() == [path]
+    torch.save({"model": weights}, path)  # no state_dict, but not damaged
+    assert changed() == [path]
     path.write_bytes(b"cut")
     assert changed() == [] and "the state has its own weights" in caplog.text
     path.unlink()

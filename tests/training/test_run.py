@@ -174,6 +174,35 @@ def test_a_run_that_saved_nothing_begins_anew_with_empty_logs(pairs: Path, copy:
         assert all(found[name] == expected[name] for name in found if "_net_" in name)
 
 
+def test_without_its_last_state_a_run_continues_from_the_newest_other_one(
+    pairs: Path, copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert resume(pairs, copy, "--n_epochs", 4, "--save_epoch_freq", 1) == 0
+    for path in copy.glob("latest*"):
+        path.unlink()
+    expected = contents(copy)
+    shutil.copyfile(copy / "3_net_G.pth", copy / "latest_net_G.pth")  # of another epoch
+    with pytest.raises(
+        UserError, match=r"latest_net_G.pth in .* changed after the run had saved 4_state.pth"
+    ):
+        resume(pairs, copy, "--n_epochs", 4)
+    (copy / "latest_net_G.pth").unlink()
+    assert resume(pairs, copy, "--n_epochs", 4) == 0
+    assert "there is no latest_state.pth; 4_state.pth takes its place" in caplog.text
+    found = contents(copy)
+    assert all(found[name] == expected[name] for name in expected if name.endswith((".pth", ".jsonl")))
+
+
+def test_a_checkpoint_without_its_state_does_not_replace_the_run(
+    pairs: Path, finished: Path, copy: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"checkpoint 1 in .* has no state to resume from .*--init_from .* --epoch 1"
+    ):
+        resume(pairs, copy, "--epoch", 1)
+    assert contents(copy) == contents(finished / "run")
+
+
 @pytest.mark.parametrize(
     "file", ["latest_state.next.pth", "1_net_D.pth", "latest_net_D.pth", "latest_state.pth"]
 )
