@@ -166,4 +166,6 @@ def _member(entry: dict[str, Any], path: str, location: str, shard_bytes: int) -
         raise TypeError("wrong type")
     if not (0 <= offset <= offset + size <= shard_bytes) or name.startswith("/") or ".." in name.split("/"):
         raise ValueError("wrong value")
+    if b"\0" in os.fsencode(name):  # which raises a ValueError for what is no name either
+        raise ValueError("not the name of a file")
     return Member.of(f"{path}/{name}", location, member, offset, size)

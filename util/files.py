@@ -15,13 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from util.text import decode
+from util.text import decode, escape
 
 DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """Error numbers of a full disk, an exhausted quota and a limit on file size."""
-
-NO_HARD_LINKS = {errno.EOPNOTSUPP, errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
-"""Error numbers of `os.link` on file systems without hard links."""
 
 NO_SYNC = {
     *(errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS),
@@ -147,8 +144,9 @@ def create_exclusively(path: Path, content: bytes) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        except OSError as error:
-            if error.errno not in NO_HARD_LINKS or not temporary.exists():
+        except OSError:
+            # File systems without hard links say so by EPERM, EOPNOTSUPP, ENOSYS, EACCES, EPROTO and others.
+            if not temporary.exists():
                 raise
         else:
             return True
@@ -246,9 +244,13 @@ def native_name(name: str) -> str:
     """Return a name that another process recorded as this process names the file, whatever its locale."""
     try:
         os.fsencode(name)
+        return name
     except UnicodeEncodeError:
+        pass
+    try:
         return os.fsdecode(name.encode("utf-8", errors="surrogateescape"))
-    return name
+    except UnicodeEncodeError:  # surrogates that stand for no byte: there is no such file
+        return escape(name)
 
 
 def is_case_insensitive(folder: Path) -> bool:

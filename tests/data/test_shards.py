@@ -163,6 +163,7 @@ def test_an_index_names_files_beside_it_and_nothing_else(data: dict[str, Path], 
             dataset(shards, "aligned")
     first, *others = shard["files"]
     wrong = ({"name": "../x.png"}, {"name": "/x.png"}, {"size": 1 << 40}, {"size": -1}, {"offset": -1})
+    wrong += ({"name": "a\0.png"}, {"name": "\ud800.png"})  # no names of files
     for change in (*wrong, {"offset": 0.5}, {"size": True}, {"size": "7"}, {"member": None}, {"name": ["x"]}):
         files = [{**first, **change}, *others]
         (shards / "index.json").write_text(json.dumps({**index, "shards": [{**shard, "files": files}]}))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from util.files import append_text, native_name, read_text, write_text
+from util.files import NAME_MAX, append_text, native_name, read_text, write_text
 from util.pages.page import ROWS_FILE
 
 PARTIAL_FILE = "images.list"
@@ -44,8 +44,10 @@ class Listing:
 def image_name(file: object) -> str | None:
     """Return the name of a file of images/, given its path in a gallery's folder; None for other paths."""
     parts = PurePosixPath(file).parts if isinstance(file, str) else ()
-    is_image = len(parts) == 2 and parts[0] == "images" and parts[1] != ".." and "\0" not in parts[1]
-    return native_name(parts[1]) if is_image else None
+    if len(parts) != 2 or parts[0] != "images" or parts[1] == ".." or "\0" in parts[1]:
+        return None
+    name = native_name(parts[1])
+    return name if len(os.fsencode(name)) <= NAME_MAX else None
 
 
 def remove_image(folder: Path, name: str) -> None:

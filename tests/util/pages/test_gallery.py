@@ -295,6 +295,7 @@ def test_a_crafted_list_removes_nothing_outside_of_the_gallery(tmp_path: Path) -
         None,
     ]
     files += ["images/folder", "images/link.png", "images/\0", "images/a/b.png"]
+    files += ["images/\ud800.png", f"images/{'x' * 300}.png"]
     for name, content in (
         ("gallery.json", {"rows": [{"images": dict(enumerate(files))}]}),
         ("images.list", files),
