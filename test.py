@@ -221,7 +221,7 @@ def create_gallery(options: TestOptions, paired: bool) -> Gallery:
     recorded = options.run_folder / "train_opt.txt"
     changed = {name: value for name, value in options.values().items() if value != options.defaults[name]}
     flags = {"test.py": {name: argument_text(value) for name, value in changed.items()}}
-    if recorded.exists():
+    if recorded.is_file():
         flags = {"train.py": read_changed(read_text(recorded)), **flags}
     return Gallery(
         options.results_folder,

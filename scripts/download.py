@@ -32,8 +32,9 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from util.archives import ArchiveError, unpack
+from util.checking import Rule, read_json
 from util.errors import UserError, run_command
-from util.files import write_text
+from util.files import read_text, write_text
 from util.text import printable
 
 ROOT = Path(__file__).parents[1]
@@ -128,6 +129,9 @@ class DamagedError(DownloadError):
     """What was downloaded is useless."""
 
 
+HEADER = Rule(str, lambda value: value.isascii() and value.isprintable(), "the value of a header")
+
+
 @dataclass(frozen=True)
 class Attempt:
     """What is known of a file on the server, recorded beside the part that has been downloaded.
@@ -145,11 +149,10 @@ class Attempt:
     def read(cls, path: Path) -> "Attempt | None":
         """Return the record in a file; None without a valid one."""
         try:
-            values = json.loads(path.read_text())
-            attempt = cls(str(values["url"]), str(values["validator"]), values["length"])
-        except (OSError, ValueError, KeyError, TypeError):
+            values = read_json(path, {"url": str, "validator": HEADER, "length": int | None})
+        except UserError:
             return None
-        return attempt if isinstance(attempt.length, int | None) else None
+        return cls(values["url"], values["validator"], values["length"])
 
 
 def download(url: str, file: IO[bytes], record: Path) -> bool:
@@ -177,7 +180,7 @@ def download(url: str, file: IO[bytes], record: Path) -> bool:
         if headers.get_content_type() == "text/html":
             raise DownloadError(f"{url}: the answer is a web page and not the file, perhaps of a proxy")
         rest, etag = headers["Content-Length"], headers["ETag"] or "W/"
-        length = have + int(rest) if rest and rest.isdigit() else None
+        length = have + int(rest) if rest and rest.isdecimal() else None
         validator = (headers["Last-Modified"] or "") if etag.startswith("W/") else etag
         write_text(record, json.dumps({"url": url, "validator": validator, "length": length}) + "\n")
         file.truncate(have)
@@ -329,7 +332,7 @@ def check_present(target: Path, url: str, sha256: str) -> None:
         DownloadError: it is damaged, or another file than that of `url`.
     """
     record = record_path(target)
-    recorded, _, source = record.read_text().strip().partition("  ") if record.is_file() else ("", "", "")
+    recorded, _, source = read_text(record).strip().partition("  ") if record.is_file() else ("", "", "")
     if source and urlsplit(source).path != urlsplit(url).path:
         raise DownloadError(f"{target} is {source}; rename it before you download {url}")
     if target.is_dir():

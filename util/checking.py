@@ -58,8 +58,11 @@ class Rule:
     text: str
 
 
-COUNT = Rule(int, lambda value: value >= 0, "a whole number not below 0")
-POSITIVE = Rule(int, lambda value: value > 0, "a whole number above 0")
+MAX_COUNT = 1 << 62
+"""What tensors can count, with space for more."""
+
+COUNT = Rule(int, lambda value: 0 <= value < MAX_COUNT, "a whole number not below 0")
+POSITIVE = Rule(int, lambda value: 0 < value < MAX_COUNT, "a whole number above 0")
 
 
 def check(value: object, shape: object, source: str | Path, advice: str = "") -> Any:

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import json
 import tarfile
 import threading
 import zipfile
@@ -110,6 +111,25 @@ def test_a_broken_download_continues(
     model.write_bytes(CONTENT[:-1])
     assert get_model(tmp_path) == 1
     assert "damaged or another file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"validator": '"one"\r\nX: y'}, {"validator": "\u00e9"}, {"length": "7"}, {"url": None}, "[" * 9000],
+)
+def test_a_damaged_record_begins_a_download_anew(
+    handler: type[Handler], tmp_path: Path, model: Path, change: dict[str, object] | str
+) -> None:
+    handler.breaks_after = 1000
+    assert get_model(tmp_path) == 1
+    record = model.with_name(f"{model.name}.part.json")
+    text = change if isinstance(change, str) else json.dumps({**json.loads(record.read_text()), **change})
+    record.write_text(text)
+    handler.breaks_after = None
+    assert get_model(tmp_path) == 0
+    assert handler.ranges == ["", ""] and model.read_bytes() == CONTENT
+    model.with_name(f"{model.name}.sha256").write_bytes(b"\xff\xfe\x00")
+    assert get_model(tmp_path) == 1
 
 
 @pytest.mark.parametrize("change", ["other content", "other length", "no ranges", "wrong range"])

@@ -32,6 +32,7 @@ def test_what_has_the_shape_is_returned(tmp_path: Path) -> None:
         ({"name": 3}, "name: expected a string, found 3"),
         ({"name": True}, "name: expected a string, found true"),
         ({"size": -1}, "size: expected a whole number not below 0, found -1"),
+        ({"size": 10**40}, "size: expected a whole number not below 0, found a number of 133 bits"),
         ({"size": True}, "size: expected a whole number not below 0, found true"),
         ({"size": 2.5}, "size: expected a whole number not below 0, found 2.5"),
         ({"mean": []}, "mean: expected an object, found a list"),

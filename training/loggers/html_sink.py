@@ -154,7 +154,7 @@ class TrainingPage(Sink):
 
     def _has_section(self, epoch: int) -> bool:
         # Quotes in texts and in JSON are escaped, so only an attribute can match.
-        return self.page.path.exists() and f'data-epoch="{epoch}"'.encode() in self.page.path.read_bytes()
+        return self.page.path.is_file() and f'data-epoch="{epoch}"'.encode() in self.page.path.read_bytes()
 
 
 def _about_tag(flags: Mapping[str, str]) -> tags.section:

@@ -46,7 +46,7 @@ class WandbLog(Sink):
         self.progress = progress
         self.make_image = wandb.Image
         file = folder / "wandb_id.txt"
-        run_id = file.read_text().strip() if resume and file.exists() else None
+        run_id = file.read_text().strip() if resume and file.is_file() else None
         self.run = wandb.init(
             project=project,
             name=name,

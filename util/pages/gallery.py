@@ -252,7 +252,7 @@ class Gallery:
         Raises:
             OSError: the page cannot be written.
         """
-        if not training_page.exists() or is_of_earlier_version(training_page):
+        if not training_page.is_file() or is_of_earlier_version(training_page):
             return
         path = Path(os.path.relpath(self.page.path, training_page.parent)).as_posix()
         values = {
@@ -312,7 +312,7 @@ class Gallery:
         if self.about.flags:
             commands = [command_tag(program, flags) for program, flags in self.about.flags.items()]
             section.add(tags.details(tags.summary("Flags that differ from their defaults"), *commands))
-        if self.about.options and self.about.options.exists():
+        if self.about.options and self.about.options.is_file():
             path = Path(os.path.relpath(self.about.options, self.folder)).as_posix()
             section.add(tags.a(self.about.options.name, href=address(path)))
         return section
