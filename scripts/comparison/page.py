@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 from dominate import tags
 from PIL import Image, UnidentifiedImageError
@@ -177,6 +178,7 @@ def _images(groups: Sequence[RunGroup], images: Path, samples: int, width: int) 
         figures = [
             _copied(present[0][2].images[name][label], images, listing, "", name, label, width)
             for label in shared
+            if label in present[0][2].images[name]
         ]
         for label in dict.fromkeys(label for _, _, run in present for label in run.images[name]):
             for number, group, run in present:
@@ -218,14 +220,22 @@ def _copied(
     listing.add([f"{images.name}/{copied}"])
     if not file.is_file():
         raise UserError(f"{file}: there is no such image; run test.py again")
-    try:
-        with file.open("rb") as source, Image.open(source, formats=FORMATS) as image:
-            size = (image.height, image.width)
-            source.seek(0)
-            write_in_place(target, lambda opened: shutil.copyfileobj(source, opened))
-    except UnidentifiedImageError:
-        raise UserError(f"{file}: cannot be read as an image; run test.py again") from None
+    with file.open("rb") as source:
+        size = _size(source, file)
+        source.seek(0)
+        write_in_place(target, lambda opened: shutil.copyfileobj(source, opened))
     return image_tag(target.name, label, f"{name}, {label}", size, width, key=label)
+
+
+def _size(source: IO[bytes], file: Path) -> tuple[int, int]:
+    """Return height and width of the image in an open file."""
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            return image.height, image.width
+    # For damaged files Pillow's decoders raise SyntaxError, ValueError, struct.error and others.
+    except Exception as error:
+        reason = type(error).__name__ if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(f"{file}: cannot be read as an image ({reason}); run test.py again") from None
 
 
 def _all_runs(groups: Sequence[RunGroup]) -> tags.section:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -158,6 +159,18 @@ def test_formulas_in_values_and_names_are_texts(tmp_path: Path) -> None:
     assert "\x1b" not in page and r"caf\udce9\x1b[2J" in page
 
 
+def test_a_run_alone_with_an_overview_of_other_labels(tmp_path: Path) -> None:
+    run, results = make_run(tmp_path, "run", METRICS[0]), tmp_path / "results" / "run" / "test_latest"
+    image = np.zeros((8, 8, 3), np.uint8)
+    with Gallery(results, "run") as gallery:
+        gallery.add("overview", {"palette": image})
+        gallery.add("1", {"real_A": image, "fake_B": image})
+    run = read_run("run", tmp_path / "checkpoints" / "run", results, run.flags)
+    page = write_comparison([run], tmp_path / "out", "x").read_text("utf-8")
+    copied = {path.name for path in (tmp_path / "out" / "images").iterdir()}
+    assert copied == {"overview_palette.png", "1_real_A.png", "1_fake_B.png"} and page.count("<figure") == 3
+
+
 def test_only_images_of_the_gallery_are_copied(tmp_path: Path) -> None:
     run = make_run(tmp_path, "run", METRICS[0])
     results, out = tmp_path / "results" / "run" / "test_latest", tmp_path / "out"
@@ -176,7 +189,8 @@ def test_only_images_of_the_gallery_are_copied(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="outside of the gallery's folder"):
         read_images(results)
     link.unlink()
-    for damaged in (None, b"no image"):
+    bomb = b"BM" + bytes(12) + struct.pack("<IiiHHIIiiII", 40, 1 << 16, 1 << 16, 1, 24, 0, 0, 0, 0, 0, 0)
+    for damaged in (None, b"no image", bomb):
         if damaged:
             link.write_bytes(damaged)
         with pytest.raises(UserError, match=r"2_fake_B\.png: .*; run test\.py again"):

@@ -122,7 +122,7 @@ def test_a_damaged_record_begins_a_download_anew(
 ) -> None:
     handler.breaks_after = 1000
     assert get_model(tmp_path) == 1
-    record = model.with_name(f"{model.name}.part.json")
+    [record] = model.parent.glob("*.part.json")
     text = change if isinstance(change, str) else json.dumps({**json.loads(record.read_text()), **change})
     record.write_text(text)
     handler.breaks_after = None
