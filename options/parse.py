@@ -12,7 +12,7 @@ from options.base_options import DEBUG, CommandOptions, attention_fractions, run
 from options.older_flags import unknown_flags
 from options.option import TRUE, Fixed, Flag, Group, SameAs, Unless, build, flags_of
 from options.records import Record, read_record, read_training_record
-from options.runs import check_checkpoint, check_generator, check_run_exists
+from options.runs import check_checkpoint, check_generator, check_initial_weights, check_run_exists
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.errors import Parser, UserError
@@ -90,6 +90,7 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     if kind is TestOptions:
         chosen = _resolve({**defaults, **given})
         trained = read_training_record(Path(chosen["checkpoints_dir"]) / run_name(chosen))
+        trained.log_translated()
         trained = trained._replace(values=model.from_record(trained.values, chosen))
         defaults.update(_architecture(trained, flags, model.architecture, chosen, named))
     values = _resolve({**defaults, **given})
@@ -142,6 +143,7 @@ def check_weights(options: CommandOptions) -> None:
     """
     run, folder, testing = options.run, options.run_folder, isinstance(options, TestOptions)
     if isinstance(options, TrainOptions) and not options.saving.continue_train:
+        check_initial_weights(options.saving.init_from, run.checkpoints_dir)
         return
     check_run_exists(run.checkpoints_dir, options.run_name)
     if testing or run.tag != "latest":
@@ -226,7 +228,9 @@ def _peek(
     """
     peek = _peek_values(argv, "config", "model", "dataset_mode")
     record = read_record(Path(peek["config"])) if peek.get("config") else Record()
+    record.log_translated()
     config = record.values
+    peek = {name: value for name, value in peek.items() if value}
 
     shared = kind.groups()
     defaults = {
@@ -244,8 +248,8 @@ def _peek_values(argv: list[str], *names: str) -> dict[str, str]:
     peeker = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name in names:
         peeker.add_argument(f"--{name}", nargs="?", const="true" if name == "continue_train" else "")
-    values = vars(peeker.parse_known_args(argv)[0])
-    return {name: value for name, value in values.items() if value or name in ("name", "checkpoints_dir")}
+    values: dict[str, str] = vars(peeker.parse_known_args(argv)[0])
+    return values
 
 
 def _is_named(flag: Flag, argv: list[str]) -> bool:

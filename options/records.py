@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,11 +29,18 @@ class Record(NamedTuple):
     Attributes:
         values: by today's names; from a text file as strings.
         foreign: whether it may have flags that never were ours.
+        older: the older names in it.
     """
 
     source: str = ""
     values: Mapping[str, Any] = {}
     foreign: bool = False
+    older: Sequence[str] = ()
+
+    def log_translated(self) -> None:
+        """Log which older names were translated."""
+        if self.older:
+            log.info("%s: older names of flags: %s", self.source, ", ".join(self.older))
 
 
 def read_record(path: Path) -> Record:
@@ -55,9 +62,7 @@ def read_record(path: Path) -> Record:
     }
     chosen.pop("suffix", None)  # it is part of the name there
     values, older = translate(chosen)
-    if older:
-        log.info("%s: older names of flags: %s", path, ", ".join(older))
-    return Record(str(path), values, foreign=True)
+    return Record(str(path), values, foreign=True, older=older)
 
 
 def read_training_record(folder: Path) -> Record:

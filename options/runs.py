@@ -58,6 +58,19 @@ def check_checkpoint(folder: Path, tag: str, flag: str, states: bool = False) ->
         raise UserError(f"{flag}: {folder} has no such checkpoint, only {', '.join(listed)}")
 
 
+def check_initial_weights(source: str, checkpoints_dir: str) -> None:
+    """Raise a `UserError` if there is no file or folder `source` of ``--init_from``."""
+    if not source or Path(source).exists():
+        return
+    root = Path(checkpoints_dir)
+    siblings = [str(Path(source).parent / folder) for folder in _folders(Path(source).parent)]
+    nearest = get_close_matches(source, siblings, n=1) or [
+        str(root / run) for run in [_nearest(source, sorted(_runs(root)))] if run
+    ]
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise UserError(f"--init_from {source}: there is no such file or folder{hint}")
+
+
 def check_generator(folder: Path, tag: str, name: str, model: str) -> None:
     """Raise a `UserError` that says how to test a run which has other generators than network `name`.
 

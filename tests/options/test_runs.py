@@ -50,6 +50,7 @@ def test_the_nearest_run_is_named_before_anything_else(runs: Path, argv: str, me
         check_run(TestOptions, [*argv.split(), *others])
     assert message in str(caught.value)
     check_run(TrainOptions, ["--name", "new"])
+    check_run(TestOptions, ["--name", "facades_pix2pix", "--suffix="])
     if ".." not in argv and argv != "--name=":
         check_run(TrainOptions, argv.split())
         with pytest.raises(UserError):
@@ -75,6 +76,14 @@ def test_missing_checkpoints_are_listed(runs: Path) -> None:
         check_weights(parsed_test("--name", "empty"))
     with pytest.raises(UserError, match="did you mean --name maps_unet_256"):
         check_weights(parsed_test("--name", "maps", "--suffix", "{netG}", "--netG", "unet_128"))
+
+
+def test_initial_weights_exist(runs: Path) -> None:
+    argv = ["--dataroot", "d", "--model", "pix2pix", "--name", "new", "--init_from"]
+    check_weights(parse(TrainOptions, [*argv, "checkpoints/maps_unet_256"], MODELS, DATASETS))
+    for wrong in ("checkpoints/maps_unet_265", "maps_unet_256", "maps"):
+        with pytest.raises(UserError, match="did you mean checkpoints/maps_unet_256"):
+            check_weights(parse(TrainOptions, [*argv, wrong], MODELS, DATASETS))
 
 
 def test_one_direction_of_a_cycle_gan_run(tmp_path: Path) -> None:
