@@ -175,15 +175,12 @@ def link_or_copy(source: Path, target: Path) -> None:
     temporary = temporary_path(target)
     with errors_name(target):
         try:
-            try:
-                temporary.hardlink_to(source)
-            except OSError:
-                shutil.copyfile(source, temporary)
+            os.link(source, temporary)
             temporary.replace(target)
+        except OSError:
+            copy_file(source, target)
+        finally:
             temporary.unlink(missing_ok=True)  # it is still there if `target` was a link to the same file
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
         sync_folder(target.parent)
 
 
