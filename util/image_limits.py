@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from util.errors import UserError
 from util.shards import Member
 
 MAX_IMAGE_GB = 0.9
@@ -50,7 +51,13 @@ class LimitError(Exception):
 
 
 def set_max_image_gb(gigabytes: float) -> None:
-    """Set the limit on the bytes of one image after decoding, with the copies that its conversion makes."""
+    """Set the limit on the bytes of one image after decoding, with the copies that its conversion makes.
+
+    Raises:
+        UserError: it is not above 0, or beyond the memory of any machine.
+    """
+    if not 0 < gigabytes < 1e6:
+        raise UserError(f"--max_image_gb {gigabytes:g}: expected a number above 0 and below a million")
     global _max_bytes
     _max_bytes = int(gigabytes * 1e9)
     Image.MAX_IMAGE_PIXELS = _max_bytes // 10  # Pillow warns above this and raises above twice as many

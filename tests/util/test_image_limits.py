@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.support.environment import ONE_THREAD, ROOT
 from util import image_io, image_limits
+from util.errors import UserError
 from util.image_io import BadImage, read_image
 from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
 from util.shards import Member
@@ -28,6 +29,12 @@ def _limits() -> Iterator[None]:
     set_max_image_gb(5 * SIDE * SIDE / 1e9)
     yield
     set_max_image_gb(MAX_IMAGE_GB)
+
+
+@pytest.mark.parametrize("gigabytes", [float("nan"), float("inf"), 1e300, 0.0, -1.0])
+def test_a_limit_is_a_size_that_memory_can_have(gigabytes: float) -> None:
+    with pytest.raises(UserError, match=r"--max_image_gb .*expected a number above 0"):
+        set_max_image_gb(gigabytes)
 
 
 def saved(path: Path, mode: str, size: tuple[int, int] = (SIDE, SIDE), **options: object) -> Path:
