@@ -73,14 +73,18 @@ def open_folder(dataroot: str) -> Folder:
     """Return the folder that ``--dataroot`` names: a real one, or one in tar files.
 
     Raises:
-        UserError: Tar files or their index are missing, or do not belong together.
+        UserError: The folder cannot be read; tar files or their index are missing, or do not belong together.
     """
     if is_url(dataroot):
         return _remote(dataroot)
     if dataroot.endswith(".tar") and not os.path.isdir(dataroot):
         return _local([Path(name) for name in expand_braces(dataroot)])
     index = Path(dataroot) / INDEX_NAME
-    if index.is_file() and FORMAT.encode() in index.open("rb").read(100):
+    try:
+        has_index = index.is_file()
+    except PermissionError as error:  # the folder's, whether there is an index or not
+        raise UserError(f"--dataroot {dataroot}: no permission to read it ({error.strerror})") from None
+    if has_index and FORMAT.encode() in index.open("rb").read(100):
         shards = parse_index(read_limited(index, MAX_INDEX_BYTES), str(index))
         return _local([Path(dataroot) / name for name in shards], shards)
     return Path(dataroot)

@@ -20,6 +20,7 @@ from data.aligned_dataset import AlignedDataset, find_pairs
 from data.base_dataset import check_channels
 from data.image_folder import find_images
 from data.sampler import EpochSampler
+from data.shards import open_folder
 from data.single_dataset import SingleDataset
 from data.transforms import Transform
 from data.unaligned_dataset import UnalignedDataset
@@ -97,6 +98,9 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: p
             patch.setattr(os, function, denied)
             with pytest.raises(UserError, match=r"closed.*: no permission to read it"):
                 find_images(tmp_path / "train")
+            if function == "stat":
+                with pytest.raises(UserError, match=r"closed: no permission to read it"):
+                    open_folder(str(tmp_path / "train" / "closed"))
 
 
 def test_a_folder_without_images_does_not_hide_pairs_of_folders(tmp_path: Path) -> None:
