@@ -396,6 +396,8 @@ def _read_state(path: Path) -> dict[str, Any]:
                 block = file.read(min(left, 1 << 20))
                 digest.update(block)
                 left -= len(block) or left
+    except PermissionError:
+        raise  # it is not damaged, so that an earlier state must not take its place
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if trailer != MARK + digest.digest():

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -70,6 +71,15 @@ def test_a_damaged_state_is_named_and_the_previous_one_is_used(
     assert f"{path}: damaged" in caplog.text
     (tmp_path / "latest_state.prev.pth").write_bytes(b"")
     with pytest.raises(UserError, match="no undamaged state is left"):
+        load_state(tmp_path, "latest")
+
+
+def test_a_state_without_permission_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in (1, 2):
+        save_checkpoint(tmp_path, ["latest"], state(n), {})
+    denied = PermissionError(errno.EACCES, "Permission denied", str(state_path(tmp_path, "latest")))
+    monkeypatch.setattr("training.checkpoint.open_regular", Mock(side_effect=denied))
+    with pytest.raises(PermissionError):  # rather than to resume from the previous one
         load_state(tmp_path, "latest")
 
 

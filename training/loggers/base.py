@@ -247,11 +247,15 @@ class Logger:
 
     def lengths(self) -> dict[str, int]:
         """Flush the append-only files to disk; return their sizes in bytes by their paths in the folder."""
-        lengths = {}
-        for path in (path for sink in self.sinks for path in sink.files):
-            with path.open("rb") as file:
-                sync(file.fileno())
-                lengths[str(path.relative_to(self.folder))] = os.fstat(file.fileno()).st_size
+        lengths: dict[str, int] = {}
+
+        def measure(sink: Sink) -> None:
+            for path in sink.files:
+                with path.open("rb") as file:
+                    sync(file.fileno())
+                    lengths[str(path.relative_to(self.folder))] = os.fstat(file.fileno()).st_size
+
+        self._each(measure)
         return lengths
 
     def names(self) -> set[str]:
