@@ -6,6 +6,11 @@ The weights come from ``<checkpoints_dir>/<name>/``, the architecture from the o
 gallery goes to ``<results_dir>/<name>/<phase>_<epoch>/index.html``.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports below take seconds
+
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Set

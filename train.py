@@ -8,6 +8,11 @@ end with status 75.
 ``--help`` lists every flag of the chosen model and data set.
 """
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports below take seconds
+
 import logging
 import sys
 from contextlib import ExitStack, suppress
@@ -59,9 +64,12 @@ def main(argv: list[str]) -> int:
             complete = train(run, stop)
         except Stopped:
             if run is None or distributed.world_size() > 1:
-                place = "before training began" if run is None else "while it waited for images"
                 log.warning(
-                    "Stopped by %s %s; --continue_train resumes from what is saved", stop.received, place
+                    "Stopped by %s %s",
+                    stop.received,
+                    "before training began; there is nothing to save"
+                    if run is None
+                    else "while waiting for images; --continue_train resumes from the last save",
                 )
                 return STOPPED_STATUS
             complete = False

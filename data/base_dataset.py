@@ -15,7 +15,7 @@ from data.examples import Layout, write_example
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import NoOptions
-from util.errors import UserError
+from util.errors import UserError, user_message
 from util.image_io import BadImage, read_image
 from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
 from util.remarks import Remark, collecting
@@ -189,8 +189,11 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         try:
             with collecting(remarks):
                 sample = self.read(index, rng) if positions is None else self.read_at(index, positions, rng)
-        except UserError as error:
-            return Rejected(index, error)
+        except (UserError, OSError) as error:
+            message = user_message(error, memory_advice="Lower --num_threads")
+            if message is None:
+                raise
+            return Rejected(index, error if isinstance(error, UserError) else UserError(message))
         if self._replaced or remarks:
             return replace(sample, replaced=tuple(self._replaced), remarks=tuple(remarks))
         return sample

@@ -1,5 +1,6 @@
 """Worker processes that fail or pause, and servers that hang: an error or a signal ends the wait."""
 
+import errno
 import multiprocessing
 import os
 import resource
@@ -92,6 +93,17 @@ def test_workers_that_cannot_be_started_are_an_error(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fork", fork)
     with pytest.raises(UserError, match=r"--num_threads 2: worker processes cannot be started .*unavailable"):
         next(reading(tmp_path, 2).epoch(0))
+
+
+def test_an_error_of_the_system_in_a_worker_is_one_line(tmp_path: Path) -> None:
+    loader = reading(tmp_path, 1)
+
+    def read(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files", "weights.pth")
+
+    loader.dataset.read = read  # type: ignore[method-assign, assignment]
+    with pytest.raises(UserError, match=r"^weights\.pth: Too many open files; raise the limit"):
+        next(loader.epoch(0))
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])

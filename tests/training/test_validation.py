@@ -1,6 +1,9 @@
 """Validation between epochs: its numbers are test.py's, it keeps the best model, ends runs, and resumes."""
 
+import itertools
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,10 +13,13 @@ import test
 import train
 from data import DATASETS
 from models import MODELS, create_model
+from models.pix2pix_model import Pix2PixModel
 from options.parse import parse
 from options.train_options import TrainOptions
 from training.validation import Validation
+from util.batch import Batch
 from util.errors import UserError
+from util.stopping import STOPPED_STATUS
 
 FLAGS = ["--model=pix2pix", "--netG=unet_32", "--ngf=4", "--ndf=4", "--norm=instance", "--load_size=36"]
 FLAGS += ["--crop_size=32", "--gpu_ids=-1", "--num_threads=0", "--no_html", "--name=run", "--lr=0.01"]
@@ -165,3 +171,25 @@ def test_a_best_that_cannot_be_found_is_refused_at_the_start(data: dict[str, Pat
     validation.watched = "fid"
     with pytest.raises(UserError, match=r"--best fid: it needs two images"):
         validation.check(create_model(options, torch.device("cpu")))
+
+
+def test_a_stop_signal_interrupts_it_and_a_resumed_run_repeats_it(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--n_epochs=2", "--val_freq=1", "--best=psnr", "--lr_policy=plateau"]
+    through, cut = tmp_path / "through", tmp_path / "cut"
+    run(through, pairs, *flags)
+    translate, calls = Pix2PixModel.translate, itertools.count()
+
+    def interrupted(self: Pix2PixModel, batch: Batch) -> dict[str, torch.Tensor]:
+        if next(calls) == 2:  # after that of `Validation.check`, in the second batch
+            os.kill(os.getpid(), signal.SIGHUP)
+        return translate(self, batch)
+
+    monkeypatch.setattr(Pix2PixModel, "translate", interrupted)
+    assert run(cut, pairs, *flags) == STOPPED_STATUS
+    assert found(cut) == []
+    assert run(cut, pairs, *flags, "--continue_train") == 0
+    assert found(cut) == found(through)
+    for tag in ("best", "1", "2", "latest"):
+        assert equal(weights(cut, tag), weights(through, tag))
