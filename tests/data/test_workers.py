@@ -29,8 +29,11 @@ from util.stopping import SIGNALS, Stopped, StopSignals, interruptible
 
 
 @pytest.fixture(autouse=True)
-def _quick_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for dead workers every 0.2 s, not every 5 s."""
+def _workers_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the workers of earlier tests; look for dead ones every 0.2 s, not every 5 s."""
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
     wait = dataloader._MultiProcessingDataLoaderIter._try_get_data
     monkeypatch.setattr(wait, "__defaults__", (0.2,))
 
