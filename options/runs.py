@@ -1,5 +1,6 @@
 """Whether the run that a command names exists, told before data are listed or models are imported."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,15 +9,14 @@ from pathlib import Path
 
 from util.errors import UserError, did_you_mean
 
-MAX_RUNS = 6
-"""Number of runs that a message lists."""
+log = logging.getLogger(__name__)
 
 RUN_FILES = ("_net_", "_state.pth", "_opt.txt", "_opt.json")
 """Parts of the names of files by which a folder is recognised as a run."""
 
 
 def check_run_exists(checkpoints_dir: str, name: str) -> None:
-    """Raise a `UserError` that names the nearest run if there is no folder of this run."""
+    """Raise a `UserError` that names the nearest run, and log all runs, if there is no folder of this run."""
     root = Path(checkpoints_dir)
     if (root / name).is_dir():
         return
@@ -27,6 +27,7 @@ def check_run_exists(checkpoints_dir: str, name: str) -> None:
         )
     siblings = [str(root.parent / folder) for folder in _folders(root.parent)]
     runs = sorted(_runs(root))
+    log.info("Runs in %s: %s", root, ", ".join(runs) or "none")
     nearest = _nearest(name, runs)
     others = [folder for folder in siblings if _is_run(Path(folder, name))]
     if not nearest and others:
@@ -36,8 +37,7 @@ def check_run_exists(checkpoints_dir: str, name: str) -> None:
         raise UserError(f"--checkpoints_dir {checkpoints_dir}: there is no such checkpoint folder{hint}")
     if nearest:
         raise UserError(f"{missing}; did you mean --name {nearest}?")
-    more = f" and {len(runs) - MAX_RUNS} more" if len(runs) > MAX_RUNS else ""
-    raise UserError(f"{missing}. There are {', '.join(runs[:MAX_RUNS]) or 'none at all'}{more}")
+    raise UserError(f"{missing}{'; the runs there are listed above' if runs else ', nor any other run'}")
 
 
 def check_checkpoint(folder: Path, tag: str, flag: str, states: bool = False) -> None:

@@ -34,7 +34,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--name checkpoints/facades_pix2pix/", "did you mean --name facades_pix2pix?"),
         ("--name maps", "did you mean --name maps_unet_256?"),
         ("--name inner", "did you mean --name group/inner?"),
-        ("--name zzz", "There are facades_pix2pix, group/inner, maps_unet_256"),
+        ("--name zzz", "the runs there are listed above"),
         ("--name maps_unet_256 --checkpoints_dir checkpoint", "did you mean --checkpoints_dir checkpoints?"),
         ("--name maps_unet_256 --checkpoints_dir empty", "did you mean --checkpoints_dir checkpoints?"),
         ("--name zzz --checkpoints_dir checkpoint", "no such checkpoint folder; did you mean checkpoints?"),
@@ -43,12 +43,17 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--name ..", "leads out of"),
     ],
 )
-def test_the_nearest_run_is_named_before_anything_else(runs: Path, argv: str, message: str) -> None:
+def test_the_nearest_run_is_named_before_anything_else(
+    runs: Path, argv: str, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     # Neither the model nor the data exist, and a flag is wrong.
     others = ["--model", "none.py", "--dataroot", "none", "--zzz"]
     with pytest.raises(UserError) as caught:
         check_run(TestOptions, [*argv.split(), *others])
     assert message in str(caught.value)
+    if "above" in message:
+        assert caplog.messages == ["Runs in checkpoints: facades_pix2pix, group/inner, maps_unet_256"]
     check_run(TrainOptions, ["--name", "new"])
     check_run(TestOptions, ["--name", "facades_pix2pix", "--suffix="])
     if ".." not in argv and argv != "--name=":

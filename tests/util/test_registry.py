@@ -91,8 +91,8 @@ def test_spawned_workers_read_a_data_set_from_a_file(folder: Path, pairs: Path) 
         multiprocessing_context="spawn",
         collate_fn=collate,
     )
-    [(batches, rejected, _)] = list(loader)
-    assert len(batches[0]) == 2 and not rejected
+    [collated] = list(loader)
+    assert len(collated.batches[0]) == 2 and not collated.rejected
 
 
 def test_files_elsewhere_train_resume_and_test(command: Command, pairs: Path, tmp_path: Path) -> None:
