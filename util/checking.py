@@ -17,6 +17,7 @@ import errno
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -217,6 +218,8 @@ def _check_entries(value: Mapping[Any, object], shape: Mapping[Any, object], key
 def _is(value: object, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind in (bool, object)
+    if kind is float and isinstance(value, int):
+        return abs(value) <= sys.float_info.max
     return isinstance(value, int | float if kind is float else kind)
 
 

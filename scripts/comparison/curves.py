@@ -45,7 +45,7 @@ def resample(series: Series, end: float, count: int) -> Points:
     finite, it is NaN.
     """
     epochs, values = np.asarray(series.epochs), np.asarray(series.values, dtype=np.float64)
-    width = end / count
+    width = end / count or 1.0
     places = np.clip(np.ceil(epochs / width - 1e-9).astype(int) - 1, 0, count - 1)
     finite = np.isfinite(values)
     sums = np.bincount(places[finite], values[finite], minlength=count)

@@ -14,7 +14,7 @@ from options.parse import argument_text
 from options.records import FLAG_VALUES
 from options.train_options import TrainOptions
 from training.loggers.base import DIAGNOSTIC
-from util.checking import read_json, read_json_lines
+from util.checking import Rule, read_json, read_json_lines
 from util.errors import UserError
 from util.files import native_name
 from util.metrics.names import HIGHER_IS_BETTER
@@ -31,7 +31,10 @@ LABEL = re.compile(r"(.+?)_((?:real|fake|rec|idt)(?:_[AB](?:_rgb)?(?:_\d+)?)?|fa
 """Name and label of an image in galleries that have no gallery.json."""
 
 NUMBERS = {str: float | None}
-POSITION = {"epoch": float, "epoch_fraction?": float}
+POSITION = {
+    "epoch": Rule(float, lambda epoch: 1 <= epoch < 1e9, "the number of an epoch"),
+    "epoch_fraction?": Rule(float, lambda part: 0 <= part < 1e9, "a part of an epoch"),
+}
 LOSSES = {**POSITION, "losses": NUMBERS, "diagnostics?": NUMBERS}
 METRICS = {**POSITION, "metrics": NUMBERS}
 GALLERY = {"rows": [{"name": str, "images": {str: str}}], "paired": bool | None}

@@ -159,6 +159,17 @@ def test_formulas_in_values_and_names_are_texts(tmp_path: Path) -> None:
     assert "\x1b" not in page and r"caf\udce9\x1b[2J" in page
 
 
+@pytest.mark.parametrize("number", ["1e999", "NaN", "0", "-5", f"1{'0' * 400}"])
+def test_epochs_without_a_place_on_a_chart_are_refused(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "losses.jsonl"
+    path.write_text(f'{{"epoch": {number}, "losses": {{"G": 1}}}}\n')
+    with pytest.raises(UserError, match=r"losses\.jsonl: line 1: epoch: expected the number of an epoch"):
+        read_losses(path)
+    path.write_text(f'{{"epoch": 1, "losses": {{"G": 1{"0" * 400}}}}}\n')
+    with pytest.raises(UserError, match=r"losses\.G: expected a number or null, found a number of 1329 bits"):
+        read_losses(path)
+
+
 def test_a_run_alone_with_an_overview_of_other_labels(tmp_path: Path) -> None:
     run, results = make_run(tmp_path, "run", METRICS[0]), tmp_path / "results" / "run" / "test_latest"
     image = np.zeros((8, 8, 3), np.uint8)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from options.train_options import TrainOptions
 from training.progress import Progress
-from util.checking import COUNT, read_json_lines
+from util.checking import COUNT, open_regular, read_json_lines
 from util.files import DISK_FULL_ERRORS, open_in_place, sync
 from util.image_io import Visuals
 
@@ -251,7 +251,7 @@ class Logger:
 
         def measure(sink: Sink) -> None:
             for path in sink.files:
-                with path.open("rb") as file:
+                with open_regular(path) as file:
                     sync(file.fileno())
                     lengths[str(path.relative_to(self.folder))] = os.fstat(file.fileno()).st_size
 
