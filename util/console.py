@@ -67,9 +67,9 @@ def set_up() -> None:
         sys.stdout = _robust(sys.stdout, 1, remarks=2)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _robust(sys.stderr, 2, remarks=1)
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(LineFormatter("%(message)s"))
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def _open_if_closed(descriptor: int, mode: int) -> None:
