@@ -116,6 +116,11 @@ def save_checkpoint(
             announced.unlink(missing_ok=True)
         raise
     announced.replace(last)
+    for tag in tags:
+        # Averages that the run no longer has, or of an earlier run: test.py --ema would use them.
+        for path in folder.glob(f"{escape(tag)}_net_*{EMA_SUFFIX}.pth"):
+            if path not in (weights_path(folder, tag, name) for name in nets):
+                path.unlink()
     sync_folder(folder)
 
 

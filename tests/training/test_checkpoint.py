@@ -311,6 +311,14 @@ def test_weights_that_others_changed_are_noticed(tmp_path: Path, caplog: pytest.
     assert changed() == []
 
 
+def test_averages_do_not_outlast_the_weights_that_they_are_of(tmp_path: Path) -> None:
+    nets = {"G": net(), "G_ema": net()}
+    save_checkpoint(tmp_path, ["1", "best", "latest"], run_state(nets, {}), nets)
+    save_checkpoint(tmp_path, ["best", "latest"], run_state(nets, {}), {"G": net()})
+    averages = {path.name for path in tmp_path.glob("*_ema.pth")}
+    assert averages == {"1_net_G_ema.pth"}
+
+
 def test_a_checkpoint_is_set_aside_as_a_whole(tmp_path: Path) -> None:
     assert not set_aside(tmp_path, "latest", "replaced")
     for i in (1, 2):
