@@ -32,13 +32,14 @@ from options.records import read_changed
 from options.test_options import TestOptions
 from util import distributed
 from util.batch import Batch
+from util.checking import read_limited
 from util.device import prepare_device, processes_to_launch
 from util.errors import UserError, run_command
-from util.files import read_text
 from util.image_io import Visuals, to_uint8
 from util.metrics.measure import Metrics
 from util.metrics.summary import remove_summary, write_summary
 from util.pages.gallery import About, Gallery
+from util.text import decode
 from util.weights import EMA_SUFFIX, load_weights, weights_path
 
 PEERS_NUM_TEST = 50
@@ -227,7 +228,7 @@ def create_gallery(options: TestOptions, paired: bool) -> Gallery:
     changed = {name: value for name, value in options.values().items() if value != options.defaults[name]}
     flags = {"test.py": {name: argument_text(value) for name, value in changed.items()}}
     if recorded.is_file():
-        flags = {"train.py": read_changed(read_text(recorded)), **flags}
+        flags = {"train.py": read_changed(decode(read_limited(recorded))), **flags}
     return Gallery(
         options.results_folder,
         title,

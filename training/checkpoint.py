@@ -8,6 +8,7 @@ with ``weights_only=True``, so that they cannot run code.
 
 import hashlib
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -161,7 +162,8 @@ def load_state(folder: Path, tag: str) -> dict[str, Any] | None:
 
 def _newest_state(folder: Path, tag: str) -> SavedState | None:
     newest = state_path(folder, tag)
-    candidates = [path for path in (newest, _previous(newest)) if path.exists()]
+    # A link without a target is a state on a disk that is not there now.
+    candidates = [path for path in (newest, _previous(newest)) if os.path.lexists(path)]
     for path in candidates:
         try:
             return SavedState(_read_state(path), path)

@@ -74,6 +74,12 @@ def test_a_damaged_state_is_named_and_the_previous_one_is_used(
         load_state(tmp_path, "latest")
 
 
+def test_a_link_to_a_state_that_is_not_there_is_no_new_start(tmp_path: Path) -> None:
+    state_path(tmp_path, "latest").symlink_to(tmp_path / "unmounted" / "latest_state.pth")
+    with pytest.raises(UserError, match="no undamaged state is left"):
+        find_state(tmp_path, "latest")
+
+
 def test_a_state_without_permission_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in (1, 2):
         save_checkpoint(tmp_path, ["latest"], state(n), {})
