@@ -69,7 +69,7 @@ def files_in(folder: Path, *, hidden: bool = False) -> list[FoundFile]:
                 continue
             listed.add((status.st_dev, status.st_ino))
             with os.scandir(path) as opened:
-                entries = [entry for entry in opened if hidden or not entry.name.startswith(".")]
+                entries = [entry for entry in opened if hidden or not _is_hidden(entry.name)]
             for entry in entries:
                 is_link = entry.is_symlink()
                 if _is_special(entry):
@@ -97,6 +97,11 @@ def name_in(folder: Folder, path: str) -> str:
     if isinstance(folder, ShardFolder):
         return path.removeprefix(f"{folder}/")
     return os.path.relpath(path, folder)
+
+
+def _is_hidden(name: str) -> bool:
+    # The root of a disk has a lost+found that only its administrator may read.
+    return name.startswith(".") or name == "lost+found"
 
 
 def has_image_suffix(name: str) -> bool:

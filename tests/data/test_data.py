@@ -114,7 +114,8 @@ def test_a_folder_without_images_does_not_hide_pairs_of_folders(tmp_path: Path) 
 
 
 def test_images_are_sorted_by_their_names(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a.jpg", "sub/c.webp", ".hidden.png", ".thumbs/d.png", "e.png.bin", "notes.txt"):
+    hidden = (".hidden.png", ".thumbs/d.png", "lost+found/f.png")
+    for name in ("b.PNG", "a.jpg", "sub/c.webp", *hidden, "e.png.bin", "notes.txt"):
         image(tmp_path / name, 4, 4) if Path(name).suffix not in (".txt", ".bin") else (
             tmp_path / name
         ).touch()
