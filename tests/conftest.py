@@ -35,6 +35,12 @@ def _few_threads() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _sighup() -> None:
+    """Let SIGHUP act, also where the tests run under nohup, which processes inherit."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A data root for every ``--dataset_mode``, with the example that the data set makes of itself."""
