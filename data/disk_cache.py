@@ -86,7 +86,7 @@ class DiskCache(ImageCache):
 
     @staticmethod
     def _open_own(path: Path) -> int:
-        """Open or create the file, which must be this user's: whoever can cut it can end this process.
+        """Open or create the file, which must be this user's: truncating it would crash this process.
 
         Raises:
             UserError: There is something else at its place.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from util.errors import did_you_mean
+from util.text import is_number
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,9 @@ def _with_values(words: Sequence[str]) -> list[tuple[str, str, str | None]]:
     """Return each unknown flag as (written, name, value); value None if there is none."""
     result: list[tuple[str, str, str | None]] = []
     for word, following in zip(words, [*words[1:], "--"], strict=True):
-        if word.startswith("-") and not _is_number(word):
+        if word.startswith("-") and not is_number(word):
             written, equals, value = word.partition("=")
-            has_value = not following.startswith("-") or _is_number(following)
+            has_value = not following.startswith("-") or is_number(following)
             given = value if equals else following if has_value else None
             result.append((written, written.lstrip("-"), given))
     return result
@@ -223,11 +224,3 @@ def _abbreviated(name: str, flags: Sequence[str]) -> list[str]:
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Whether the run that a command names exists, told before data are listed or models are imported."""
+"""Check that the run which a command names exists, before data are listed or models are imported."""
 
 import logging
 import os

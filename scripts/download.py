@@ -156,7 +156,7 @@ class Attempt:
 
 
 def download(url: str, file: IO[bytes], record: Path) -> bool:
-    """Download what `file` lacks of `url`, and return whether the server told the length.
+    """Download what `file` lacks of `url`, and return whether the server gave its length.
 
     Args:
         file: open for reading and writing; what it contains is continued if the server confirms that its file
@@ -263,8 +263,8 @@ def fetch(kind: Kind, name: str, root: Path, sha256: str = "") -> Path:
         _lock(file, part)
         try:
             if is_missing(target):  # otherwise another process has completed it meanwhile
-                told = _download_from_any(url, file, record)
-                _install(part, target, name, url, sha256, told)
+                length_checked = _download_from_any(url, file, record)
+                _install(part, target, name, url, sha256, length_checked)
         except DamagedError:
             file.truncate(0)
             raise
@@ -277,11 +277,11 @@ def fetch(kind: Kind, name: str, root: Path, sha256: str = "") -> Path:
     return target
 
 
-def _install(part: Path, target: Path, name: str, url: str, sha256: str, told: bool) -> None:
+def _install(part: Path, target: Path, name: str, url: str, sha256: str, length_checked: bool) -> None:
     """Check a complete download and move or unpack it to `target`.
 
     Args:
-        told: whether the server told the length, which has been checked.
+        length_checked: whether the server gave a length, to which the file's is equal.
     """
     with part.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -290,7 +290,7 @@ def _install(part: Path, target: Path, name: str, url: str, sha256: str, told: b
     if target.suffix != ".pth":
         _unpack(part, target, name, record)
         return
-    if not told and not sha256 and not _prefix(url):
+    if not length_checked and not sha256 and not _prefix(url):
         from util.weights import read_weights  # here because torch takes seconds
 
         try:

@@ -239,11 +239,9 @@ def cut_name(name: str, limit: int) -> str:
 
 def native_name(name: str) -> str:
     """Return a name that another process recorded as this process names the file, whatever its locale."""
-    try:
+    with suppress(UnicodeEncodeError):
         os.fsencode(name)
         return name
-    except UnicodeEncodeError:
-        pass
     try:
         return os.fsdecode(name.encode("utf-8", errors="surrogateescape"))
     except UnicodeEncodeError:  # surrogates that stand for no byte: there is no such file

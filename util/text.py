@@ -55,7 +55,7 @@ def csv_cell(value: object) -> object:
     if not isinstance(value, str):
         return value
     cell = escape(value)
-    return f"'{cell}" if _FORMULA.match(cell) and not _is_number(cell) else cell
+    return f"'{cell}" if _FORMULA.match(cell) and not is_number(cell) else cell
 
 
 def csv_text(cell: str) -> str:
@@ -81,7 +81,8 @@ def _escape_character(match: re.Match[str]) -> str:
     return _SHORT.get(character) or (f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}")
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a text is a number, such as ``-1e-3``."""
     try:
         float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Runs and checkpoints that do not exist are told first; warnings of flags at odds with the record."""
+"""Missing runs and checkpoints are refused first; warnings of flags at odds with the record."""
 
 from pathlib import Path
 
