@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from util.archives import ArchiveError, unpack
+from scripts.archives import ArchiveError, unpack
 from util.checking import Rule, read_json
 from util.errors import UserError, run_command
 from util.files import read_text, write_text

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from util import archives
-from util.archives import ArchiveError, unpack
+from scripts import archives
+from scripts.archives import ArchiveError, unpack
 
 
 def write_zip(path: Path, members: dict[str, bytes], link: str = "") -> None:
