@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
+from options.file_options import FileOptions
 from options.option import Group, option
 from options.runs import checked_name
 from util.errors import UserError
@@ -350,6 +351,7 @@ class CommandOptions:
     speed: SpeedOptions
     network: NetworkOptions
     data: DataOptions
+    files: FileOptions
     metrics: MetricOptions
     display: DisplayOptions
     model: Any

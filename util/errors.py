@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from util import console
 from util.files import DISK_FULL_ERRORS
@@ -42,7 +42,11 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `UserError`."""
+    """An argument parser that raises `UserError`; a word such as ``-1000,3000`` is a value, not a flag."""
+
+    def __init__(self, *args: Any, **settings: Any):
+        super().__init__(*args, **settings)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message)

@@ -1,0 +1,127 @@
+"""The flags that say what image files hold."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from options.option import option
+from util.errors import UserError
+
+PER_PART = "; with --inputs or --outputs one for all, or by part: A1:full,A2:0,4095, or a .json file of these"
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What the image files hold, and how it becomes the input of networks."""
+
+    input_range: str = option(
+        "8bit",
+        "values of input files: 8bit reads RGB or grey with 8 bits, whatever the file holds; the others keep"
+        " the file's type and channels and map to [-1, 1]: full the whole range of an integer type (0..1 of"
+        " floating point), LO,HI an interval in the file's units, percentile:P what lies between the P-th and"
+        " the (100 - P)-th percentile of the training images" + PER_PART,
+        nonempty=True,
+        architecture=True,
+    )
+    output_range: str = option(
+        "8bit", "values of output files, see --input_range", nonempty=True, architecture=True
+    )
+    input_bands: str = option(
+        "",
+        "channels of input files to use, from 1, in this order, such as 4,3,2; by default all" + PER_PART,
+        architecture=True,
+    )
+    output_bands: str = option("", "channels of output files to use, see --input_bands", architecture=True)
+    nan_value: float | None = option(
+        None,
+        "value in the file's units in place of NaN and infinite values, which are an error otherwise",
+        architecture=True,
+    )
+    inputs: str = option(
+        "",
+        "several input images per sample, joined along the channels: the folders <phase>A1, <phase>A2 are"
+        " A1,A2; files are paired by name",
+        architecture=True,
+    )
+    outputs: str = option(
+        "", "several output images per sample, such as B1,B2, see --inputs", architecture=True
+    )
+    label_nc: int = option(
+        0,
+        "the input is a map of class numbers, 0 to N - 1, which networks get one-hot: N; 0: it is an image",
+        minimum=0,
+        architecture=True,
+    )
+    label_ignore: int | None = option(
+        None,
+        "class number without a class, whose pixels are 0 in all channels, such as 255",
+        minimum=0,
+        architecture=True,
+    )
+    label_colors: str = option(
+        "",
+        "file with the colour of each class, a line R G B each: label maps are images of these colours, and"
+        " pages show the classes in them",
+        architecture=True,
+    )
+    no_instance: bool = option(
+        False,
+        "with --label_nc, do not add the edges of objects from <phase>_inst as an input channel",
+        architecture=True,
+    )
+    mask: bool = option(
+        False,
+        "weight pixel losses and metrics by the grey images in <phase>M (0 to 255 as 0 to 1)",
+    )
+    tiff_pages: str = option(
+        "samples",
+        "pages of a TIFF file: each is a sample, or they are the channels of one",
+        choices=("samples", "channels"),
+        architecture=True,
+    )
+    slice_axis: int = option(
+        2,
+        "axis of a volume (NIfTI) along which its slices are the samples",
+        minimum=0,
+        below=3,
+        architecture=True,
+    )
+    value_ranges: str = option(
+        "",
+        "types and intervals of values by part, as measured in the training images; train.py records them for"
+        " test.py and --continue_train",
+        architecture=True,
+        cosmetic=True,
+    )
+
+    def __post_init__(self) -> None:
+        for flag in ("inputs", "outputs"):
+            names = part_names(getattr(self, flag))
+            wrong = [name for name in names if not re.fullmatch(r"[A-Za-z0-9_]+", name)]
+            if wrong or len(set(names)) < len(names):
+                raise UserError(
+                    f"--{flag} {getattr(self, flag)}: expected different names of letters and digits,"
+                    " separated by commas, such as A1,A2"
+                )
+
+
+def part_names(text: str) -> tuple[str, ...]:
+    """Return the names in a value of ``--inputs`` or ``--outputs``."""
+    return tuple(text.split(",")) if text else ()
+
+
+def by_part(text: str) -> Mapping[str, str]:
+    """Return a flag's value by part, under "" that of all parts: ``A1:full,A2:0,4095`` has two.
+
+    A word before a colon is a part's name if it is not itself a value, as in ``percentile:1``.
+    """
+    values: dict[str, str] = {}
+    name = ""
+    for word in text.split(",") if text else ():
+        head, colon, rest = word.partition(":")
+        if colon and head != "percentile":
+            name, word = head, rest
+            if name in values:
+                raise UserError(f"{text}: two values of {name}")
+        values[name] = f"{values[name]},{word}" if name in values else word
+    return values
