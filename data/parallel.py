@@ -92,7 +92,8 @@ def _at_once(job: Callable[[T], R], items: Sequence[T], processes: int) -> Itera
             try:
                 while source or running:
                     while source and len(running) < (2 * count if source is waiting else 1):
-                        running[_submit(pool, job, source[0][1])] = source.popleft()
+                        future = _submit(pool, job, source[0][1])
+                        running[future] = source.popleft()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         outcome = future.result()
                         yield running.pop(future)[0], outcome

@@ -55,5 +55,5 @@ def test_pairs_are_written_as_the_peer_does_and_images_without_partner_named(
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--leftImg8bit_dir .*no images val/CITY"):
+    with pytest.raises(UserError, match=r"--leftImg8bit_dir .*no images val/CITY"):
         prepare.main(arguments(tmp_path))
