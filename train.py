@@ -23,6 +23,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from data import DATASETS, Loader, create_loader
+from data.sides import with_sides
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from options.parse import check_run, check_weights, options_text, parse
@@ -100,6 +101,7 @@ def prepare(options: TrainOptions, resources: ExitStack) -> Run:
     log.info(options_text(options))
 
     loader = create_loader(options, device)
+    options = with_sides(options, loader.dataset.sides)
     model = create_model(options, device)
     trainer = Trainer(model, options)
     check_data(model, loader)

@@ -10,6 +10,7 @@ from data.cache import ImageCache, RamCache
 from data.loader import Loader
 from data.shards import is_command, is_url
 from options.base_options import CommandOptions, DataOptions
+from options.file_options import FileOptions
 from options.test_options import TestOptions
 from util import distributed
 from util.errors import UserError
@@ -36,6 +37,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
             f"--batch_size {data.batch_size} is the size of the whole batch, of which each of {ranks} ranks"
             f" needs a part: raise it to {ranks} or more"
         )
+    check_file_flags(options.files, chosen, data.dataset_mode)
     set_max_image_gb(data.max_image_gb)
     if is_command(options.run.dataroot) and "dataroot" not in options.explicit:
         raise UserError(
@@ -51,6 +53,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores)
     dataset.max_image_gb = data.max_image_gb
     dataset.cache = create_cache(data, num_threads)
+    dataset.find_boxes = testing and not dataset.sides.is_8bit
     skip = data.bad_images == "skip"
     return Loader(
         dataset,
@@ -67,6 +70,20 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
         whole_batches=testing,
         stream=stream,
     )
+
+
+def check_file_flags(files: FileOptions, dataset: type[BaseDataset], mode: str) -> None:
+    """Raise a `UserError` for flags of what files hold that a data set does not follow."""
+    if files.mask and not dataset.reads_masks:
+        raise UserError(f"--mask: --dataset_mode {mode} has no masks; --dataset_mode aligned has")
+    if dataset.reads_values:
+        return
+    for flag in ("input_range", "output_range", "inputs", "outputs", "label_nc"):
+        if (value := getattr(files, flag)) not in ("8bit", "", 0):
+            raise UserError(
+                f"--{flag} {value}: --dataset_mode {mode} reads RGB or grey images with 8 bits; use another"
+                " data set, such as aligned or unaligned"
+            )
 
 
 def check_stream_flags(data: DataOptions) -> None:

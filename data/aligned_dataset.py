@@ -1,105 +1,265 @@
 """Pairs of images: two halves of one file, or two files of the same name."""
 
-from pathlib import Path
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
-from typing import Self
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from data.base_dataset import BaseDataset, Sample, check_channels, check_equal_sizes
+from data.base_dataset import BaseDataset, Opened, Sample, Source, files_of
 from data.image_folder import find_images, has_images, name_in
+from data.reading import Half, half_image, read_part
 from data.shards import Folder, open_folder
+from data.sides import Files, Found, by_name, find_files, folder_names, kind_of, match_names, resolve
 from data.transforms import Transform
 from options.base_options import CommandOptions
+from util import formats
 from util.errors import UserError
-from util.image_io import BadImage, read_image
-from util.remarks import remark
+from util.image_io import read_image
+from util.parts import Part, Side, Sides
+
+log = logging.getLogger(__name__)
+
+MASK = Side((Part("M", "mask", channels=1),))
+HALVES: tuple[Half, Half] = ("left", "right")
+WHOLE: tuple[Half, Half] = ("", "")
+
+
+Pair = tuple[Source, Source]
+"""The files of A and of B, the same if one file holds both."""
+
+
+class Samples(NamedTuple):
+    """The files of all samples.
+
+    Attributes:
+        pairs: of A and B as in the folders, or of input and output if flags name the folders.
+        masks: of the masks; empty without ``--mask``.
+        inputs, outputs: the names of the parts of input and output.
+    """
+
+    pairs: list[Pair]
+    masks: list[str]
+    inputs: list[str]
+    outputs: list[str]
 
 
 class AlignedDataset(BaseDataset):
     """Pairs (A, B), cropped and flipped alike.
 
-    Two layouts are supported: ``dataroot/<phase>/`` with A and B side by side in one file, A on the left; and
-    ``dataroot/<phase>A/``, ``dataroot/<phase>B/`` with files of the same name, whatever their extensions. A
-    folder ``<phase>`` without images is ignored beside these two.
+    These layouts are supported:
+
+    - ``dataroot/<phase>/`` with A and B side by side in one file, A on the left;
+    - ``dataroot/<phase>A/``, ``dataroot/<phase>B/`` with files of the same name, whatever their extensions. A
+      folder ``<phase>`` without images is ignored beside these two;
+    - the folders that ``--inputs`` and ``--outputs`` name, with files of the same name;
+    - pix2pixHD's ``dataroot/<phase>_label/``, ``<phase>_img/`` and perhaps ``<phase>_inst/``, or
+      ``<phase>_A/`` and ``<phase>_B/``, whose files belong together by name, else in their order.
+
+    With ``--mask``, ``dataroot/<phase>M/`` has a mask of the same name for every pair.
 
     Args:
-        pairs: the two files of each pair; the same file twice if it holds both images.
+        pairs: the files of each pair, A and B as in the folders; the same file twice if it holds both images.
         swap: return B's image as A, for ``--direction BtoA``.
-        grey: whether the input and the output are grey.
+        grey: whether the input and the output are grey, unless `sides` says what they hold.
+        masks: the mask of each pair; empty without masks.
     """
 
     paired = True
+    reads_values = True
+    reads_masks = True
     layout = "pairs"
 
     def __init__(
         self,
-        pairs: list[tuple[str, str]],
+        pairs: Sequence[Pair],
         transform: Transform,
         *,
         swap: bool,
-        grey: tuple[bool, bool],
+        grey: tuple[bool, bool] = (False, False),
+        sides: Sides | None = None,
+        masks: Sequence[str] = (),
         seed: int,
     ):
         super().__init__(transform, seed)
-        self.pairs, self.swap, self.grey = pairs, swap, grey
+        self.pairs, self.masks, self.swap = pairs, masks, swap
+        self.sides = sides or Sides.of_grey(*grey)
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
-        run, data, network = options.run, options.data, options.network
-        grey = check_channels("input_nc", network.input_nc), check_channels("output_nc", network.output_nc)
-        pairs = find_pairs(open_folder(run.dataroot), data.phase)[: data.max_dataset_size]
+        run, data = options.run, options.data
+        swap, root = data.direction == "BtoA", open_folder(run.dataroot)
+        found = find_samples(options, root)
+        pairs = found.pairs[: data.max_dataset_size]
+        halves = HALVES if pairs[0][0] == pairs[0][1] else WHOLE
+        A, B = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        if swap:
+            A, B, halves = B, A, halves[::-1]
+        sides = resolve(options, Found(found.inputs, A, halves[0]), Found(found.outputs, B, halves[1]))
         transform = Transform.from_options(data)
-        return cls(pairs, transform, swap=data.direction == "BtoA", grey=grey, seed=run.seed)
+        return cls(pairs, transform, swap=swap, sides=sides, masks=found.masks, seed=run.seed)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def sources(self) -> list[list[tuple[str, ...]]]:
-        return [[(A,) if A == B else (A, B) for A, B in self.pairs]]
+        masks: Sequence[Source] = self.masks or [()] * len(self.pairs)
+        return [
+            [
+                files_of(A) + (() if A == B else files_of(B)) + files_of(mask)
+                for (A, B), mask in zip(self.pairs, masks, strict=False)
+            ]
+        ]
 
     def files_B(self) -> list[str]:
-        return [pair[0 if self.swap else 1] for pair in self.pairs]
+        return [files_of(pair[0 if self.swap else 1])[0] for pair in self.pairs]
 
     def read(self, index: int, rng: Random) -> Sample:
-        (path_A, path_B), A, B = self.first_good(self._open, index, len(self))
-        # Before the crop: crops of the same size at the same place would not show the same thing.
-        check_equal_sizes(A, B, path_A, path_B)
+        opened = self.first_good(self._open, index, len(self))
+        (A, B, *mask), box = self.prepare(opened, rng)
+        path_A, path_B = opened[0].files[0], opened[1].files[0]
+        return Sample(index, A, B, path_A, path_B, mask=mask[0] if mask else None, box=box)
+
+    def _open(self, position: int) -> list[Opened]:
+        """Return input, output, and the mask if there is one."""
+        A, B = self.pairs[position]
+        left, right = (self.sides.B, self.sides.A) if self.swap else (self.sides.A, self.sides.B)
+        if A == B:
+            (path,) = files_of(A)
+            images = self._open_halves(path, left.parts[0], right.parts[0])
+            opened = [
+                Opened(side, (path,), (image,)) for side, image in zip((left, right), images, strict=True)
+            ]
+        else:
+            opened = [self.open(A, left), self.open(B, right)]
         if self.swap:
-            A, B, path_A, path_B = B, A, path_B, path_A
+            opened.reverse()
+        return [*opened, self.open(self.masks[position], MASK)] if self.masks else opened
 
-        decision = self.transform.decide(A, rng)
-        prepared_A = self.transform.apply(A, decision, path_A)
-        prepared_B = self.transform.apply(B, decision, path_B)
-        return Sample(index, prepared_A, prepared_B, path_A, path_B)
+    def _open_halves(self, path: str, *parts: Part) -> tuple[Tensor, ...]:
+        if all(part.kind == "8bit" for part in parts):
+            grey_A, grey_B = (part.channels == 1 for part in parts)
+            return self.cached(path, f"{grey_A=} {grey_B=}", lambda: self._halves(path, grey_A, grey_B))
+        halves = list(zip(parts, HALVES, strict=True))
+        return self.cached(path, repr(parts), lambda: tuple(self._half(path, *half) for half in halves))
 
-    def _open(self, position: int) -> tuple[tuple[str, str], Tensor, Tensor]:
-        path_A, path_B = paths = self.pairs[position]
-        grey_A, grey_B = reversed(self.grey) if self.swap else self.grey
-        if path_A != path_B:
-            return paths, self.scaled(path_A, grey_A), self.scaled(path_B, grey_B)
-        A, B = self.cached(path_A, f"{grey_A=} {grey_B=}", lambda: self._halves(path_A, grey_A, grey_B))
-        return paths, A, B
-
-    def _halves(self, path: str, grey_A: bool, grey_B: bool) -> tuple[Tensor, Tensor]:
+    def _halves(self, path: str, *grey: bool) -> tuple[Tensor, ...]:
         both = read_image(path)
-        half = both.width // 2
-        if half == 0:
-            raise BadImage(f"{path}: is 1 pixel wide and cannot hold two images side by side")
-        if both.height >= both.width:
-            remark(
-                "half of one image",
-                f"{path}: {both.width} x {both.height} pixels, so A and B are {half} x {both.height}: half of"
-                " one image? A pair is one file with A on the left, B on the right, or two files of one"
-                " name in folders such as trainA and trainB",
+        return tuple(
+            self.transform.scale(half_image(both, path, half), each)
+            for half, each in zip(HALVES, grey, strict=True)
+        )
+
+    def _half(self, path: str, part: Part, half: Half) -> Tensor:
+        if part.kind == "8bit":
+            return self.transform.scale(half_image(read_image(path), path, half), part.channels == 1)
+        return self.transform.scale_values(read_part(path, part, half), part)
+
+
+def find_samples(options: CommandOptions, root: Folder) -> Samples:
+    """Return the files of every pair, and its mask with ``--mask``.
+
+    Raises:
+        UserError: The folder has none of the layouts of `AlignedDataset`, or a file has no partner.
+    """
+    files, phase = options.files, options.data.phase
+    hd = _hd_folders(options, root)
+    if hd or files.inputs or files.outputs:
+        inputs, outputs = hd or folder_names(options)
+        parts = [(name, folder, "input") for name, folder in inputs.items()]
+        parts += [(name, folder, "output") for name, folder in outputs.items()]
+        folders = [root / f"{phase}{folder}" for _, folder, _ in parts]
+        found = [
+            (folder, find_files(options, folder, part, flag))
+            for folder, (part, _, flag) in zip(folders, parts, strict=True)
+        ]
+        samples = _match_in_order(found) if hd else match_names(found)
+        pairs: list[Pair] = [(sample[: len(inputs)], sample[len(inputs) :]) for sample in samples]
+        folder_A = folders[0]
+    else:
+        inputs, outputs = {"A": "A"}, {"B": "B"}
+        pairs = [*find_pairs(root, phase, partial(_find_side, options))]
+        folder_A = root / (phase if pairs[0][0] == pairs[0][1] else f"{phase}A")
+    masks = _find_masks(options, pairs, folder_A, root / f"{phase}M") if files.mask else []
+    return Samples(pairs, masks, list(inputs), list(outputs))
+
+
+def _hd_folders(options: CommandOptions, root: Folder) -> tuple[dict[str, str], dict[str, str]] | None:
+    """Return the folders, without the phase, of the parts in pix2pixHD's layout; None if it is not that.
+
+    Raises:
+        UserError: ``--direction BtoA`` with label maps.
+    """
+    phase, files, swap = options.data.phase, options.files, options.data.direction == "BtoA"
+    if files.inputs or files.outputs:
+        return None
+    if (root / f"{phase}_label").is_dir():
+        if swap:
+            raise UserError(
+                f"--direction BtoA: {root / phase}_label is the input; --inputs _img --outputs _label"
+                " exchanges the folders"
             )
-        A = both.crop((0, 0, half, both.height))
-        B = both.crop((both.width - half, 0, both.width, both.height))
-        return self.transform.scale(A, grey_A), self.transform.scale(B, grey_B)
+        edges = files.label_nc and not files.no_instance and (root / f"{phase}_inst").is_dir()
+        inputs = {"label": "_label"} if files.label_nc else {"A": "_label"}
+        return inputs | ({"inst": "_inst"} if edges else {}), {"B": "_img"}
+    if (root / f"{phase}_A").is_dir() and not (root / f"{phase}A").is_dir():
+        return {"A": "_B" if swap else "_A"}, {"B": "_A" if swap else "_B"}
+    return None
 
 
-def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
-    """Return the files of every pair, in the order of A's names.
+def _match_in_order(folders: Sequence[tuple[Folder, Sequence[str]]]) -> list[Files]:
+    """Return the files that belong together in folders: those of the same name, else of the same position.
+
+    Raises:
+        UserError: There are not as many files in all folders.
+    """
+    if len({tuple(by_name(folder, paths)) for folder, paths in folders}) == 1:
+        return match_names(folders)
+    counts = [f"{folder} has {len(paths)}" for folder, paths in folders]
+    if len({len(paths) for _, paths in folders}) > 1:
+        raise UserError(
+            f"{', '.join(counts)} images: as many as in the others are expected, because they belong together"
+            " in their order (or by equal names)"
+        )
+    samples = list(zip(*(paths for _, paths in folders), strict=True))
+    log.info("Files belong together in their order: %s", " and ".join(samples[0]))
+    return samples
+
+
+def _find_side(options: CommandOptions, folder: Folder, side: str) -> list[str]:
+    """Return the images of side ``A`` or ``B`` of the folders, or those that hold both."""
+    parts = [("A", "input"), ("B", "output")]
+    if side != "AB":
+        return find_files(options, folder, *parts[(side == "A") == (options.data.direction == "BtoA")])
+    native = [part for part in parts if kind_of(options, *part) != "8bit"]
+    return find_files(options, folder, *(native or parts)[0])
+
+
+def _find_masks(
+    options: CommandOptions, pairs: Sequence[Pair], folder_A: Folder, folder_M: Folder
+) -> list[str]:
+    """Return the mask of every pair, which has the name of A's file."""
+    named = by_name(folder_M, find_files(options, folder_M, "M"))
+    names = [formats.stem(name_in(folder_A, files_of(A)[0])) for A, _ in pairs]
+    if absent := [name for name in names if name not in named]:
+        raise UserError(
+            f"--mask: {len(absent)} images have no mask of the same name in {folder_M}, such as"
+            f" {', '.join(absent[:3])}"
+        )
+    return [named[name] for name in names]
+
+
+def find_pairs(
+    dataroot: Folder,
+    phase: str,
+    find: Callable[[Folder, str], list[str]] = lambda folder, side: find_images(folder),
+) -> list[tuple[str, str]]:
+    """Return the files of every pair, in the order of A's names; one file twice if it holds both.
+
+    Args:
+        find: returns the images in a folder of side ``A``, ``B``, or of both side by side, ``AB``.
 
     Raises:
         UserError: The folder has neither layout of `AlignedDataset`, or a file has no partner.
@@ -116,10 +276,12 @@ def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
             f"--dataroot {dataroot}: it has neither a folder {phase} (pairs side by side) nor folders"
             f" {phase}A and {phase}B (pairs of files); {advice or 'check --dataroot and --phase'}"
         )
-    if not two_folders or has_images(folder):
-        return [(path, path) for path in find_images(folder)]
+    if not two_folders or has_images(folder, formats.EXTENSIONS):
+        return [(path, path) for path in find(folder, "AB")]
 
-    named_A, named_B = _by_name(folder_A), _by_name(folder_B)
+    named_A, named_B = (
+        by_name(folder, find(folder, side)) for folder, side in ((folder_A, "A"), (folder_B, "B"))
+    )
     unpaired = sorted(named_A.keys() ^ named_B.keys())
     if unpaired:
         raise UserError(
@@ -127,13 +289,3 @@ def find_pairs(dataroot: Folder, phase: str) -> list[tuple[str, str]]:
             f" {', '.join(unpaired[:3])}; the two images of a pair need the same name"
         )
     return [(path, named_B[name]) for name, path in named_A.items()]
-
-
-def _by_name(folder: Folder) -> dict[str, str]:
-    paths: dict[str, str] = {}
-    for path in find_images(folder):
-        name = str(Path(name_in(folder, path)).with_suffix(""))
-        if name in paths:
-            raise UserError(f"{paths[name]} and {path}: two images of the same name; rename or remove one")
-        paths[name] = path
-    return paths

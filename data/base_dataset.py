@@ -5,30 +5,41 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.cache import ImageCache, Images
 from data.examples import Layout, write_example
-from data.transforms import Transform
+from data.reading import read_part
+from data.transforms import Decision, Transform
 from options.base_options import CommandOptions
 from options.option import NoOptions
+from util import formats
+from util.batch import Box
 from util.errors import UserError, user_message
-from util.image_io import BadImage, read_image
+from util.image_io import EXTENSIONS, BadImage, read_image
 from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
+from util.parts import Part, Side, Sides
 from util.remarks import Remark, collecting
 from util.seeding import python_rng
 
 T = TypeVar("T")
 
+Source = str | tuple[str, ...]
+"""The file of one side of a sample, or its files, one for each part."""
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample, ``--direction`` already applied; images are uint8, (C, H, W).
+    """One sample, ``--direction`` already applied; images are (C, H, W), of the type of their `Side`.
 
     Attributes:
+        mask: (1, H, W), uint8; None without ``--mask``.
+        box: its place in its file; None for data sets of 8-bit images.
         label: class number, from 0; None without classes.
         replaced: the bad images in whose place this sample has others.
         remarks: what the user should know about its files.
@@ -40,8 +51,18 @@ class Sample:
     path_A: str
     path_B: str
     label: int | None = None
+    mask: Tensor | None = None
+    box: Box | None = None
     replaced: tuple[BadImage, ...] = ()
     remarks: tuple[Remark, ...] = ()
+
+
+class Opened(NamedTuple):
+    """The scaled images of one side of a sample, one for each of its parts."""
+
+    side: Side
+    files: tuple[str, ...]
+    images: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -58,6 +79,8 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     Subclasses define `from_options`, `__len__` and `read`.
 
     Attributes:
+        sides: what the images hold; 8-bit RGB unless the data set sets it.
+        find_boxes: give samples their places in their files; `create_loader` sets it.
         replace_bad: use the next good image in place of one that cannot be read; the loader sets it.
         cache: keeps scaled images for later epochs; `create_loader` sets it.
         max_image_gb: limit of one decoded image in every process that reads; `create_loader` sets it.
@@ -73,11 +96,17 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     """Whether B is the ground truth for A, which results are compared with."""
     trains: ClassVar[bool] = True
     """Whether train.py can use it."""
+    reads_values: ClassVar[bool] = False
+    """Whether it follows the flags of `FileOptions`; otherwise images are read with 8 bits."""
+    reads_masks: ClassVar[bool] = False
+    """Whether it has masks with ``--mask``."""
     layout: ClassVar[Layout | None] = None
     """How its image files are arranged in folders; None: otherwise, and it cannot be packed into shards."""
 
     def __init__(self, transform: Transform, seed: int):
         self.transform, self.seed = transform, seed
+        self.sides = Sides()
+        self.find_boxes = False
         self.replace_bad = False
         self.cache: ImageCache | None = None
         self.max_image_gb = MAX_IMAGE_GB
@@ -132,6 +161,45 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     def opener(self, paths: list[str], grey: bool) -> Callable[[int], tuple[Tensor, str]]:
         """Return a function from a position in `paths` to the scaled image there and its path."""
         return lambda position: (self.scaled(paths[position], grey), paths[position])
+
+    def open(self, source: Source, side: Side) -> Opened:
+        """Return the scaled images of a side of a sample, from the cache if possible."""
+        files = files_of(source)
+        parts = zip(files, side.parts, strict=True)
+        return Opened(side, files, tuple(self.open_part(path, part) for path, part in parts))
+
+    def open_part(self, path: str, part: Part) -> Tensor:
+        """Return the scaled image of a part, (C, H, W), from the cache if possible."""
+        if part.kind == "8bit" or (part.kind == "mask" and path.lower().endswith(EXTENSIONS)):
+            return self.scaled(path, grey=part.channels == 1)
+        (image,) = self.cached(
+            path, repr(part), lambda: (self.transform.scale_values(read_part(path, part), part),)
+        )
+        return image
+
+    def prepare(self, opened: Sequence[Opened], rng: Random) -> tuple[list[Tensor], Box | None]:
+        """Return images of a sample that are cropped and flipped alike, each with its parts joined.
+
+        Returns:
+            An image (C, H, W) for each of `opened`, and the place of the first in its file if `find_boxes`.
+
+        Raises:
+            UserError: The images differ in size, or are smaller than the crop.
+        """
+        first, first_path = opened[0].images[0], opened[0].files[0]
+        for _, files, images in opened:
+            for path, image in zip(files, images, strict=True):
+                check_equal_sizes(first, image, first_path, path)
+        decision = self.transform.decide(first, rng)
+        prepared = [
+            join([self.transform.apply(image, decision, files[0]) for image in images], side)
+            for side, files, images in opened
+        ]
+        return prepared, self._box(opened[0], decision) if self.find_boxes else None
+
+    def _box(self, opened: Opened, decision: Decision) -> Box:
+        header = formats.header(opened.files[0])
+        return self.transform.box(decision, (header.width, header.height))
 
     def scaled(self, path: str, grey: bool) -> Tensor:
         """Return the scaled image at `path`, (C, H, W), from the cache if possible."""
@@ -210,11 +278,25 @@ def check_channels(flag: str, channels: int) -> bool:
     return channels == 1
 
 
+def files_of(source: Source) -> tuple[str, ...]:
+    """Return the files of one side of a sample."""
+    return (source,) if isinstance(source, str) else source
+
+
+def join(images: Sequence[Tensor], side: Side) -> Tensor:
+    """Return the images of the parts of a side, each (C, H, W), joined along the channels."""
+    if len(images) == 1:
+        return images[0]
+    return torch.from_numpy(np.concatenate([image.numpy().astype(side.dtype) for image in images]))
+
+
 def check_equal_sizes(A: Tensor, B: Tensor, path_A: str, path_B: str) -> None:
     """Raise a `UserError` if the scaled images of a pair, (C, H, W), differ in height or width."""
     if A.shape[1:] != B.shape[1:]:
-        sizes = " and ".join(f"{image.shape[2]} x {image.shape[1]}" for image in (A, B))
+        images = sorted([(path_A, A), (path_B, B)], key=lambda image: image[0])
+        paths = " and ".join(path for path, _ in images)
+        sizes = " and ".join(f"{image.shape[2]} x {image.shape[1]}" for _, image in images)
         raise UserError(
-            f"{path_A} and {path_B} differ in size: {sizes} pixels; the images of a pair must be equal: use"
+            f"{paths} differ in size: {sizes} pixels; the images of a pair must be equal: use"
             " --preprocess resize_and_crop, or make them the same size"
         )

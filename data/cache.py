@@ -1,11 +1,12 @@
 """A cache of scaled images in memory, shared by the worker processes of a loader."""
 
 import logging
+import math
 import mmap
 import multiprocessing
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import blake2b
 
@@ -19,19 +20,27 @@ from util.shards import file_identity
 log = logging.getLogger(__name__)
 
 Images = tuple[Tensor, ...]
-"""One or two images made from one file: uint8, (C, H, W)."""
+"""One or two images made from one file, (C, H, W), of types in `TYPES`."""
 
 Shape = tuple[int, int, int]
+Shapes = list[tuple[Shape, torch.dtype]]
+"""The shapes and types of the images of an entry."""
+
+TYPES = (torch.uint8, torch.uint16, torch.int16, torch.float32)
+"""The types of images; headers have the positions in this list."""
 
 STATE = struct.Struct("<16sQQ")
 """The head of the memory: magic bytes, version, and the offset of its unused part."""
 
-HEADER = struct.Struct("<16s6IQ")
-"""The head of an entry, before its pixels: key, shapes of two images (zeros without a second), checksum."""
+HEADER = struct.Struct("<16s8IQ")
+"""The head of an entry, before its pixels: key, shapes and types of two images (or zeros), checksum."""
+
+ALIGNMENT = 4
+"""Pixels begin at multiples of this, so that values of any type can be read where they are."""
 
 FULL = "The --cache is full (%s); further images are read in every epoch"
 
-MAGIC, VERSION = b"Atelier pictures", 1
+MAGIC, VERSION = b"Atelier pictures", 2
 PREPARED_BY = f"torch {torch.__version__}, Pillow {PIL.__version__}"
 """The libraries that the pixels depend on, beside the file and the transform."""
 
@@ -50,7 +59,7 @@ class ImageCache:
 
     def __init__(self, memory: mmap.mmap, limit: int, lock: AbstractContextManager[object]):
         self._memory, self._limit, self._lock = memory, limit, lock
-        self._entries: dict[bytes, tuple[int, list[Shape]]] = {}  # offset of the pixels, and shapes, by key
+        self._entries: dict[bytes, tuple[int, Shapes]] = {}  # offset of the pixels, and shapes, by key
         self._read_to = STATE.size
         self._warned = mmap.mmap(-1, 1)  # whether one of the processes has logged a warning
         self._folder = os.getcwd()
@@ -91,10 +100,10 @@ class ImageCache:
         # The memory of another run may be larger; entries beyond this one's end are ignored.
         while self._read_to < end and self._read_to + HEADER.size <= len(self._memory):
             key, *sizes, _ = HEADER.unpack_from(self._memory, self._read_to)
-            shapes: list[Shape] = [tuple(shape) for shape in (sizes[:3], sizes[3:]) if any(shape)]
+            shapes = _shapes(sizes)
             offset = self._read_to + HEADER.size
-            after = offset + sum(map(_count, shapes))
-            if not all(map(_count, shapes)) or after == offset or after > end:
+            after = offset + size_of(shapes)
+            if not shapes or after == offset or after > end:
                 raise UserError("The --cache is damaged; start again, with a new one")
             if after > len(self._memory):
                 return
@@ -102,9 +111,10 @@ class ImageCache:
             self._read_to = after
 
     def _add(self, key: bytes, images: Images) -> None:
-        sizes = [size for image in images for size in image.shape]
-        sizes += [0] * (6 - len(sizes))
+        sizes = [size for image in images for size in (*image.shape, TYPES.index(image.dtype))]
+        sizes += [0] * (8 - len(sizes))
         pixels = b"".join(image.numpy().tobytes() for image in images)
+        pixels += bytes(-len(pixels) % ALIGNMENT)
         entry = HEADER.pack(key, *sizes, self._checksum(key, sizes, pixels)) + pixels
         begin = STATE.unpack_from(self._memory)[2]
         end = begin + len(entry)
@@ -135,12 +145,12 @@ class ImageCache:
         """Return whether an entry matches its checksum; remove it if not."""
         return True
 
-    def _views(self, offset: int, shapes: list[Shape]) -> Images:
+    def _views(self, offset: int, shapes: Shapes) -> Images:
         views = []
-        for shape in shapes:
-            flat = torch.frombuffer(self._memory, dtype=torch.uint8, count=_count(shape), offset=offset)
-            views.append(flat.view(shape))
-            offset += _count(shape)
+        for shape, dtype in shapes:
+            count = math.prod(shape)
+            views.append(torch.frombuffer(self._memory, dtype=dtype, count=count, offset=offset).view(shape))
+            offset += count * dtype.itemsize
         return tuple(views)
 
     def _warn_once(self, message: str, *values: object) -> None:
@@ -171,6 +181,16 @@ class RamCache(ImageCache):
         self._write(0, STATE.pack(MAGIC, VERSION, STATE.size))
 
 
-def _count(shape: Shape) -> int:
-    channels, height, width = shape
-    return channels * height * width
+def _shapes(sizes: Sequence[int]) -> Shapes:
+    """Return the shapes and types in a header; none if it is damaged."""
+    images = [tuple(sizes[first : first + 4]) for first in range(0, len(sizes), 4)]
+    used = [image for image in images if any(image)]
+    if any(not all(image[:3]) or image[3] >= len(TYPES) for image in used):
+        return []
+    return [((channels, height, width), TYPES[dtype]) for channels, height, width, dtype in used]
+
+
+def size_of(shapes: Shapes) -> int:
+    """Return the number of bytes of the pixels of an entry."""
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
+    return size + -size % ALIGNMENT

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from zlib import crc32
 
-from data.cache import HEADER, MAGIC, STATE, VERSION, ImageCache
+from data.cache import HEADER, MAGIC, STATE, VERSION, ImageCache, size_of
 from util.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -146,14 +146,14 @@ class DiskCache(ImageCache):
             offset, content = offset + written, content[written:]
 
     def _checksum(self, key: bytes, sizes: list[int], pixels: bytes | memoryview) -> int:
-        return crc32(pixels, crc32(struct.pack("<6I", *sizes), crc32(key)))
+        return crc32(pixels, crc32(struct.pack("<8I", *sizes), crc32(key)))
 
     def _is_intact(self, key: bytes) -> bool:
         if key not in self._intact:
             offset, shapes = self._entries[key]
             *_, expected = header = HEADER.unpack_from(self._memory, offset - HEADER.size)
-            pixels = memoryview(self._memory)[offset : offset + sum(c * h * w for c, h, w in shapes)]
-            if header[0] != key or self._checksum(key, list(header[1:7]), pixels) != expected:
+            pixels = memoryview(self._memory)[offset : offset + size_of(shapes)]
+            if header[0] != key or self._checksum(key, list(header[1:9]), pixels) != expected:
                 del self._entries[key]
                 return False
             self._intact.add(key)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.shards import Folder, ShardFolder
+from util import formats
 from util.errors import UserError
 from util.image_io import EXTENSIONS
 
@@ -24,25 +25,26 @@ class FoundFile(NamedTuple):
     linked: bool
 
 
-def find_images(folder: Folder) -> list[str]:
+def find_images(folder: Folder, extensions: tuple[str, ...] = EXTENSIONS) -> list[str]:
     """Return the paths of all images in `folder` and its subfolders, in the order of their names.
 
-    Hidden files and folders are ignored, and files without the extension of an image.
+    Hidden files and folders are ignored, and files without one of the extensions.
 
     Raises:
         UserError: There is no such folder, or no image in it, or one of its folders cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; --dataroot and --phase say where the images are")
-    paths = sorted(folder.members if isinstance(folder, ShardFolder) else _images_in(folder))
+    paths = sorted(folder.members if isinstance(folder, ShardFolder) else _images_in(folder, extensions))
     if not paths:
-        raise UserError(f"{folder}: no images in it (files that end in {', '.join(EXTENSIONS)})")
+        others = "" if isinstance(folder, ShardFolder) else _others(folder, extensions)
+        raise UserError(f"{folder}: no images in it (files that end in {', '.join(extensions)}){others}")
     return paths
 
 
-def has_images(folder: Folder) -> bool:
+def has_images(folder: Folder, extensions: tuple[str, ...] = EXTENSIONS) -> bool:
     """Return whether there is such a folder with at least one image in it."""
-    return folder.is_dir() and (isinstance(folder, ShardFolder) or bool(_images_in(folder)))
+    return folder.is_dir() and (isinstance(folder, ShardFolder) or bool(_images_in(folder, extensions)))
 
 
 def files_in(folder: Path, *, hidden: bool = False) -> list[FoundFile]:
@@ -106,18 +108,32 @@ def _is_hidden(name: str) -> bool:
 
 def has_image_suffix(name: str) -> bool:
     """Return whether a file with this name counts as an image."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+    return _is_named_like(name, EXTENSIONS)
 
 
-def _images_in(folder: Path) -> list[str]:
+def _images_in(folder: Path, extensions: tuple[str, ...]) -> list[str]:
     files = files_in(folder)
-    images = [file for file in files if has_image_suffix(file.name)]
+    images = [file for file in files if _is_named_like(file.name, extensions)]
     for file in files:
-        if file.linked and not has_image_suffix(file.name) and not os.path.exists(file.path):
+        if file.linked and file not in images and not os.path.exists(file.path):
             log.warning("%s: its target does not exist; images in it are left out", file.path)
     if linked := sum(file.linked for file in images):
         log.info("%s: %d images through symbolic links", folder, linked)
     return [file.path for file in images]
+
+
+def _is_named_like(name: str, extensions: tuple[str, ...]) -> bool:
+    return name.lower().endswith(extensions) and not name.startswith(".")
+
+
+def _others(folder: Path, extensions: tuple[str, ...]) -> str:
+    """Return what to do if a folder has images that only other flags read, else ""."""
+    others = [
+        path for path in _images_in(folder, formats.EXTENSIONS) if not path.lower().endswith(extensions)
+    ]
+    if not others:
+        return ""
+    return f"; it has files such as {others[0]}, which --input_range and --output_range other than 8bit read"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -1,7 +1,7 @@
 """Images with or without classes: folders of files, or IDX files such as MNIST's."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -10,17 +10,18 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from data.base_dataset import BaseDataset, Sample, check_channels
+from data.base_dataset import BaseDataset, Opened, Sample
 from data.idx import read_idx
 from data.image_folder import find_images, name_in
 from data.shards import Folder, open_folder
+from data.sides import Found, find_files, kind_of, resolve
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import Fixed, option
 from util.errors import UserError
 from util.image_io import read_image
+from util.parts import Side, Sides
 
 IDX_IMAGES = re.compile(r"images[-.]idx3-ubyte(\.gz)?$")
 IDX_PREFIX = {"train": "train", "test": "t10k"}
@@ -67,15 +68,27 @@ class ImagesDataset(BaseDataset):
 
     Args:
         count: use only the first `count` images.
+        grey: whether images are grey, unless `sides` says what they hold.
     """
 
     Options = ImagesOptions
     fixed: ClassVar[Mapping[str, object]] = {"direction": Fixed("AtoB", "it has images of one side only")}
+    reads_values = True
     layout = "phase"
 
-    def __init__(self, images: Images, transform: Transform, *, count: int | None, grey: bool, seed: int):
+    def __init__(
+        self,
+        images: Images,
+        transform: Transform,
+        *,
+        count: int | None,
+        grey: bool = False,
+        sides: Sides | None = None,
+        seed: int,
+    ):
         super().__init__(transform, seed)
-        self.images, self.grey = images, grey
+        self.images = images
+        self.sides = sides or Sides(A=Side.eight_bits("A", 1 if grey else 3))
         self.count = min(len(images.paths), count or len(images.paths))
 
     @classmethod
@@ -83,17 +96,21 @@ class ImagesDataset(BaseDataset):
         data, wanted = options.data, options.dataset.num_classes
         root = open_folder(options.run.dataroot)
         folder = root / data.phase
-        images = find_image_set(folder if folder.is_dir() else root, data.phase)
+        images = find_image_set(
+            folder if folder.is_dir() else root, data.phase, lambda folder: find_files(options, folder, "A")
+        )
         if wanted and wanted != images.classes:
             raise UserError(
                 f"--num_classes {wanted}: the images in {options.run.dataroot} have {images.classes}"
                 " classes (folders, or labels); use that number, or 0 to ignore classes"
             )
+        if images.pixels is not None and kind_of(options, "A", "input") != "8bit":
+            raise UserError(f"--input_range {options.files.input_range}: IDX files are read with 8 bits")
         return cls(
             images,
             Transform.from_options(data),
             count=data.max_dataset_size,
-            grey=check_channels("input_nc", options.network.input_nc),
+            sides=resolve(options, Found(["A"], images.paths)),
             seed=options.run.seed,
         )
 
@@ -102,24 +119,26 @@ class ImagesDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         images = self.images
-        image, position = self.first_good(lambda at: (self.open(at), at), index, len(self))
+        opened, position = self.first_good(lambda at: (self._open(at), at), index, len(self))
         path = images.paths[position]
-        A = self.transform.apply(image, self.transform.decide(image, rng), path)
+        (A,), box = self.prepare([opened], rng)
         label = None if images.labels is None else int(images.labels[position])
-        return Sample(index, A, None, path, path, label=label)
+        return Sample(index, A, None, path, path, label=label, box=box)
 
-    def open(self, position: int) -> Tensor:
-        """Return the scaled image at a position."""
+    def _open(self, position: int) -> Opened:
+        files = (self.images.paths[position],)
         if self.images.pixels is None:
-            return self.scaled(self.images.paths[position], self.grey)
-        return self.transform.scale(self.images.open(position), self.grey)
+            return self.open(files, self.sides.A)
+        grey = self.sides.A.channels == 1
+        return Opened(self.sides.A, files, (self.transform.scale(self.images.open(position), grey),))
 
 
-def find_image_set(folder: Folder, phase: str) -> Images:
+def find_image_set(folder: Folder, phase: str, find: Callable[[Folder], list[str]] = find_images) -> Images:
     """Return the images of a folder: in an IDX file if there is one, else in folders of classes, else all.
 
     Args:
         phase: chooses among several IDX files.
+        find: returns the image files in a folder.
 
     Raises:
         UserError: There are no images, or an IDX file is damaged.
@@ -129,7 +148,7 @@ def find_image_set(folder: Folder, phase: str) -> Images:
     if idx:
         prefix = IDX_PREFIX.get(phase, phase)
         return _read_images(next((file for file in idx if file.name.startswith(prefix)), idx[0]))
-    paths = find_images(folder)
+    paths = find(folder)
     parts = [Path(name_in(folder, path)).parts for path in paths]
     if any(len(names) == 1 for names in parts):
         return Images(paths, None, None, 0)

@@ -156,7 +156,7 @@ class Loader:
                 f" {_size(second)} pixels) in one training batch; use --batch_size 1, or a --preprocess that"
                 " crops"
             )
-        return batches
+        return [replace(batch, sides=self.dataset.sides) for batch in batches]
 
     def _report(self, error: BadImage, consequence: str) -> None:
         """Log a bad image once, in whatever number of epochs and workers it is met."""
@@ -190,6 +190,7 @@ def _collate_and_pack(samples: list[Sample | Rejected]) -> Any:
 
 def _stack(samples: list[Sample]) -> Batch:
     Bs = [sample.B for sample in samples if sample.B is not None]
+    masks = [sample.mask for sample in samples if sample.mask is not None]
     labels = [sample.label for sample in samples if sample.label is not None]
     return Batch(
         A=torch.stack([sample.A for sample in samples]),
@@ -198,4 +199,6 @@ def _stack(samples: list[Sample]) -> Batch:
         paths_B=[sample.path_B for sample in samples],
         index=torch.tensor([sample.index for sample in samples]),
         label=torch.tensor(labels) if labels else None,
+        mask=torch.stack(masks) if masks else None,
+        boxes=[sample.box for sample in samples if sample.box is not None],
     )

@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from options.base_options import DataOptions
+from util.batch import Box
 from util.errors import UserError
+from util.parts import Part
 
 LARGE = 1 << 24
 """Pixels above which an image is copied in bands."""
@@ -74,6 +78,31 @@ class Transform:
             batch = functional.interpolate(batch, (height, width), mode="bicubic", antialias=True)
         return batch[0, :channels]
 
+    def scale_values(self, image: NDArray[Any], part: Part) -> Tensor:
+        """Return the scaled image of a part that is not read as 8 bits, (C, H, W), in the part's type.
+
+        Values are scaled in float32, antialiased; class numbers and those of objects are taken from the
+        nearest pixel, whose centre Pillow would choose too.
+        """
+        height, width = image.shape[1:]
+        columns, rows = self._scaled((width, height))
+        if (columns, rows) == (width, height):
+            return torch.from_numpy(np.ascontiguousarray(image))
+        if part.kind in ("labels", "instances"):
+            ys, xs = (_nearest(count, length) for count, length in ((rows, height), (columns, width)))
+            return torch.from_numpy(image[:, ys[:, None], xs])
+        values = torch.from_numpy(image.astype(np.float32))
+        if self.exact:
+            bands = [
+                Image.fromarray(band).resize((columns, rows), Image.Resampling.BICUBIC)
+                for band in values.numpy()
+            ]
+            scaled = np.stack([np.asarray(band) for band in bands])
+        else:
+            batch = functional.interpolate(values[None], (rows, columns), mode="bicubic", antialias=True)
+            scaled = batch[0].numpy()
+        return torch.from_numpy(part.values.cast(scaled))
+
     def decide(self, scaled: Tensor, rng: Random) -> Decision:
         """Draw a decision for a scaled image, (C, H, W)."""
         height, width = scaled.shape[1:]
@@ -103,6 +132,17 @@ class Transform:
         image = torch.from_numpy(pixels)
         return image.flip(2) if decision.flip else image
 
+    def box(self, decision: Decision, size: Size) -> Box:
+        """Return what a prepared image covers of the image of this size in its file."""
+        width, height = size
+        columns, rows = self._scaled(size)
+        left, top, right, bottom = 0, 0, columns, rows
+        if "crop" in self.preprocess:
+            left, top = decision.x, decision.y
+            right, bottom = left + self.crop_size, top + self.crop_size
+        x, y = width / columns, height / rows
+        return left * x, top * y, right * x, bottom * y
+
     def _scaled(self, size: Size) -> Size:
         width, height = size
         if self.preprocess == "resize_and_crop":
@@ -123,6 +163,11 @@ def _pixels(image: Image.Image, layout: str) -> bytearray:
         pixels[filled : filled + len(band)] = band
         filled += len(band)
     return pixels
+
+
+def _nearest(count: int, length: int) -> NDArray[np.intp]:
+    """Return the positions of the nearest pixels of a side of `length` for one of `count` pixels."""
+    return ((np.arange(count) + 0.5) * length / count).astype(np.intp)
 
 
 def drop_color(image: Tensor) -> Tensor:

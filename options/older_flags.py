@@ -84,8 +84,8 @@ OLDER: Mapping[str, Older] = {
     "data_type": Older(advice="say --precision fp32, bf16 or fp16"),
     **dict.fromkeys(
         (
-            *("label_nc", "n_downsample_global", "n_blocks_global", "n_blocks_local", "n_local_enhancers"),
-            *("niter_fix_global", "no_instance", "instance_feat", "label_feat", "feat_num", "load_features"),
+            *("n_downsample_global", "n_blocks_global", "n_blocks_local", "n_local_enhancers"),
+            *("niter_fix_global", "instance_feat", "label_feat", "feat_num", "load_features"),
             *("n_downsample_E", "nef", "n_clusters", "num_D", "lambda_feat", "no_ganFeat_loss"),
             *("no_vgg_loss", "cluster_path", "use_encoded_image", "export_onnx", "engine", "onnx"),
         ),

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from util.errors import UserError
+from util.parts import EIGHT_BIT_SIDES, Side, Sides
+
+Box = tuple[float, float, float, float]
+"""What a sample's pixels cover of the image in its file, in the file's pixels: left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -16,13 +20,18 @@ class Batch:
     """N samples with ``--direction`` applied: models always translate A to B.
 
     Attributes:
-        A, B: (N, C, H, W), uint8 as decoded on the CPU; floating point in [-1, 1] after `to`.
+        A, B: (N, C, H, W), on the CPU of type `Side.dtype`, in the units of the files; after `to` as
+            `Side.encode` returns them: floating point, images in [-1, 1].
         paths_A, paths_B: N file names each.
         index: (N,) int64, positions in the data set, which seed per-sample randomness.
         label: (N,) int64 class numbers from 0; None without classes.
         draws: random decisions of the training step by name, (N, ...) per sample or 0-d.
         total: size of the batch over all ranks if these are one rank's rows of it; 0 if this is all of it.
         share: fraction of the batch over all ranks that these samples are, in a training step.
+        mask: (N, 1, H, W), weights of pixels in losses and metrics: uint8 on the CPU, in [0, 1] after `to`;
+            None without ``--mask``.
+        sides: what the channels of A and B hold.
+        boxes: the place of each sample in its file; empty for data sets of 8-bit images.
     """
 
     A: Tensor
@@ -34,6 +43,9 @@ class Batch:
     draws: dict[str, Tensor] = field(default_factory=dict)
     total: int = 0
     share: float = 1.0
+    mask: Tensor | None = None
+    sides: Sides = EIGHT_BIT_SIDES
+    boxes: list[Box] = field(default_factory=list)
 
     @property
     def global_size(self) -> int:
@@ -59,7 +71,7 @@ class Batch:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a training step reads, by name: images, labels and draws."""
-        images = {"A": self.A, "B": self.B, "label": self.label}
+        images = {"A": self.A, "B": self.B, "label": self.label, "mask": self.mask}
         draws = {f"draws.{name}": draw for name, draw in self.draws.items()}
         return {name: tensor for name, tensor in images.items() if tensor is not None} | draws
 
@@ -71,6 +83,7 @@ class Batch:
             draws={name: draw.clone() for name, draw in self.draws.items()},
             paths_A=[],
             paths_B=[],
+            boxes=[],
         )
 
     def micro_batches(self, size: int, ranks: int) -> Iterator["Batch"]:
@@ -94,18 +107,31 @@ class Batch:
             paths_B=self.paths_B[rows],
             index=self.index[rows],
             label=None if self.label is None else self.label[rows],
+            mask=None if self.mask is None else self.mask[rows],
+            sides=self.sides,
+            boxes=self.boxes[rows],
             draws=select_rows(self.draws, rows),
         )
 
     def map_images(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """Return the batch with `change` applied to its images."""
-        return replace(self, A=change(self.A), B=None if self.B is None else change(self.B))
+        """Return the batch with `change` applied to its images and masks."""
+        B, mask = (None if image is None else change(image) for image in (self.B, self.mask))
+        return replace(self, A=change(self.A), B=B, mask=mask)
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
-        """Return the batch on `device`, with images as `dtype` in [-1, 1]."""
-        batch = self.map_images(lambda image: normalise(image.to(device, non_blocking=True), dtype))
-        label = None if self.label is None else self.label.to(device, non_blocking=True)
-        return replace(batch, label=label)
+        """Return the batch on `device`, with images as `dtype`, as `Side.encode` returns them."""
+        A, B, mask, label = (
+            None if tensor is None else tensor.to(device, non_blocking=True)
+            for tensor in (self.A, self.B, self.mask, self.label)
+        )
+        assert A is not None
+        return replace(
+            self,
+            A=_encoded(A, self.sides.A, dtype),
+            B=None if B is None else _encoded(B, self.sides.B, dtype),
+            mask=None if mask is None else mask.to(dtype).div_(255),
+            label=label,
+        )
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory, from which copies to a GPU are asynchronous."""
@@ -123,7 +149,7 @@ class Step(NamedTuple):
 
     Attributes:
         losses: 0-d tensors on the device, by name.
-        visuals: (N, 3 or 1, H, W) in [-1, 1], by the names that galleries show: real_A, fake_B, ...
+        visuals: (N, C, H, W) as networks see them, by the names that galleries show: real_A, fake_B, ...
     """
 
     losses: dict[str, Tensor]
@@ -135,3 +161,7 @@ def normalise(image: Tensor, dtype: torch.dtype) -> Tensor:
     if image.is_floating_point():
         return image.to(dtype)
     return image.to(dtype).div_(255).sub_(0.5).div_(0.5)
+
+
+def _encoded(image: Tensor, side: Side, dtype: torch.dtype) -> Tensor:
+    return normalise(image, dtype) if side.is_8bit else side.encode(image, dtype)

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-Kind = Literal["8bit", "values", "labels", "instances"]
+Kind = Literal["8bit", "values", "labels", "instances", "mask"]
 """What the file of a part holds:
 
 - ``8bit``: an image that is read as RGB or grey with 8 bits, whatever the file holds;
 - ``values``: numbers that are kept as they are in the file;
 - ``labels``: class numbers, which networks get one-hot;
-- ``instances``: numbers of objects, of which networks get the edges.
+- ``instances``: numbers of objects, of which networks get the edges;
+- ``mask``: weights of pixels, read as grey with 8 bits, which no network sees.
 """
 
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -59,18 +60,24 @@ class Part:
 
     Attributes:
         name: ``A`` or ``B`` if it is the only one; else its folder without the phase, such as ``A2``.
+        flag: whose flags describe it: ``input`` or ``output``.
+        range: the value of ``--input_range`` or ``--output_range`` for it.
         channels: its channels in networks: for ``labels`` the number of classes.
         bands: the channels of the file that are used, from 1, in this order; empty for all.
         values: of ``values`` parts; the type alone of ``labels`` and ``instances``.
+        nan_value: what takes the place of NaN and infinite values; None: they are an error.
         ignore: the class number that belongs to no class: all its channels are 0.
         colors: the RGB colour of each class; empty for files that hold class numbers.
     """
 
     name: str
     kind: Kind = "8bit"
+    flag: str = "input"
+    range: str = "8bit"
     channels: int = 3
     bands: tuple[int, ...] = ()
     values: Values = EIGHT_BITS
+    nan_value: float | None = None
     ignore: int | None = None
     colors: tuple[tuple[int, int, int], ...] = ()
 
@@ -94,7 +101,7 @@ class Side:
     @classmethod
     def eight_bits(cls, name: str, channels: int = 3) -> "Side":
         """Return a side of one RGB or grey image with 8 bits."""
-        return cls((Part(name, channels=channels),))
+        return cls((Part(name, flag="input" if name == "A" else "output", channels=channels),))
 
     @property
     def channels(self) -> int:
@@ -124,8 +131,6 @@ class Side:
         Args:
             images: (N, C, H, W) as stored: in the files' units, one channel per map of labels or instances.
         """
-        if self.is_8bit and images.dtype == torch.uint8:
-            return images.to(dtype).div_(255).sub_(0.5).div_(0.5)
         stored = images.split([part.stored for part in self.parts], 1)
         encoded = [_encode(part, image, dtype) for part, image in zip(self.parts, stored, strict=True)]
         return encoded[0] if len(encoded) == 1 else torch.cat(encoded, 1)
@@ -150,10 +155,23 @@ class Sides:
     A: Side = RGB_A
     B: Side = RGB_B
 
+    @classmethod
+    def of_grey(cls, A: bool, B: bool) -> "Sides":
+        """Return sides of 8-bit images that are grey or RGB."""
+        return cls(Side.eight_bits("A", 1 if A else 3), Side.eight_bits("B", 1 if B else 3))
+
+    @property
+    def is_8bit(self) -> bool:
+        """Whether both are RGB or grey images with 8 bits."""
+        return self.A.is_8bit and self.B.is_8bit
+
     def of(self, label: str) -> Side:
         """Return the side that a model's image belongs to by its name, such as fake_B or idt_A."""
         # idt_A is what G_A makes of an image of side B.
-        return self.B if label.endswith("_B") != label.startswith("idt_") else self.A
+        return self.B if label.removesuffix("_rgb").endswith("_B") != label.startswith("idt_") else self.A
+
+
+EIGHT_BIT_SIDES = Sides()
 
 
 @lru_cache(maxsize=64)

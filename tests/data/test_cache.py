@@ -23,6 +23,7 @@ from options.train_options import TrainOptions
 from tests.support.environment import Command
 from util.batch import Batch
 from util.errors import UserError
+from util.parts import Sides
 from util.seeding import numpy_rng
 
 SCALED = Transform("resize_and_crop", 12, 8, flip=True)
@@ -124,7 +125,7 @@ def test_the_same_file_prepared_differently_is_another_image(tmp_path: Path) -> 
     dataset.cache = RamCache(20 * SIZE)
     for _ in range(2):
         assert torch.equal(dataset[1, 0].A, plain.A) and torch.equal(dataset[1, 0].B, plain.B)
-    dataset.grey, dataset.swap = (False, True), True
+    dataset.sides, dataset.swap = Sides.of_grey(False, True), True
     swapped = dataset[1, 0]
     assert (swapped.A.shape[0], swapped.B.shape[0]) == (3, 1)
     assert torch.equal(swapped.A, plain.B) and torch.equal(swapped.B, plain.A)

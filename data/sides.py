@@ -1,0 +1,414 @@
+"""What the images of a data set hold: found from the flags and the files, once."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from data.image_folder import find_images, name_in
+from data.reading import Half, full_range, read_colors, read_part
+from data.shards import Folder, is_url
+from options.base_options import CommandOptions
+from options.file_options import by_part, part_names
+from options.records import read_training_record
+from options.test_options import TestOptions
+from options.train_options import TrainOptions
+from util import formats
+from util.checking import Rule, parse_json, read_limited
+from util.errors import UserError
+from util.image_io import BadImage
+from util.parts import DTYPES, Kind, Part, Side, Sides, Values
+
+log = logging.getLogger(__name__)
+
+Files = tuple[str, ...]
+"""The files of one side of a sample, one for each of its parts."""
+
+Source = str | Files
+"""The file of one side of a sample, or its files, one for each part."""
+
+Options = TypeVar("Options", bound=CommandOptions)
+
+PROBED_FILES = 16
+"""Files whose headers say which type the values have."""
+
+MEASURED_FILES, MEASURED_VALUES = 200, 50_000
+"""Files, and values of each, of which percentiles are taken."""
+
+SHAPE = {
+    str: {
+        "range": str,
+        "channels": int,
+        "dtype": Rule(str, DTYPES.__contains__, "one of " + ", ".join(DTYPES)),
+        "low": float,
+        "high": float,
+    }
+}
+"""The shape of ``--value_ranges``."""
+
+Record = Mapping[str, Mapping[str, Any]]
+"""What ``--value_ranges`` says, by part."""
+
+
+def find_parts(options: CommandOptions, folders: Mapping[str, Folder], flag: str = "input") -> list[Source]:
+    """Return the files of every sample of one side, in the order of their names.
+
+    Args:
+        folders: the folder of each of its parts, by the part's name; files of the same name, whatever their
+            extensions, belong together.
+        flag: whose flags describe the parts: ``input`` or ``output``.
+
+    Raises:
+        UserError: There are no images, or a file has no partner.
+    """
+    found = {part: find_files(options, folder, part, flag) for part, folder in folders.items()}
+    if len(found) == 1:
+        return [path for paths in found.values() for path in paths]
+    return [*match_names([(folders[part], paths) for part, paths in found.items()])]
+
+
+def find_files(options: CommandOptions, folder: Folder, part: str, flag: str = "input") -> list[str]:
+    """Return the images in a folder; of files that hold several, each of them."""
+    if kind_of(options, part, flag) in ("8bit", "mask"):
+        return find_images(folder)
+    paths = find_images(folder, formats.EXTENSIONS)
+    if is_url(options.run.dataroot):  # what is in the files is not known before they are read
+        return paths
+    files = options.files
+    return formats.entries(paths, tiff_pages=files.tiff_pages, slice_axis=files.slice_axis)
+
+
+def match_names(folders: Sequence[tuple[Folder, Sequence[str]]]) -> list[Files]:
+    """Return the files of the same name in several folders, given each with its images.
+
+    Raises:
+        UserError: A file has no partner, or two in a folder have the same name.
+    """
+    named = [by_name(folder, paths) for folder, paths in folders]
+    unpaired = sorted({name for files in named for name in files if any(name not in each for each in named)})
+    if unpaired:
+        names = " and ".join(str(folder) for folder, _ in folders)
+        raise UserError(
+            f"{len(unpaired)} images are in only some of {names}, such as {', '.join(unpaired[:3])}; the"
+            " images of a sample need the same name"
+        )
+    return [tuple(files[name] for files in named) for name in named[0]]
+
+
+def by_name(folder: Folder, paths: Sequence[str]) -> dict[str, str]:
+    """Return the images in a folder by their names without extensions.
+
+    Raises:
+        UserError: Two have the same name.
+    """
+    named: dict[str, str] = {}
+    for path in paths:
+        name = formats.stem(name_in(folder, path))
+        if name in named:
+            raise UserError(f"{named[name]} and {path}: two images of the same name; rename or remove one")
+        named[name] = path
+    return named
+
+
+def kind_of(options: CommandOptions, part: str, flag: str) -> Kind:
+    """Return what the files of a part hold by the flags."""
+    if part == "M":
+        return "mask"
+    text = _range(options, part, flag)
+    if text in ("labels", "instances"):
+        return "labels" if text == "labels" else "instances"
+    if flag == "input" and options.files.label_nc and part in ("A", "label", "inst"):
+        return "instances" if part == "inst" else "labels"
+    return "8bit" if text == "8bit" else "values"
+
+
+class Found(NamedTuple):
+    """What has been found of one side.
+
+    Attributes:
+        parts: the names of its parts.
+        samples: the files of every sample; empty if there are none of this side.
+        half: the half of its files that it is.
+    """
+
+    parts: Sequence[str]
+    samples: Sequence[Source]
+    half: Half = ""
+
+
+def resolve(options: CommandOptions, A: Found, B: Found | None = None) -> Sides:
+    """Return what the images hold.
+
+    Types and percentiles are measured in the files, unless they are recorded with the run.
+
+    Args:
+        A, B: input and output.
+
+    Raises:
+        UserError: The flags do not fit each other or the files.
+    """
+    known = _known(options)
+    return Sides(_side(options, "input", A, known), _side(options, "output", B or Found(["B"], []), known))
+
+
+def with_sides(options: Options, sides: Sides) -> Options:
+    """Return the options with what has been found in the files: types and intervals, and input channels."""
+    parts = [*sides.A.parts, *sides.B.parts]
+    found = {
+        part.name: {"range": part.range, "channels": part.channels, **vars(part.values)} for part in parts
+    }
+    if sides.is_8bit and len(parts) == 2:
+        return options
+    network = replace(options.network, input_nc=sides.A.channels)
+    log.info("From the images: --input_nc %d; %s", network.input_nc, "; ".join(map(_described, parts)))
+    return replace(options, files=replace(options.files, value_ranges=json.dumps(found)), network=network)
+
+
+def _described(part: Part) -> str:
+    values = part.values
+    if part.kind == "values":
+        return f"{part.name} {values.dtype}, {values.low:g} to {values.high:g}"
+    return f"{part.name} {part.kind}"
+
+
+def _known(options: CommandOptions) -> Record:
+    """Return what is recorded with the run of each part."""
+    text, source = options.files.value_ranges, "--value_ranges"
+    if not text and isinstance(options, TrainOptions) and options.saving.continue_train:
+        record = read_training_record(options.run_folder)
+        text, source = str(record.values.get("value_ranges", "")), record.source
+    if not text:
+        return {}
+    known: Record = parse_json(text.encode(), SHAPE, source, "train.py writes it")
+    return known
+
+
+def _range(options: CommandOptions, part: str, flag: str) -> str:
+    return _value(options, part, f"{flag}_range") or "8bit"
+
+
+def _value(options: CommandOptions, part: str, flag: str) -> str:
+    """Return the value of a flag for a part."""
+    values = _values(options, flag)
+    return values.get(part, values.get("", ""))
+
+
+def _values(options: CommandOptions, flag: str) -> Mapping[str, str]:
+    """Return the values of a flag by part; the flag may name a file that has them."""
+    text = str(getattr(options.files, flag))
+    if not text.endswith(".json"):
+        return by_part(text)
+    advice = 'expected values by part, such as {"A1": "full", "A2": [0, 4095]}'
+    values = parse_json(read_limited(Path(text)), {str: object}, text, advice)
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }
+
+
+def _side(options: CommandOptions, flag: str, found: Found, known: Record) -> Side:
+    names, half = found.parts, found.half
+    samples = [(source,) if isinstance(source, str) else source for source in found.samples]
+    for name in (f"{flag}_range", f"{flag}_bands"):
+        if unknown := _values(options, name).keys() - {*names, ""}:
+            raise UserError(
+                f"--{name} {getattr(options.files, name)}: there is no part {min(unknown)} of the {flag},"
+                f" only {', '.join(names)}"
+            )
+    side = Side(
+        tuple(
+            _part(options, flag, name, [files[position] for files in samples], known, len(names) == 1, half)
+            for position, name in enumerate(names)
+        )
+    )
+    channels = getattr(options.network, f"{flag}_nc")
+    derived = flag == "input" and options.files.label_nc and isinstance(options, TrainOptions)
+    if samples and side.channels != channels and not (derived and "input_nc" not in options.explicit):
+        sums = " + ".join(f"{part.channels} of {part.name}" for part in side.parts)
+        raise UserError(f"--{flag}_nc {channels}: the {flag} has {side.channels} channels ({sums})")
+    return side
+
+
+def _part(
+    options: CommandOptions,
+    flag: str,
+    name: str,
+    paths: Sequence[str],
+    known: Record,
+    alone: bool,
+    half: Half,
+) -> Part:
+    files, text, kind = options.files, _range(options, name, flag), kind_of(options, name, flag)
+    bands, channels = _bands(options, name, flag), int(getattr(options.network, f"{flag}_nc"))
+    recorded = known.get(name)
+    if recorded and recorded["range"] != text:
+        recorded = None
+    part = Part(name, kind, flag, text, channels, bands, nan_value=files.nan_value)
+    if kind == "labels":
+        return _label_part(options, part)
+    if kind == "instances":
+        return replace(part, channels=1, values=Values(_dtype(paths) if paths else "uint16"))
+    if kind == "8bit":
+        if bands:
+            raise UserError(
+                f"--{flag}_bands {getattr(files, f'{flag}_bands')}: --{flag}_range 8bit reads RGB or grey;"
+                f" use another range, such as --{flag}_range full"
+            )
+        if alone and paths and channels not in (1, 3):
+            raise UserError(
+                f"--{flag}_nc {channels}: images are read with 3 channels (RGB) or 1 (grey); --{flag}_range"
+                " full reads all channels of the files"
+            )
+        if not alone:
+            channels = recorded["channels"] if recorded else _count(paths[0], 3)
+        return replace(part, channels=channels)
+    if bands:
+        channels = len(bands)
+    elif not alone:
+        channels = recorded["channels"] if recorded else formats.header(paths[0]).channels
+    if recorded:
+        values = Values(recorded["dtype"], float(recorded["low"]), float(recorded["high"]))
+        return replace(part, channels=channels, values=values)
+    return _measured(options, replace(part, channels=channels), paths, half)
+
+
+def _count(path: str, most: int) -> int:
+    """Return 1 for a grey file, else `most`."""
+    return 1 if formats.header(path).channels < 3 else most
+
+
+def _label_part(options: CommandOptions, part: Part) -> Part:
+    files = options.files
+    if not files.label_nc:
+        raise UserError(f"--{part.flag}_range {part.range}: give the number of classes by --label_nc")
+    colors = read_colors(files.label_colors) if files.label_colors else ()
+    if colors and len(colors) != files.label_nc:
+        raise UserError(
+            f"--label_nc {files.label_nc}: {files.label_colors} has {len(colors)} colours; one for each class"
+            " is expected"
+        )
+    largest = max(files.label_nc - 1, files.label_ignore or 0)
+    if largest > np.iinfo(np.uint16).max:
+        raise UserError(f"--label_nc {files.label_nc}, --label_ignore {files.label_ignore}: at most 65535")
+    return replace(
+        part,
+        channels=files.label_nc,
+        values=Values("uint8" if largest < 256 else "uint16"),
+        ignore=files.label_ignore,
+        colors=colors,
+    )
+
+
+def _bands(options: CommandOptions, name: str, flag: str) -> tuple[int, ...]:
+    text = _value(options, name, f"{flag}_bands")
+    try:
+        bands = tuple(int(word) for word in text.split(",")) if text else ()
+        if bands and min(bands) < 1:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--{flag}_bands {text}: expected numbers of channels from 1, such as 4,3,2"
+        ) from None
+    return bands
+
+
+def _measured(options: CommandOptions, part: Part, paths: Sequence[str], half: Half) -> Part:
+    """Return the part with the type of the values in these files, and their interval that the flags mean."""
+    kind, colon, number = part.range.partition(":")
+    if kind == "full" and not colon:
+        if not paths:
+            raise UserError(
+                f"--{part.flag}_range full: the type of {part.name} is not known, because there are no files;"
+                f" give an interval, such as --{part.flag}_range 0,65535"
+            )
+        dtype = _dtype(paths)
+        return replace(part, values=Values(dtype, *full_range(np.dtype(dtype))))
+    if kind == "percentile":
+        share = _number(number)
+        if share is None or not 0 <= share < 50:
+            raise UserError(
+                f"--{part.flag}_range {part.range}: expected a percentage from 0 to below 50, such as"
+                " percentile:1"
+            )
+        if isinstance(options, TestOptions):
+            raise UserError(
+                f"--{part.flag}_range {part.range}: percentiles are measured in training, and this run has"
+                f" none recorded for {part.name}; give an interval, such as --{part.flag}_range 0,4095"
+            )
+        return replace(part, values=_percentiles(part, paths, share, half))
+    low, high = (_number(word) for word in (*part.range.split(","), "", "")[:2])
+    if part.range.count(",") != 1 or low is None or high is None or not low < high:
+        raise UserError(
+            f"--{part.flag}_range {part.range}: expected 8bit, full, LO,HI (such as 0,4095 or -1000,3000) or"
+            " percentile:P (such as percentile:1)"
+        )
+    return replace(part, values=Values(_dtype(paths) if paths else "float32", low, high))
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _dtype(paths: Sequence[str]) -> str:
+    """Return the type that holds the values of these files, by the headers of some of them."""
+    dtypes = set()
+    for path in _spread(paths, PROBED_FILES):
+        try:
+            dtypes.add(np.dtype(formats.header(path).dtype))
+        except BadImage:  # named when it is read
+            continue
+    common = np.result_type(*dtypes).name if dtypes else "float32"
+    return common if common in DTYPES else "float32"
+
+
+def _percentiles(part: Part, paths: Sequence[str], share: float, half: Half) -> Values:
+    """Return the interval between the percentiles of the values of these files, in a bounded sample."""
+    part = replace(part, values=Values(_dtype(paths)))
+    samples = []
+    for path in _spread(paths, MEASURED_FILES):
+        try:
+            values = read_part(path, part, half).reshape(-1)
+        except BadImage:  # named when it is read in training
+            continue
+        samples.append(values[:: -(-values.size // MEASURED_VALUES)])
+    if not samples:
+        raise UserError(f"--{part.flag}_range {part.range}: none of the {len(paths)} images can be read")
+    low, high = (float(end) for end in np.percentile(np.concatenate(samples), (share, 100 - share)))
+    if not low < high:
+        raise UserError(
+            f"--{part.flag}_range {part.range}: both ends are {low:g}, because nearly all values are equal;"
+            f" give an interval, such as --{part.flag}_range 0,4095"
+        )
+    return Values(part.values.dtype, low, high)
+
+
+def _spread(paths: Sequence[str], count: int) -> Sequence[str]:
+    """Return at most `count` of the paths, evenly spread."""
+    return [
+        paths[position] for position in np.linspace(0, len(paths) - 1, min(count, len(paths))).astype(int)
+    ]
+
+
+def folder_names(options: CommandOptions) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the folders, without the phase, of the parts of input and output by the parts' names.
+
+    Raises:
+        UserError: ``--direction BtoA`` with named folders.
+    """
+    files, swap = options.files, options.data.direction == "BtoA"
+    for flag in ("inputs", "outputs"):
+        if swap and getattr(files, flag):
+            raise UserError(
+                f"--{flag} {getattr(files, flag)}: names the folders of the {flag} whatever the direction;"
+                " leave out --direction BtoA, and name the others by --inputs and --outputs"
+            )
+    A, B = ({name: name for name in part_names(getattr(files, flag))} for flag in ("inputs", "outputs"))
+    return A or {"A": "B" if swap else "A"}, B or {"B": "A" if swap else "B"}
