@@ -74,22 +74,27 @@ def read_image(path: str | Path) -> Image.Image:
         file = open_limited(path)
         with file if isinstance(file, IOBase) else nullcontext(), Image.open(file, formats=FORMATS) as image:
             check_header(image)
-            raw = _raw_mode(image)
-            with _silence_libtiff(image.format):
+            raw = raw_mode(image)
+            with silence_libtiff(image.format):
                 image.load()
             if image.format == "ICO":  # its header may claim another size
                 check_size(image)
             if "16" in raw:
                 _remark_on_range(image, path)
-            return _in_rgb(_upright(image), image.format)
+            return _in_rgb(upright(image), image.format)
     # For damaged files Pillow's decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
     except Exception as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "unknown format" if unknown else " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, Image.DecompressionBombError):
-            reason += " See --max_image_gb"
-        place = f" (in {path.shard})" if isinstance(path, Member) else ""
-        raise BadImage(f"{path}{place}: cannot be read as an image ({reason})") from error
+        raise bad_image(path, error) from error
+
+
+def bad_image(path: str | Path, error: Exception) -> BadImage:
+    """Return the error that names the file and says why it cannot be read."""
+    unknown = isinstance(error, UnidentifiedImageError)
+    reason = "unknown format" if unknown else " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        reason += " See --max_image_gb"
+    place = f" (in {path.shard})" if isinstance(path, Member) else ""
+    return BadImage(f"{path}{place}: cannot be read as an image ({reason})")
 
 
 def save_image(image: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL) -> None:
@@ -114,7 +119,7 @@ def to_uint8(image: "Tensor") -> NDArray[np.uint8]:
     return to_levels(image).permute(1, 2, 0).cpu().numpy()
 
 
-def _raw_mode(image: Image.Image) -> str:
+def raw_mode(image: Image.Image) -> str:
     """Return how a file stores pixels that are copied as they are, such as ``RGB;16B``; else ""."""
     for decoder, _, _, args in getattr(image, "tile", [])[:1]:
         if not decoder.startswith("ppm"):  # which scales by the range that the header names
@@ -140,7 +145,8 @@ def _remark_on_range(image: Image.Image, path: str | Path) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Return an image rotated and flipped as its EXIF orientation says."""
     # Invalid EXIF data does not make an image unusable.
     with suppress(Exception):
         ImageOps.exif_transpose(image, in_place=True)
@@ -224,7 +230,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 @contextmanager
-def _silence_libtiff(file_format: str | None) -> Iterator[None]:
+def silence_libtiff(file_format: str | None) -> Iterator[None]:
     """Discard libtiff's warnings, which it writes to file descriptor 2 directly."""
     if file_format != "TIFF":
         yield

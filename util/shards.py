@@ -1,4 +1,4 @@
-"""Files inside tar archives (shards)."""
+"""Files inside tar archives (shards), and images inside files."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -48,6 +48,28 @@ class Member(str):
         return content
 
 
+class Entry(str):
+    """An image in a file that holds several; as a string, the file's path with ``#`` and its key.
+
+    Attributes:
+        file: the path of the file, which may be a `Member`.
+        key: which image of the file it is: a number from 0, ``x0`` or ``y0`` for slices along the first or
+            second axis of a volume, ``all`` for all pages as channels, or the name of an array.
+    """
+
+    __slots__ = ("file", "key")
+
+    file: str
+    key: str
+
+    @classmethod
+    def of(cls, file: str, key: str) -> "Entry":
+        """Return an entry of a file."""
+        new = cls(f"{file}{':' if file.lower().endswith('.npz') else '#'}{key}")
+        new.file, new.key = file, key
+        return new
+
+
 @contextmanager
 def streamed(files: Sequence[str], contents: Sequence[bytes]) -> Iterator[None]:
     """Within it, `files`, which are members of a streamed tar file, have these contents."""
@@ -67,6 +89,9 @@ def file_identity(path: str) -> tuple[str, int, int]:
     Raises:
         OSError: the file does not exist.
     """
+    if isinstance(path, Entry):
+        location, size, modified = file_identity(path.file)
+        return f"{location}#{path.key}", size, modified
     if isinstance(path, Member):
         return f"{path.shard} at {path.offset}", path.size, os.stat(path.shard).st_mtime_ns
     file = os.stat(path)
