@@ -193,7 +193,7 @@ def _hd_folders(options: CommandOptions, root: Folder) -> tuple[dict[str, str], 
         UserError: ``--direction BtoA`` with label maps.
     """
     phase, files, swap = options.data.phase, options.files, options.data.direction == "BtoA"
-    if files.inputs or files.outputs:
+    if files.inputs or files.outputs or (root / f"{phase}A").is_dir():
         return None
     if (root / f"{phase}_label").is_dir():
         if swap:
@@ -204,7 +204,7 @@ def _hd_folders(options: CommandOptions, root: Folder) -> tuple[dict[str, str], 
         edges = files.label_nc and not files.no_instance and (root / f"{phase}_inst").is_dir()
         inputs = {"label": "_label"} if files.label_nc else {"A": "_label"}
         return inputs | ({"inst": "_inst"} if edges else {}), {"B": "_img"}
-    if (root / f"{phase}_A").is_dir() and not (root / f"{phase}A").is_dir():
+    if (root / f"{phase}_A").is_dir():
         return {"A": "_B" if swap else "_A"}, {"B": "_A" if swap else "_B"}
     return None
 
