@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from options.records import read_training_record
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util import formats
-from util.checking import Rule, parse_json, read_limited
+from util.checking import Rule, parse_json
 from util.errors import UserError
 from util.image_io import BadImage
 from util.parts import DTYPES, Kind, Part, Side, Sides, Values
@@ -73,7 +72,7 @@ def find_parts(options: CommandOptions, folders: Mapping[str, Folder], flag: str
 
 def find_files(options: CommandOptions, folder: Folder, part: str, flag: str = "input") -> list[str]:
     """Return the images in a folder; of files that hold several, each of them."""
-    if kind_of(options, part, flag) in ("8bit", "mask"):
+    if kind_of(options, part, flag) == "8bit":
         return find_images(folder)
     paths = find_images(folder, formats.EXTENSIONS)
     if is_url(options.run.dataroot):  # what is in the files is not known before they are read
@@ -193,32 +192,13 @@ def _range(options: CommandOptions, part: str, flag: str) -> str:
 
 def _value(options: CommandOptions, part: str, flag: str) -> str:
     """Return the value of a flag for a part."""
-    values = _values(options, flag)
+    values = by_part(flag, getattr(options.files, flag))
     return values.get(part, values.get("", ""))
-
-
-def _values(options: CommandOptions, flag: str) -> Mapping[str, str]:
-    """Return the values of a flag by part; the flag may name a file that has them."""
-    text = str(getattr(options.files, flag))
-    if not text.endswith(".json"):
-        return by_part(text)
-    advice = 'expected values by part, such as {"A1": "full", "A2": [0, 4095]}'
-    values = parse_json(read_limited(Path(text)), {str: object}, text, advice)
-    return {
-        name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        for name, value in values.items()
-    }
 
 
 def _side(options: CommandOptions, flag: str, found: Found, known: Record) -> Side:
     names, half = found.parts, found.half
     samples = [(source,) if isinstance(source, str) else source for source in found.samples]
-    for name in (f"{flag}_range", f"{flag}_bands"):
-        if unknown := _values(options, name).keys() - {*names, ""}:
-            raise UserError(
-                f"--{name} {getattr(options.files, name)}: there is no part {min(unknown)} of the {flag},"
-                f" only {', '.join(names)}"
-            )
     side = Side(
         tuple(
             _part(options, flag, name, [files[position] for files in samples], known, len(names) == 1, half)

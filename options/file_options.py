@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from options.option import option
+from util.checking import parse_json, read_limited
 from util.errors import UserError
 
 PER_PART = "; with --inputs or --outputs one for all, or by part: A1:full,A2:0,4095, or a .json file of these"
@@ -103,6 +105,17 @@ class FileOptions:
                     f"--{flag} {getattr(self, flag)}: expected different names of letters and digits,"
                     " separated by commas, such as A1,A2"
                 )
+        known = {
+            "input": part_names(self.inputs) or ("A", "label", "inst"),
+            "output": part_names(self.outputs) or ("B",),
+        }
+        for flag in ("input_range", "output_range", "input_bands", "output_bands"):
+            side = flag.partition("_")[0]
+            text, parts = getattr(self, flag), ", ".join(known[side])
+            if unknown := by_part(flag, text).keys() - {*known[side], ""}:
+                raise UserError(
+                    f"--{flag} {text}: there is no part {min(unknown)} of the {side}, only {parts}"
+                )
 
 
 def part_names(text: str) -> tuple[str, ...]:
@@ -110,11 +123,24 @@ def part_names(text: str) -> tuple[str, ...]:
     return tuple(text.split(",")) if text else ()
 
 
-def by_part(text: str) -> Mapping[str, str]:
+def by_part(flag: str, text: str) -> Mapping[str, str]:
     """Return a flag's value by part, under "" that of all parts: ``A1:full,A2:0,4095`` has two.
 
     A word before a colon is a part's name if it is not itself a value, as in ``percentile:1``.
+
+    Args:
+        text: the values, or the name of a .json file that has them.
+
+    Raises:
+        UserError: A part has two values, or the file cannot be read.
     """
+    if text.endswith(".json"):
+        advice = 'expected values by part, such as {"A1": "full", "A2": [0, 4095]}'
+        loaded = parse_json(read_limited(Path(text)), {str: object}, text, advice)
+        return {
+            name: ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            for name, value in loaded.items()
+        }
     values: dict[str, str] = {}
     name = ""
     for word in text.split(",") if text else ():
@@ -122,6 +148,6 @@ def by_part(text: str) -> Mapping[str, str]:
         if colon and head != "percentile":
             name, word = head, rest
             if name in values:
-                raise UserError(f"{text}: two values of {name}")
+                raise UserError(f"--{flag} {text}: two values of {name}")
         values[name] = f"{values[name]},{word}" if name in values else word
     return values
