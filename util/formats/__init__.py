@@ -5,6 +5,7 @@ Images are arrays (C, H, W) in a type of the file's: uint8, uint16, int16 or flo
 """
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -33,11 +34,15 @@ __all__ = [
     "name_of",
     "read",
     "read_indices",
+    "stem",
     "write",
 ]
 
 EXTENSIONS = (*image_io.EXTENSIONS, ".npy", ".npz", ".btf", ".tf8")
 """Extensions of image files, in lower case."""
+
+_SUFFIXES = sorted(EXTENSIONS, key=len, reverse=True)
+_KEY = re.compile(r"#(all|[xy]?\d+)$|(?<=\.npz):([^:/]+)$", re.IGNORECASE)
 
 TIFF_EXTENSIONS = (".tif", ".tiff", ".btf", ".tf8")
 
@@ -107,12 +112,12 @@ def read(path: str, window: Window | None = None) -> Array:
 
 
 def read_indices(path: str) -> Array:
-    """Return the whole numbers in an image, such as classes, (C, H, W): of palettes the indices.
+    """Return the whole numbers in an image of one channel, such as classes, (H, W): of palettes the indices.
 
     They are uint8, uint16 or int16, or float32 for numbers beyond those; booleans are 0 and 1.
 
     Raises:
-        BadImage: As for `read`, or there are numbers in it that are not whole.
+        BadImage: As for `read`, or it has several channels, or numbers that are not whole.
         UserError: An optional package is missing.
     """
     try:
@@ -125,7 +130,9 @@ def read_indices(path: str) -> Array:
                 numbers = tiff.read(source, key, None, indices=True)
             else:
                 numbers = reader.read(source, key, None)
-        return _whole_numbers(numbers)
+        if len(numbers) > 1:
+            raise FormatError(f"it has {len(numbers)} channels; a map of numbers has one")
+        return _whole_numbers(numbers[0])
     except UserError:
         raise
     except Exception as error:
@@ -145,13 +152,18 @@ def can_window(path: str) -> bool:
         raise bad_image(path, error) from error
 
 
+def stem(path: str) -> str:
+    """Return a path without its extension, for names of results: ``a/vol_017`` for ``a/vol.nii.gz#017``."""
+    key = _KEY.search(path)
+    file, name = (path[: key.start()], key[1] or key[2]) if key else (path, "")
+    suffix = next((end for end in _SUFFIXES if file.lower().endswith(end)), "")
+    file = file[: len(file) - len(suffix)]
+    return f"{file}_{name}" if name and name != tiff.ALL else file
+
+
 def name_of(path: str) -> str:
     """Return the base name for results of an image: its file's, without extension, and its key."""
-    file, key = _file_and_key(path)
-    name = os.path.basename(file)
-    suffix = next((end for end in sorted(EXTENSIONS, key=len)[::-1] if name.lower().endswith(end)), "")
-    name = name[: -len(suffix)] if suffix else name
-    return f"{name}_{key}" if key and key != tiff.ALL else name
+    return os.path.basename(stem(path))
 
 
 def is_image_file(path: str) -> bool:

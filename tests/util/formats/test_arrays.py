@@ -133,6 +133,6 @@ def test_whole_numbers_of_any_type_are_classes(tmp_path: Path) -> None:
         (np.array([[0.0, 3.0]]), "uint8"),
     ):
         indices = formats.read_indices(saved(tmp_path / "x.npy", array))
-        assert indices.dtype == kind and np.array_equal(indices[0], array)
+        assert indices.dtype == kind and np.array_equal(indices, array)
     with pytest.raises(BadImage, match="not whole"):
         formats.read_indices(saved(tmp_path / "x.npy", np.array([[0.5, 1]])))

@@ -145,7 +145,7 @@ def test_palettes_are_colours_or_indices(tmp_path: Path) -> None:
     path = saved(tmp_path / "x.tif", array, photometric="palette", colormap=colours)
     assert formats.header(path) == (3, 4, 5, "uint8")
     assert formats.read(path)[:, 0, 0].tolist() == [0x12, 0xFF, 0]
-    assert np.array_equal(formats.read_indices(path)[0], array)
+    assert np.array_equal(formats.read_indices(path), array)
 
 
 def test_limits_are_on_what_is_decoded(tmp_path: Path) -> None:
