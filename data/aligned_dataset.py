@@ -9,10 +9,10 @@ from typing import NamedTuple, Self
 from torch import Tensor
 
 from data.base_dataset import BaseDataset, Opened, Sample, Source, files_of
-from data.image_folder import find_images, has_images, name_in
+from data.image_folder import find_images, has_images
 from data.reading import Half, half_image, read_part
 from data.shards import Folder, open_folder
-from data.sides import Files, Found, by_name, find_files, folder_names, kind_of, match_names, resolve
+from data.sides import Files, Found, by_name, find_files, folder_names, kind_of, match_names, resolve, stem
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from util import formats
@@ -242,7 +242,7 @@ def _find_masks(
 ) -> list[str]:
     """Return the mask of every pair, which has the name of A's file."""
     named = by_name(folder_M, find_files(options, folder_M, "M"))
-    names = [formats.stem(name_in(folder_A, files_of(A)[0])) for A, _ in pairs]
+    names = [stem(folder_A, files_of(A)[0]) for A, _ in pairs]
     if absent := [name for name in names if name not in named]:
         raise UserError(
             f"--mask: {len(absent)} images have no mask of the same name in {folder_M}, such as"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
@@ -98,6 +99,11 @@ def match_names(folders: Sequence[tuple[Folder, Sequence[str]]]) -> list[Files]:
     return [tuple(files[name] for files in named) for name in named[0]]
 
 
+def stem(folder: Folder, path: str) -> str:
+    """Return the name, relative to `folder` and without extension, of an image in it."""
+    return os.path.join(os.path.dirname(name_in(folder, path)), formats.name_of(path))
+
+
 def by_name(folder: Folder, paths: Sequence[str]) -> dict[str, str]:
     """Return the images in a folder by their names without extensions.
 
@@ -106,7 +112,7 @@ def by_name(folder: Folder, paths: Sequence[str]) -> dict[str, str]:
     """
     named: dict[str, str] = {}
     for path in paths:
-        name = formats.stem(name_in(folder, path))
+        name = stem(folder, path)
         if name in named:
             raise UserError(f"{named[name]} and {path}: two images of the same name; rename or remove one")
         named[name] = path

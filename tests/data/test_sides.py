@@ -22,6 +22,7 @@ from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.batch import Batch
 from util.errors import UserError
+from util.image_io import BadImage
 from util.parts import Part, Side, Values, edges
 
 CPU = torch.device("cpu")
@@ -436,3 +437,10 @@ def test_lower_precision_keeps_16_bits_until_the_last_step() -> None:
     stored = torch.arange(30000, 30011).to(torch.uint16).view(1, 1, 1, -1)
     expected: Tensor = torch.linspace(-1, 1, 11)
     assert torch.allclose(side.encode(stored, torch.bfloat16).flatten().float(), expected, atol=4e-3)
+
+
+def test_broken_native_files_are_replaced_or_named(native: Path) -> None:
+    (native / "trainA/0.npy").write_bytes(b"\x93NUMPY broken")
+    assert first(loader_for(native, *NATIVE)).paths_A[0].endswith("1.npy")
+    with pytest.raises(BadImage, match=r"0\.npy"):
+        first(loader_for(native, *NATIVE, "--bad_images", "error"))
