@@ -1,6 +1,6 @@
 """Scaling, cropping and flipping: decided once per sample, applied to each of its images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from data.augmentation import Augmentation, cut, draw
+from options.augment_options import Augment, parse_augment
 from options.base_options import DataOptions
 from util.batch import Box
 from util.errors import UserError
@@ -22,14 +24,17 @@ LARGE = 1 << 24
 Size = tuple[int, int]
 """Width and height."""
 
+IMAGE = Part("A")
+
 
 @dataclass(frozen=True)
 class Decision:
-    """Where to crop (left and top edge, in pixels of the scaled image), and whether to flip."""
+    """Where to crop (left and top edge, in pixels of the scaled image), whether to flip, and other changes."""
 
     x: int
     y: int
     flip: bool
+    change: Augmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Transform:
     Args:
         exact: scale with Pillow. Torch is several times as fast on 8-bit integers; it always scales the width
             before the height, and rounds its weights to lower precision.
+        augment: random changes beyond crops and flips, for training.
     """
 
     preprocess: str
@@ -50,6 +56,8 @@ class Transform:
     crop_size: int
     flip: bool
     exact: bool = False
+    # Not in its text, which is part of the keys of cached images: they are those before augmentation.
+    augment: Augment | None = field(default=None, repr=False)
 
     @classmethod
     def from_options(cls, options: DataOptions) -> "Transform":
@@ -59,6 +67,7 @@ class Transform:
             options.crop_size,
             flip=not options.no_flip,
             exact=options.exact_resize,
+            augment=parse_augment(options.augment),
         )
 
     def scale(self, image: Image.Image, grey: bool) -> Tensor:
@@ -108,25 +117,31 @@ class Transform:
         height, width = scaled.shape[1:]
         x = rng.randint(0, max(0, width - self.crop_size))
         y = rng.randint(0, max(0, height - self.crop_size))
-        return Decision(x, y, self.flip and rng.random() < 0.5)
+        flip = self.flip and rng.random() < 0.5
+        # After all other draws, which are the same without it
+        return Decision(x, y, flip, draw(self.augment, rng) if self.augment else None)
 
-    def apply(self, scaled: Tensor, decision: Decision, path: str) -> Tensor:
+    def apply(self, scaled: Tensor, decision: Decision, path: str, part: Part = IMAGE) -> Tensor:
         """Return a cropped and flipped copy of a scaled image, (C, H, W), contiguous.
+
+        Args:
+            part: what the image holds, which says how ``--augment`` interpolates.
 
         Raises:
             UserError: The crop is larger than the image at `path`.
         """
         pixels = scaled.numpy()
+        height, width = pixels.shape[1:]
+        window = 0, 0, width, height
         if "crop" in self.preprocess:
-            height, width = pixels.shape[1:]
             if min(width, height) < self.crop_size:
                 raise UserError(
                     f"{path}: --crop_size {self.crop_size} is larger than this image of {width} x"
                     f" {height} pixels; lower it, or scale with --preprocess resize_and_crop"
                 )
-            rows = slice(decision.y, decision.y + self.crop_size)
-            pixels = pixels[:, rows, decision.x : decision.x + self.crop_size]
-        if pixels.strides[2] != 1 or not decision.flip:
+            window = decision.x, decision.y, self.crop_size, self.crop_size
+        pixels = cut(pixels, window, decision.change, part)
+        if pixels.strides[2] != 1 or min(pixels.strides) < 0 or not decision.flip:
             # NumPy copies faster than torch, above all from channels last, and flips more slowly.
             pixels = np.array(pixels, order="C")
         image = torch.from_numpy(pixels)

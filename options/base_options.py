@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
+from options.augment_options import EXAMPLES, parse_augment
 from options.file_options import FileOptions
 from options.option import Group, option
 from options.runs import checked_name
@@ -231,6 +232,14 @@ class DataOptions:
     load_size: int = option(286, "scale images to this size", minimum=1)
     crop_size: int = option(256, "then crop to this size", minimum=1)
     no_flip: bool = option(False, "do not flip images at random")
+    augment: str = option(
+        "none",
+        "random changes of training images beyond crops and flips, separated by commas, some of"
+        f" {', '.join(EXAMPLES)}; for input and target alike, but color, noise, blur and jpeg for the input"
+        " alone unless :AB follows, as in color:0.2:AB (see data.md)",
+        phase="train",
+        nonempty=True,
+    )
     exact_resize: bool = option(
         False, "scale with Pillow, bit for bit like the peer; slower than torch (see overview.md)"
     )
@@ -279,6 +288,7 @@ class DataOptions:
                 f"--crop_size {self.crop_size} is larger than the images, which --load_size scales to"
                 f" {self.load_size}: raise --load_size or lower --crop_size"
             )
+        parse_augment(self.augment)
 
 
 COLOR_METRICS = f"{DEFAULT_METRICS},ciede2000,colorfulness"

@@ -1,0 +1,225 @@
+"""Random changes of training images (``--augment``): drawn once per sample, applied to each of its images.
+
+Geometry is the same for all images of a sample, label maps and masks; values change in the input alone unless
+a word is written with ``:AB``.
+"""
+
+from dataclasses import dataclass
+from math import ceil, cos, floor, radians, sin
+from random import Random
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from options.augment_options import Augment
+from util.errors import UserError
+from util.parts import Part, Side
+
+Window = tuple[int, int, int, int]
+"""Left, top, width and height, in pixels of the scaled image."""
+
+HUE = 0.25
+"""Change of the hue, in turns, per amount of ``color`` (the ratio of SimCLR: Chen et al. 2020, A)."""
+
+RGB = 3
+
+NUMBERS = ("labels", "instances")
+"""The kinds of parts whose values are not interpolated."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The changes drawn for one sample.
+
+    Attributes:
+        vflip: whether to flip upside down.
+        turns: quarter turns, counterclockwise; of windows that are not square, half turns only.
+        angle: of the rotation, in degrees, clockwise.
+        scale: factor of the size of what the image shows.
+        shift: to the right and down, as fractions of the window's width and height.
+        brightness, contrast, saturation: factors.
+        hue: change of the hue, in turns.
+        blur: standard deviation, in pixels.
+        noise: standard deviation, as a fraction of the range of values.
+        jpeg: quality.
+        seed: of the noise.
+        augment: the words, which say what applies to which images.
+    """
+
+    augment: Augment
+    vflip: bool = False
+    turns: int = 0
+    angle: float = 0.0
+    scale: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    jpeg: int = 100
+    seed: int = 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels come from between the pixels of the scaled image."""
+        return (self.angle, self.scale, self.shift) != (0.0, 1.0, (0.0, 0.0))
+
+
+def draw(augment: Augment, rng: Random) -> Augmentation:
+    """Draw the changes of a sample; what is drawn for a word does not depend on the other words."""
+    vflip, turns = rng.random() < 0.5, rng.randrange(4)
+    angle, scale, right, down, brightness, contrast, saturation, hue, blur, noise, jpeg = (
+        rng.random() for _ in range(11)
+    )
+
+    def between(word: str, fraction: float, neutral: float = 0.0) -> float:
+        low, high = augment.interval(word, neutral)
+        return low + (high - low) * fraction
+
+    return Augmentation(
+        augment,
+        vflip=vflip and "vflip" in augment.words,
+        turns=turns if "rot90" in augment.words else 0,
+        angle=between("rotate", angle),
+        scale=between("scale", scale, 1.0),
+        shift=(between("shift", right), between("shift", down)),
+        brightness=1 + between("color", brightness),
+        contrast=1 + between("color", contrast),
+        saturation=1 + between("color", saturation),
+        hue=HUE * between("color", hue),
+        blur=between("blur", blur),
+        noise=between("noise", noise),
+        jpeg=round(between("jpeg", jpeg, 100)),
+        seed=rng.getrandbits(64),
+    )
+
+
+def cut(
+    pixels: NDArray[np.generic], window: Window, change: Augmentation | None, part: Part
+) -> NDArray[np.generic]:
+    """Return a window of an image with the geometric changes: rotated and scaled about the window's centre.
+
+    What is around the window moves into its corners; beyond the image's edges it is the image reflected.
+
+    Args:
+        pixels: the scaled image, (C, H, W).
+        part: images and masks are interpolated (bilinear); of classes and objects, the nearest pixel's.
+    """
+    left, top, width, height = window
+    if change is not None and change.moves:
+        result = _move(pixels, window, change, "nearest" if part.kind in NUMBERS else "bilinear")
+    else:
+        result = pixels[:, top : top + height, left : left + width]
+    if change is None:
+        return result
+    if change.vflip:
+        result = result[:, ::-1]
+    # Half turns keep the size of windows that are not square.
+    return np.rot90(result, change.turns if width == height else change.turns & 2, (1, 2))
+
+
+def recolor(image: Tensor, change: Augmentation, part: Part, *, is_input: bool) -> Tensor:
+    """Return an image, (C, H, W), with the photometric changes, in its type and within its range.
+
+    Args:
+        image: in the file's units; only images change, not masks and numbers of classes and objects.
+        is_input: whether it belongs to the input, or to the target, which only words with ``:AB`` change.
+    """
+    augment = change.augment
+    words = [word for word in augment.photometric if is_input or word in augment.both]
+    if not words or not part.is_image:
+        return image
+    # Here because it takes two seconds.
+    from torchvision.transforms.v2 import functional as kernels
+
+    values = part.values
+    fractions = (image.float() - values.low) / values.span
+    if "color" in words:
+        # The kernels know one and three channels; others are changed one by one.
+        colors = fractions.clamp(0, 1) if len(image) == RGB else fractions.clamp(0, 1)[:, None]
+        colors = kernels.adjust_brightness(colors, change.brightness)
+        colors = kernels.adjust_contrast(colors, change.contrast)
+        if len(image) == RGB:
+            colors = kernels.adjust_saturation(colors, change.saturation)
+            colors = kernels.adjust_hue(colors, change.hue)
+        fractions = colors.view_as(fractions)
+    if "blur" in words and change.blur > 0:
+        # Three standard deviations; the reflected border of a kernel must be smaller than the image.
+        height, width = image.shape[1:]
+        radius = ceil(3 * change.blur)
+        size = [2 * min(radius, width - 1) + 1, 2 * min(radius, height - 1) + 1]
+        fractions = kernels.gaussian_blur(fractions, size, [change.blur] * 2)
+    if "noise" in words:
+        # Not the kernel of torchvision, whose numbers come from torch's global generator
+        rng = np.random.Generator(np.random.PCG64([change.seed, *part.name.encode()]))
+        noise = rng.standard_normal(fractions.shape, dtype=np.float32)
+        fractions = fractions + change.noise * torch.from_numpy(noise)
+    result = fractions.clamp(0, 1) * values.span + values.low
+    kept = torch.from_numpy(values.cast(result.numpy()))
+    return kernels.jpeg(kept, change.jpeg) if "jpeg" in words else kept
+
+
+def check(augment: Augment, source: Side, target: Side | None) -> None:
+    """Raise a `UserError` if a photometric word cannot apply to the images of a data set.
+
+    Args:
+        source: the input side.
+        target: the side that it is translated to; None if there is none.
+    """
+    for word in augment.photometric:
+        sides = [source, *([target] if target and word in augment.both else [])]
+        parts = [part for side in sides for part in side.parts if part.is_image]
+        if not parts:
+            images = target and any(part.is_image for part in target.parts)
+            advice = f"; write {word} with :AB to change the target's images" if images else ""
+            raise UserError(
+                f"--augment: {word} changes the values of images, and the input has none, only label maps"
+                f"{advice or '; remove it'}"
+            )
+        for part in parts:
+            if word == "jpeg" and not _is_jpeg(part):
+                raise UserError(
+                    f"--augment: jpeg stores RGB and grey images with 8 bits, and {part.name} has"
+                    f" {part.channels} channels of {part.values.dtype}; remove it"
+                )
+
+
+def _is_jpeg(part: Part) -> bool:
+    return part.values.dtype == "uint8" and part.channels in (1, RGB)
+
+
+def _move(
+    pixels: NDArray[np.generic], window: Window, change: Augmentation, mode: str
+) -> NDArray[np.generic]:
+    """Return a window of an image (C, H, W), rotated, scaled and shifted about its centre."""
+    left, top, width, height = window
+    center_x, center_y = left + width / 2, top + height / 2
+    right, down = change.shift[0] * width, change.shift[1] * height
+    sine = sin(radians(change.angle)) / change.scale
+    cosine = cos(radians(change.angle)) / change.scale
+
+    # The part of the image that the window shows, with a border for the interpolation
+    half_x, half_y = width / 2 + abs(right), height / 2 + abs(down)
+    reach_x = abs(cosine) * half_x + abs(sine) * half_y + 2
+    reach_y = abs(cosine) * half_y + abs(sine) * half_x + 2
+    x, y = max(0, floor(center_x - reach_x)), max(0, floor(center_y - reach_y))
+    around = torch.from_numpy(pixels[:, y : ceil(center_y + reach_y), x : ceil(center_x + reach_x)])
+    rows, columns = around.shape[1:]
+
+    # From positions in the window to positions around it, both from -1 to 1
+    origin_x = 2 * (center_x - x - cosine * right - sine * down) / columns - 1
+    origin_y = 2 * (center_y - y + sine * right - cosine * down) / rows - 1
+    matrix = [
+        [cosine * width / columns, sine * height / columns, origin_x],
+        [-sine * width / rows, cosine * height / rows, origin_y],
+    ]
+    grid = F.affine_grid(torch.tensor([matrix]), [1, 1, height, width], align_corners=False)
+
+    # As torchvision's affine, which would fill the corners with one value
+    result = F.grid_sample(around.float()[None], grid, mode, "reflection", align_corners=False)[0]
+    return (result if around.is_floating_point() else result.round_().to(around.dtype)).numpy()
