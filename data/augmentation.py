@@ -5,12 +5,15 @@ a word is written with ``:AB``.
 """
 
 from dataclasses import dataclass
+from io import BytesIO
 from math import ceil, cos, floor, radians, sin
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -134,10 +137,7 @@ def recolor(image: Tensor, change: Augmentation, part: Part, *, is_input: bool) 
     words = [word for word in augment.photometric if is_input or word in augment.both]
     if not words or not part.is_image:
         return image
-    # Here because it takes two seconds.
-    from torchvision.transforms.v2 import functional as kernels
-
-    values = part.values
+    values, kernels = part.values, import_kernels()
     fractions = (image.float() - values.low) / values.span
     if "color" in words:
         # The kernels know one and three channels; others are changed one by one.
@@ -160,8 +160,16 @@ def recolor(image: Tensor, change: Augmentation, part: Part, *, is_input: bool) 
         noise = rng.standard_normal(fractions.shape, dtype=np.float32)
         fractions = fractions + change.noise * torch.from_numpy(noise)
     result = fractions.clamp(0, 1) * values.span + values.low
-    kept = torch.from_numpy(values.cast(result.numpy()))
-    return kernels.jpeg(kept, change.jpeg) if "jpeg" in words else kept
+    kept = values.cast(result.numpy())
+    return torch.from_numpy(_as_jpeg(kept, change.jpeg) if "jpeg" in words else kept)
+
+
+def import_kernels() -> Any:
+    """Return torchvision's kernels; forked workers do not import what the main process has imported."""
+    # Here because it takes two seconds.
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 def check(augment: Augment, source: Side, target: Side | None) -> None:
@@ -191,6 +199,17 @@ def check(augment: Augment, source: Side, target: Side | None) -> None:
 
 def _is_jpeg(part: Part) -> bool:
     return part.values.dtype == "uint8" and part.channels in (1, RGB)
+
+
+def _as_jpeg(pixels: NDArray[np.generic], quality: int) -> NDArray[np.uint8]:
+    """Return an image (C, H, W) as it is after JPEG compression; torchvision's kernel is deprecated."""
+    file = BytesIO()
+    image = Image.fromarray(
+        pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    )
+    image.save(file, "JPEG", quality=quality)
+    result = np.array(Image.open(file))
+    return result[None] if result.ndim == 2 else np.ascontiguousarray(result.transpose(2, 0, 1))
 
 
 def _move(

@@ -29,7 +29,7 @@ IMAGE = Part("A")
 
 @dataclass(frozen=True)
 class Decision:
-    """Where to crop (left and top edge, in pixels of the scaled image), whether to flip, and other changes."""
+    """Where to crop (left and top edge, in pixels of the scaled image), whether to flip, and what else."""
 
     x: int
     y: int
