@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from data.augmentation import check as check_augment
 from data.base_dataset import BaseDataset
 from data.cache import ImageCache, RamCache
 from data.loader import Loader
@@ -48,6 +49,8 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     if stream:
         check_stream_flags(data)
     dataset = chosen.from_options(options)
+    if dataset.transform.augment:
+        check_augment(dataset.transform.augment, dataset.sides)
     # More workers than cores gain nothing, but an explicit number is kept.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from options.augment_options import Augment
 from util.errors import UserError
-from util.parts import Part, Side
+from util.parts import Kind, Part, Sides
 
 Window = tuple[int, int, int, int]
 """Left, top, width and height, in pixels of the scaled image."""
@@ -103,7 +103,7 @@ def draw(augment: Augment, rng: Random) -> Augmentation:
 
 
 def cut(
-    pixels: NDArray[np.generic], window: Window, change: Augmentation | None, part: Part
+    pixels: NDArray[np.generic], window: Window, change: Augmentation | None, kind: Kind
 ) -> NDArray[np.generic]:
     """Return a window of an image with the geometric changes: rotated and scaled about the window's centre.
 
@@ -111,11 +111,11 @@ def cut(
 
     Args:
         pixels: the scaled image, (C, H, W).
-        part: images and masks are interpolated (bilinear); of classes and objects, the nearest pixel's.
+        kind: images and masks are interpolated (bilinear); of classes and objects, the nearest pixel's.
     """
     left, top, width, height = window
     if change is not None and change.moves:
-        result = _move(pixels, window, change, "nearest" if part.kind in NUMBERS else "bilinear")
+        result = _move(pixels, window, change, "nearest" if kind in NUMBERS else "bilinear")
     else:
         result = pixels[:, top : top + height, left : left + width]
     if change is None:
@@ -126,16 +126,24 @@ def cut(
     return np.rot90(result, change.turns if width == height else change.turns & 2, (1, 2))
 
 
-def recolor(image: Tensor, change: Augmentation, part: Part, *, is_input: bool) -> Tensor:
+def recolor(image: Tensor, change: Augmentation, part: Part | None, *, is_input: bool) -> Tensor:
     """Return an image, (C, H, W), with the photometric changes, in its type and within its range.
 
     Args:
         image: in the file's units; only images change, not masks and numbers of classes and objects.
         is_input: whether it belongs to the input, or to the target, which only words with ``:AB`` change.
+
+    Raises:
+        UserError: Values are to change, and `part` is None: the data set does not say what they are.
     """
     augment = change.augment
     words = [word for word in augment.photometric if is_input or word in augment.both]
-    if not words or not part.is_image:
+    if words and part is None:
+        raise UserError(
+            f"--augment: {words[0]} needs to know what images hold: this data set passes them to"
+            f" Transform.apply without it; use BaseDataset.prepare there, or remove {words[0]}"
+        )
+    if not words or part is None or not part.is_image:
         return image
     values, kernels = part.values, import_kernels()
     fractions = (image.float() - values.low) / values.span
@@ -165,29 +173,26 @@ def recolor(image: Tensor, change: Augmentation, part: Part, *, is_input: bool) 
 
 
 def import_kernels() -> Any:
-    """Return torchvision's kernels; forked workers do not import what the main process has imported."""
+    """Return torchvision's kernels."""
     # Here because it takes two seconds.
     from torchvision.transforms.v2 import functional
 
     return functional
 
 
-def check(augment: Augment, source: Side, target: Side | None) -> None:
-    """Raise a `UserError` if a photometric word cannot apply to the images of a data set.
-
-    Args:
-        source: the input side.
-        target: the side that it is translated to; None if there is none.
-    """
+def check(augment: Augment, sides: Sides) -> None:
+    """Raise a `UserError` if a photometric word cannot apply to the images of a data set."""
+    if augment.photometric:
+        import_kernels()  # in the main process, so that forked workers need not
     for word in augment.photometric:
-        sides = [source, *([target] if target and word in augment.both else [])]
-        parts = [part for side in sides for part in side.parts if part.is_image]
+        chosen = [sides.A, sides.B] if word in augment.both else [sides.A]
+        parts = [part for side in chosen for part in side.parts if part.is_image]
         if not parts:
-            images = target and any(part.is_image for part in target.parts)
-            advice = f"; write {word} with :AB to change the target's images" if images else ""
+            images = any(part.is_image for part in sides.B.parts)
+            advice = f"; write {word} with :AB to change the target" if images else "; remove it"
             raise UserError(
-                f"--augment: {word} changes the values of images, and the input has none, only label maps"
-                f"{advice or '; remove it'}"
+                f"--augment: {word} changes the values of images, and the input has none, only label"
+                f" maps{advice}"
             )
         for part in parts:
             if word == "jpeg" and not _is_jpeg(part):

@@ -158,10 +158,6 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         """Return the files that a sample's B can come from; empty if it has none, or cannot tell."""
         return ()
 
-    def opener(self, paths: list[str], grey: bool) -> Callable[[int], tuple[Tensor, str]]:
-        """Return a function from a position in `paths` to the scaled image there and its path."""
-        return lambda position: (self.scaled(paths[position], grey), paths[position])
-
     def open(self, source: Source, side: Side) -> Opened:
         """Return the scaled images of a side of a sample, from the cache if possible."""
         files = files_of(source)
@@ -178,7 +174,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         return image
 
     def prepare(self, opened: Sequence[Opened], rng: Random) -> tuple[list[Tensor], Box | None]:
-        """Return images of a sample that are cropped and flipped alike, each with its parts joined.
+        """Return images of a sample that are cropped, flipped and augmented alike, with their parts joined.
 
         Returns:
             An image (C, H, W) for each of `opened`, and the place of the first in its file if `find_boxes`.
@@ -192,7 +188,13 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
                 check_equal_sizes(first, image, first_path, path)
         decision = self.transform.decide(first, rng)
         prepared = [
-            join([self.transform.apply(image, decision, files[0]) for image in images], side)
+            join(
+                [
+                    self.transform.apply(image, decision, files[0], part, is_input=side is self.sides.A)
+                    for image, part in zip(images, side.parts, strict=True)
+                ],
+                side,
+            )
             for side, files, images in opened
         ]
         return prepared, self._box(opened[0], decision) if self.find_boxes else None

@@ -48,6 +48,7 @@ class ColorizationDataset(BaseDataset):
         return [[(path,) for path in self.paths]]
 
     def read(self, index: int, rng: Random) -> Sample:
-        image, path = self.first_good(self.opener(self.paths, False), index, len(self))
-        A = self.transform.apply(image, self.transform.decide(image, rng), path)
+        opened = self.first_good(lambda at: self.open(self.paths[at], self.sides.A), index, len(self))
+        (A,), _ = self.prepare([opened], rng)
+        path = opened.files[0]
         return Sample(index, drop_color(A) if self.keep_grey else A, None, path, path)

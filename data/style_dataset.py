@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from random import Random
 from typing import ClassVar, Self
 
+from torch import Tensor
+
 from data.base_dataset import BaseDataset, Sample
 from data.image_folder import find_images
 from data.shards import open_folder
@@ -11,6 +13,7 @@ from data.transforms import Transform, drop_color
 from options.base_options import CommandOptions
 from options.option import Fixed
 from options.test_options import TestOptions
+from util.parts import Side
 
 
 class StyleDataset(BaseDataset):
@@ -63,13 +66,16 @@ class StyleDataset(BaseDataset):
         return self.paths_B
 
     def read(self, index: int, rng: Random) -> Sample:
-        image, path_A = self.first_good(self.opener(self.paths_A, False), index, len(self))
-        A = self.transform.apply(image, self.transform.decide(image, rng), path_A)
+        A, path_A = self._prepared(self.paths_A, self.sides.A, index, rng)
         A = drop_color(A) if self.keep_grey else A
         if not self.paths_B:
             return Sample(index, A, None, path_A, path_A)
         count = len(self.paths_B)
         partner = rng.randrange(count) if self.random_style else index % count
-        image, path_B = self.first_good(self.opener(self.paths_B, False), partner, count)
-        B = self.transform.apply(image, self.transform.decide(image, rng), path_B)
+        B, path_B = self._prepared(self.paths_B, self.sides.B, partner, rng)
         return Sample(index, A, B, path_A, path_B)
+
+    def _prepared(self, paths: list[str], side: Side, position: int, rng: Random) -> tuple[Tensor, str]:
+        opened = self.first_good(lambda at: self.open(paths[at], side), position, len(paths))
+        (image,), _ = self.prepare([opened], rng)
+        return image, opened.files[0]

@@ -10,13 +10,14 @@ from typing import Self
 from PIL import ImageFilter
 from torch import Tensor
 
-from data.base_dataset import BaseDataset, Sample, check_channels
+from data.base_dataset import BaseDataset, Opened, Sample, check_channels
 from data.image_folder import find_images
 from data.shards import open_folder
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import option
 from util.image_io import read_image
+from util.parts import Sides
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class TemplateDataset(BaseDataset):
     ):
         super().__init__(transform, seed)
         self.paths, self.blur_radius, self.grey = paths, blur_radius, grey
+        self.sides = Sides.of_grey(*grey)  # what A and B hold
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
@@ -63,15 +65,15 @@ class TemplateDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         """Read one sample; all randomness comes from `rng`, so that it can be repeated."""
-        A, B, path = self.first_good(self._open, index, len(self))  # skips images that cannot be read
-        decision = self.transform.decide(B, rng)  # one decision, so that both are cropped and flipped alike
-        prepared_A, prepared_B = (self.transform.apply(image, decision, path) for image in (A, B))
-        return Sample(index, prepared_A, prepared_B, path, path)
+        opened = self.first_good(self._open, index, len(self))  # skips images that cannot be read
+        (A, B), _ = self.prepare(opened, rng)  # in one call, so that both are cropped and flipped alike
+        path = opened[0].files[0]
+        return Sample(index, A, B, path, path)
 
-    def _open(self, position: int) -> tuple[Tensor, Tensor, str]:
+    def _open(self, position: int) -> list[Opened]:
         path = self.paths[position]
         A, B = self.cached(path, f"{self.blur_radius=} {self.grey=}", lambda: self._make_pair(path))
-        return A, B, path
+        return [Opened(self.sides.A, (path,), (A,)), Opened(self.sides.B, (path,), (B,))]
 
     def _make_pair(self, path: str) -> tuple[Tensor, Tensor]:
         """Return both images, scaled: the expensive part, which is the same in every epoch."""

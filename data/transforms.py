@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from data.augmentation import Augmentation, cut, draw
+from data.augmentation import Augmentation, cut, draw, recolor
 from options.augment_options import Augment, parse_augment
 from options.base_options import DataOptions
 from util.batch import Box
@@ -23,8 +23,6 @@ LARGE = 1 << 24
 
 Size = tuple[int, int]
 """Width and height."""
-
-IMAGE = Part("A")
 
 
 @dataclass(frozen=True)
@@ -121,11 +119,20 @@ class Transform:
         # After all other draws, which are the same without it
         return Decision(x, y, flip, draw(self.augment, rng) if self.augment else None)
 
-    def apply(self, scaled: Tensor, decision: Decision, path: str, part: Part = IMAGE) -> Tensor:
-        """Return a cropped and flipped copy of a scaled image, (C, H, W), contiguous.
+    def apply(
+        self,
+        scaled: Tensor,
+        decision: Decision,
+        path: str,
+        part: Part | None = None,
+        *,
+        is_input: bool = True,
+    ) -> Tensor:
+        """Return a cropped, flipped and augmented copy of a scaled image, (C, H, W), contiguous.
 
         Args:
-            part: what the image holds, which says how ``--augment`` interpolates.
+            part: what the image holds; it is needed to augment values.
+            is_input: whether it belongs to the input, not to the target.
 
         Raises:
             UserError: The crop is larger than the image at `path`.
@@ -140,12 +147,13 @@ class Transform:
                     f" {height} pixels; lower it, or scale with --preprocess resize_and_crop"
                 )
             window = decision.x, decision.y, self.crop_size, self.crop_size
-        pixels = cut(pixels, window, decision.change, part)
+        pixels = cut(pixels, window, decision.change, part.kind if part else "8bit")
         if pixels.strides[2] != 1 or min(pixels.strides) < 0 or not decision.flip:
             # NumPy copies faster than torch, above all from channels last, and flips more slowly.
             pixels = np.array(pixels, order="C")
         image = torch.from_numpy(pixels)
-        return image.flip(2) if decision.flip else image
+        image = image.flip(2) if decision.flip else image
+        return recolor(image, decision.change, part, is_input=is_input) if decision.change else image
 
     def box(self, decision: Decision, size: Size) -> Box:
         """Return what a prepared image covers of the image of this size in its file."""

@@ -1,22 +1,31 @@
 """``--augment``: geometry alike for all images of a sample, values of the input alone."""
 
+from dataclasses import replace
 from itertools import product
 from math import atan2, degrees
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as kernels
 
+from data import DATASETS, Loader, create_loader
 from data.augmentation import Augmentation, check, cut, draw, recolor
 from data.transforms import Transform
+from models import MODELS
 from options.augment_options import Augment, parse_augment
+from options.parse import parse
+from options.train_options import TrainOptions
+from tests.support.images import image
+from util.batch import Batch
 from util.errors import UserError
-from util.parts import Part, Side, Values
+from util.parts import Part, Side, Sides, Values
 from util.seeding import numpy_rng, python_rng
 
 GEOMETRY = "vflip,rot90,rotate:15,scale:0.9-1.1,shift:0.05"
@@ -98,7 +107,7 @@ def test_a_rotation_keeps_images_label_maps_and_masks_aligned() -> None:
 def test_inside_the_image_geometry_is_that_of_torchvision(mode: str, kind: Any) -> None:
     image = random_image(TYPES["float32"], 2, 61)
     change = Augmentation(words("rotate:40"), angle=33.0, scale=1.7, shift=(0.1, -0.05))
-    result = cut(image.numpy(), (0, 0, 61, 61), change, Part("A", kind, values=TYPES["float32"]))
+    result = cut(image.numpy(), (0, 0, 61, 61), change, kind)
     expected = kernels.affine(
         image, 33.0, [6.1, -3.05], 1.7, [0.0, 0.0], interpolation=InterpolationMode(mode)
     )
@@ -110,7 +119,7 @@ def test_inside_the_image_geometry_is_that_of_torchvision(mode: str, kind: Any) 
 def test_a_window_is_rotated_about_its_own_centre_with_what_is_around_it() -> None:
     painted = coordinates(400, 300)
     change = Augmentation(words("rotate:45"), angle=45.0)
-    x, y = cut(painted, (100, 200, 51, 51), change, values_part(TYPES["float32"], 2))
+    x, y = cut(painted, (100, 200, 51, 51), change, "values")
     np.testing.assert_allclose((x[25, 25], y[25, 25]), (125, 225), atol=1e-3)
     assert x.min() < 100
     assert x.max() > 151
@@ -120,9 +129,9 @@ def test_corners_that_are_uncovered_show_the_reflected_image() -> None:
     flat = np.full((1, 20, 31), 200, np.uint8)
     for seed in range(20):
         change = draw(words("rotate:180,scale:0.2-1.2,shift:0.5"), python_rng("flat", seed))
-        assert (cut(flat, (0, 0, 31, 20), change, Part("A", channels=1)) == 200).all()
+        assert (cut(flat, (0, 0, 31, 20), change, "8bit") == 200).all()
     painted = coordinates(20, 20)
-    x, y = cut(painted, (0, 0, 20, 20), Augmentation(words("shift:0.5"), shift=(0.25, 0.0)), Part("A"))
+    x, y = cut(painted, (0, 0, 20, 20), Augmentation(words("shift:0.5"), shift=(0.25, 0.0)), "8bit")
     np.testing.assert_allclose(x[0], [4, 3, 2, 1, 0, *range(15)], atol=1e-4)
     np.testing.assert_allclose(y[:, 0], np.arange(20), atol=1e-4)
 
@@ -262,12 +271,118 @@ def test_words_have_intervals() -> None:
 
 
 def test_photometric_words_without_images_to_change_are_refused() -> None:
-    labels, photos = Side((Part("A", "labels", channels=9),)), Side.eight_bits("B")
+    labels = Sides(Side((Part("A", "labels", channels=9),)), Side.eight_bits("B"))
     with pytest.raises(
         UserError, match=r"noise changes the values of images.*only label maps; write noise with"
     ):
-        check(words("noise:0.1"), labels, photos)
-    check(words("noise:0.1:AB"), labels, photos)
+        check(words("noise:0.1"), labels)
+    check(words("noise:0.1:AB"), labels)
     with pytest.raises(UserError, match=r"jpeg stores RGB and grey.*A has 5 channels of float32; remove it"):
-        check(words("jpeg:50"), Side((values_part(TYPES["float32"], 5),)), photos)
-    check(words(EVERYTHING), photos, None)
+        check(words("jpeg:50"), Sides(A=Side((values_part(TYPES["float32"], 5),))))
+    check(words(EVERYTHING), Sides())
+
+
+def create(dataroot: Path, *flags: object) -> Loader:
+    argv = ["--dataroot", str(dataroot), "--model", "pix2pix", "--gpu_ids", "-1", *map(str, flags)]
+    return create_loader(parse(TrainOptions, argv, MODELS, DATASETS), torch.device("cpu"))
+
+
+def test_labels_images_and_masks_of_a_data_set_stay_aligned(tmp_path: Path) -> None:
+    columns, rows = painted = coordinates(90, 110)
+    for folder in ("trainA", "trainB", "trainM"):
+        (tmp_path / folder).mkdir()
+    for name in "12":
+        Image.fromarray((rows // 9 * 13 + columns // 9).astype(np.uint8)).save(
+            tmp_path / f"trainA/{name}.png"
+        )
+        np.save(tmp_path / f"trainB/{name}.npy", painted)
+        Image.fromarray(columns.astype(np.uint8)).save(tmp_path / f"trainM/{name}.png")
+    flags = ["--label_nc", 130, "--output_range", "0,128", "--output_nc", 2, "--mask", "true"]
+    flags += ["--preprocess", "crop", "--crop_size", 64, "--num_threads", 0]
+    loader = create(tmp_path, *flags, "--augment", "rotate:15,noise:0.1:AB")
+    turned = 0
+    for epoch in (1, 2, 3):
+        for batch in loader.epoch(epoch):
+            decision = loader.dataset.transform.decide(
+                torch.from_numpy(painted), python_rng("augmentation", 0, epoch, int(batch.index))
+            )
+            assert decision.change is not None
+            assert batch.B is not None
+            assert batch.mask is not None
+            assert batch.B.dtype == torch.float32
+            assert (batch.A.shape[1], batch.mask.shape[1]) == (1, 1)
+            x, y = loader.dataset.transform.apply(
+                torch.from_numpy(painted),
+                replace(decision, change=replace(decision.change, augment=words("rotate:15"))),
+                "",
+            ).numpy()
+            noise = (batch.B[0].numpy() - [x, y]) / 128
+            seen = (x > 1) & (x < 108) & (y > 1) & (y < 88)
+            assert abs(noise[:, seen].mean()) < 0.03
+            np.testing.assert_allclose(batch.mask[0, 0].numpy(), x, atol=0.51)
+            sure = seen & (abs(x % 1 - 0.5) > 0.01) & (abs(y % 1 - 0.5) > 0.01)
+            classes = np.rint(y) // 9 * 13 + np.rint(x) // 9
+            np.testing.assert_array_equal(batch.A[0, 0].numpy()[sure], classes[sure])
+            turned += abs(np.median(np.diff(x, axis=0))) > 0.02
+    assert turned >= 4
+
+
+@pytest.mark.parametrize("mode", ["aligned", "unaligned"])
+def test_augmented_batches_depend_on_seed_epoch_and_index_alone(mode: str, tmp_path: Path) -> None:
+    for i in range(6):
+        for side in "AB":
+            image(tmp_path / f"train{side}" / f"{i}.png", 24, 20, seed=i)
+    flags = ["--dataset_mode", mode, "--load_size", 22, "--crop_size", 16, "--batch_size", 2]
+
+    def epoch(loader: Loader, number: int, start: int = 0) -> list[Batch]:
+        return list(loader.epoch(number, start))
+
+    def same(one: list[Batch], other: list[Batch]) -> bool:
+        pairs = zip(one, other, strict=True)
+        return all(torch.equal(a.A, b.A) and torch.equal(a.B, b.B) for a, b in pairs)  # type: ignore[arg-type]
+
+    augment = ["--augment", EVERYTHING]
+    inline = create(tmp_path, *flags, *augment, "--num_threads", 0)
+    parallel = create(tmp_path, *flags, *augment, "--num_threads", 2)
+    cached = create(tmp_path, *flags, *augment, "--num_threads", 0, "--cache", "ram")
+    first, second = epoch(inline, 1), epoch(inline, 2)
+    assert not same(first, second)
+    for other in (parallel, cached):
+        assert same(epoch(other, 1), first)
+        assert same(epoch(other, 2), second)
+    assert same(epoch(inline, 2, 4), second[2:])  # as a resumed run reads it
+    assert not same(first, epoch(create(tmp_path, *flags, *augment, "--num_threads", 0, "--seed", 1), 1))
+    assert not same(first, epoch(create(tmp_path, *flags, "--num_threads", 0), 1))
+    overfit = create(tmp_path, *flags, *augment, "--num_threads", 0, "--overfit", 4)
+    assert same(epoch(overfit, 1), epoch(overfit, 2))
+    if mode == "aligned":
+        plain = create(tmp_path, *flags, "--augment", "color:0.5", "--num_threads", 0)
+        targets = [batch.B for batch in epoch(create(tmp_path, *flags, "--num_threads", 0), 1)]
+        for batch, target in zip(epoch(plain, 1), targets, strict=True):
+            assert torch.equal(batch.B, target)  # type: ignore[arg-type]
+            assert not torch.equal(batch.A, target)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("mode", sorted(set(DATASETS.names()) - {"latent"}))
+def test_every_data_set_is_augmented(mode: str, tmp_path: Path) -> None:
+    DATASETS.get(mode).make_example(tmp_path)
+    flags = ["--dataset_mode", mode, "--load_size", 22, "--crop_size", 16, "--num_threads", 0]
+    if mode == "colorization":
+        flags += ["--model", "colorization"]
+    plain, moved, colored = (
+        next(create(tmp_path, *flags, "--augment", words).epoch(1))
+        for words in ("none", "rotate:15,shift:0.2", "color:0.5,noise:0.1")
+    )
+    for changed in (moved, colored):
+        assert changed.A.shape == plain.A.shape
+        assert not torch.equal(changed.A, plain.A)
+    if plain.B is not None:
+        assert not torch.equal(moved.B, plain.B)
+        assert mode in ("unaligned", "style") or torch.equal(colored.B, plain.B)
+
+
+def test_a_data_set_that_does_not_say_what_images_hold_refuses_to_change_values() -> None:
+    scaled = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    transform = Transform("none", 0, 0, flip=False, augment=words("rotate:15,noise:0.1"))
+    with pytest.raises(UserError, match=r"noise needs to know what images hold.*BaseDataset.prepare"):
+        transform.apply(scaled, transform.decide(scaled, python_rng("own")), "p")

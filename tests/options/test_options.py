@@ -160,6 +160,7 @@ OWN_TRAIN = OWN | {
     "cache": "none",
     "cache_limit": 4.0,
     "cache_dir": "./cache/",
+    "augment": "none",
 }
 OWN_TEST = OWN | {"tile": None, "ema": False, "format": "png", "png_level": 1}
 
