@@ -295,7 +295,7 @@ def test_labels_images_and_masks_of_a_data_set_stay_aligned(tmp_path: Path) -> N
         Image.fromarray((rows // 9 * 13 + columns // 9).astype(np.uint8)).save(
             tmp_path / f"trainA/{name}.png"
         )
-        np.save(tmp_path / f"trainB/{name}.npy", painted)
+        np.save(tmp_path / f"trainB/{name}.npy", painted.transpose(1, 2, 0))
         Image.fromarray(columns.astype(np.uint8)).save(tmp_path / f"trainM/{name}.png")
     flags = ["--label_nc", 130, "--output_range", "0,128", "--output_nc", 2, "--mask", "true"]
     flags += ["--preprocess", "crop", "--crop_size", 64, "--num_threads", 0]
