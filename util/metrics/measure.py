@@ -1,11 +1,12 @@
 """Measure results against the truth, over batches and ranks.
 
-All values are those of the images as they are saved: RGB with 8 bits per channel.
+All values are those of the images as they are saved: RGB with 8 bits per channel, or in the units of the
+target's files.
 """
 
 import logging
 import math
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -14,10 +15,10 @@ from torch import Tensor
 from util import distributed
 from util.batch import Batch
 from util.errors import UserError
-from util.image_io import to_levels
 from util.metrics.names import DOWNLOAD, METRICS, Metric, metrics_using
 from util.metrics.networks import LOADERS, Network, Unavailable
 from util.metrics.summary import Summary
+from util.metrics.target import Target, name_in, of_all_channels
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class Metrics:
 
     Attributes:
         names: the metrics that are measured.
-        left_out: the metrics whose network is not available, with the reason.
+        left_out: the metrics whose network is not available or that the target does not allow, with the reason.
+        target: the kind of the images.
     """
 
     def __init__(
@@ -39,15 +41,18 @@ class Metrics:
         device: torch.device | str = "cpu",
         networks: Mapping[str, Network] | None = None,
         left_out: Mapping[str, str] | None = None,
+        target: Target | None = None,
     ):
         """Measure `names`, except those whose network is not among `networks`.
 
         Args:
             networks: by the names of `NETWORK_FILES`; as ``inception`` any network from uint8 images
                 (N, 3, H, W) to features (N, D).
+            target: by default RGB with 8 bits, without masks.
         """
         self.device = torch.device(device)
-        self.left_out = dict(left_out or {})
+        self.target = target or Target()
+        self.left_out = reasons_against(names, self.target) | dict(left_out or {})
         self.networks = {
             name: network._replace(net=network.net.to(self.device))
             for name, network in (networks or {}).items()
@@ -55,13 +60,15 @@ class Metrics:
         self.names = tuple(
             name
             for name, metric in METRICS.items()
-            if name in names and (not metric.network or metric.network in self.networks)
+            if name in names
+            and name not in self.left_out
+            and (not metric.network or metric.network in self.networks)
         )
         measured = [METRICS[name] for name in self.names]
         self._per_image = {metric: metric.load() for metric in measured if metric.per == "image"}
         self._per_set = {metric: metric.load() for metric in measured if metric.per == "set"}
         self._references = {
-            metric.reference: metric.load(metric.reference) for metric in measured if metric.reference
+            metric: metric.load(metric.reference) for metric in measured if metric.reference
         }
         self._reset()
 
@@ -76,17 +83,23 @@ class Metrics:
         names: Collection[str],
         device: torch.device | str = "cpu",
         weights: Mapping[str, str] | None = None,
+        target: Target | None = None,
     ) -> Self:
-        """Return the metrics with the networks that they need, leaving out those without their network.
+        """Return the metrics with the networks that they need, leaving out those that cannot be measured.
 
         Args:
             weights: ``download`` or a path for each of `NETWORK_FILES`; by default all are downloaded.
+            target: by default RGB with 8 bits, without masks.
 
         Raises:
             UserError: a given file of weights is missing, damaged or of another network.
         """
         networks: dict[str, Network] = {}
-        left_out: dict[str, str] = {}
+        left_out = reasons_against(names, target or Target())
+        if distributed.rank() == 0:
+            for name, reason in left_out.items():
+                log.warning("--metrics %s: left out, it %s", name, reason)
+        names = [name for name in names if name not in left_out]
         for network, load in LOADERS.items():
             users = metrics_using(network, names)
             try:
@@ -96,17 +109,21 @@ class Metrics:
                 left_out |= dict.fromkeys(users, str(error))
                 if distributed.rank() == 0:
                     log.warning("--metrics %s: left out, it %s", ",".join(users), error)
-        return cls(names, device, networks, left_out)
+        return cls(names, device, networks, left_out, target)
 
     @torch.no_grad()
-    def update(self, fake: Tensor, real: Tensor, keys: Sequence[Hashable]) -> dict[str, Tensor]:
-        """Measure results and their truth, uint8 (N, 3, H, W), and accumulate the values.
+    def update(
+        self, fake: Tensor, real: Tensor, keys: Sequence[Hashable], weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Measure results and their truth, as `Target.as_saved` returns them, and accumulate the values.
 
         Args:
             keys: identify the images; an image that was measured before is not counted again.
+            weight: the mask, (N, 1, H, W) in [0, 1].
 
         Returns:
-            By metric, (N,) float64 on the CPU; infinite or NaN where the metric is undefined.
+            By metric, and by metric and channel as in ``mae[4]`` where these are measured, (N,) float64 on the
+            CPU; infinite or NaN where the metric is undefined.
 
         Raises:
             UserError: results and truth differ in size.
@@ -115,11 +132,16 @@ class Metrics:
         if fake.shape != real.shape:
             sizes = [f"{image.shape[3]} x {image.shape[2]}" for image in (fake, real)]
             raise UserError(f"{keys[0]}: {sizes[0]} pixels cannot be compared with a truth of {sizes[1]}")
+        weight = None if weight is None else weight.to(self.device, torch.float64)
         values: dict[str, Tensor] = {}
         for metric, function in self._per_image.items():
             network = [self.networks[metric.network]] if metric.network else []
-            values[metric.name] = function(fake, real, *network).cpu()
-        references = {name: function(real).cpu() for name, function in self._references.items()}
+            for name, images, keywords in self._arguments(metric, [fake, real], weight):
+                values[name_in(name, metric.name)] = function(*images, *network, **keywords).cpu()
+        references: dict[str, Tensor] = {}
+        for metric, function in self._references.items():
+            for name, images, keywords in self._arguments(metric, [real], weight):
+                references[name_in(name, metric.reference)] = function(*images, **keywords).cpu()
         for i, key in enumerate(keys if values else ()):
             self._values[key] = {name: column[i].item() for name, column in (values | references).items()}
         self.update_set("fake", fake, keys)
@@ -128,9 +150,9 @@ class Metrics:
 
     @torch.no_grad()
     def update_set(self, side: str, images: Tensor, keys: Sequence[Hashable]) -> None:
-        """Add uint8 images (N, 3, H, W) to the set ``fake`` or ``real``."""
+        """Add images, as `Target.as_saved` returns them, to the set ``fake`` or ``real``."""
         if self._per_set:
-            features = self.networks["inception"].net(images.to(self.device)).cpu()
+            features = self.networks["inception"].net(self.target.levels(images.to(self.device))).cpu()
             self._features[side].update(zip(keys, features, strict=True))
 
     @staticmethod
@@ -147,17 +169,17 @@ class Metrics:
         """Measure a model's results for a batch; return the values of each image, empty without a truth.
 
         Args:
-            visuals: (N, 3 or 1, H, W) in [-1, 1], by the names that galleries show: fake_B_rgb is compared
-                with real_B_rgb, otherwise fake_B with real_B.
+            visuals: (N, C, H, W) in [-1, 1], by the names that galleries show: fake_B_rgb is compared with
+                real_B_rgb, otherwise fake_B with real_B.
             paired: whether real_B is the truth for fake_B; real_B_rgb always is the truth for fake_B_rgb.
         """
         in_rgb = visuals.keys() >= {"fake_B_rgb", "real_B_rgb"}
         labels = ("fake_B_rgb", "real_B_rgb") if in_rgb else ("fake_B", "real_B")
         values: dict[str, Tensor] = {}
         if self.names and visuals.keys() >= set(labels):
-            fake, real = (to_levels(visuals[label]) for label in labels)
+            fake, real = (self.target.as_saved(visuals[label]) for label in labels)
             if paired or in_rgb:
-                values = self.update(fake, real, batch.index.tolist())
+                values = self.update(fake, real, batch.index.tolist(), batch.mask)
             else:
                 self.update_set("fake", fake, batch.paths_A)
                 self.update_set("real", real, batch.paths_B)
@@ -171,36 +193,53 @@ class Metrics:
             return Summary({}, {}, {}, {})
         values, left_out = (_merge(share[i] for share in shares) for i in (0, 2))
         fake, real = (_merge(share[1][side] for share in shares) for side in ("fake", "real"))
-        mean, reasons = self._means([values[key] for key in sorted(values)])
-        reference = {name: mean.pop(name) for name in self._references if name in mean}
+        means, reasons = self._means([values[key] for key in sorted(values)])
+        by_channel = {name: means.pop(name) for name in list(means) if not of_all_channels(name)}
+        references = (metric.reference for metric in self._references)
+        reference = {name: means.pop(name) for name in references if name in means}
         protocol = {metric.name: self._protocol(metric) for metric in self._per_image}
-        mean |= self._compare_sets(fake, real, protocol, reasons)
+        means |= self._compare_sets(fake, real, protocol, reasons)
         for name, reason in reasons.items():
             log.info("Left out of %s: %s", name, reason)
-        mean = {name: value for name, value in mean.items() if name not in left_out}
-        return Summary(mean, reference, {name: protocol[name] for name in mean}, reasons | left_out)
+        means = {name: value for name, value in means.items() if name not in left_out}
+        protocol = {name: protocol[name] for name in means}
+        return Summary(means, reference, protocol, reasons | left_out, by_channel)
 
     def _reset(self) -> None:
         self._values: dict[Hashable, dict[str, float]] = {}
         self._features: dict[str, dict[Hashable, Tensor]] = {"fake": {}, "real": {}}
 
+    def _arguments(
+        self, metric: Metric, images: Sequence[Tensor], weight: Tensor | None
+    ) -> Iterator[tuple[str, list[Tensor], dict[str, Tensor]]]:
+        """Yield what a metric's function is called with: the name of the channels, their images, and keywords."""
+        keywords = {} if weight is None or "weight" not in metric.takes else {"weight": weight}
+        if self.target.is_rgb or "data_range" not in metric.takes:
+            yield "", [self.target.levels(image) for image in images], keywords
+            return
+        spans = self.target.spans(self.device)
+        for name, channels in self.target.channels.items():
+            chosen = [image[:, channels] for image in images]
+            yield name, chosen, keywords | {"data_range": spans[channels]}
+
     def _protocol(self, metric: Metric) -> str:
-        if not metric.network:
-            return metric.protocol
-        return f"{self.networks[metric.network].description}, {metric.protocol}"
+        protocol = self.target.protocol(metric)
+        return f"{self.networks[metric.network].description}, {protocol}" if metric.network else protocol
 
     def _means(self, images: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, str]]:
         """Return the means of the finite values, and how many images each mean lacks and why."""
         undefined = {metric.name: metric.undefined for metric in self._per_image}
         means: dict[str, float] = {}
         reasons: dict[str, str] = {}
-        for name in [*undefined, *self._references]:
+        for name in dict.fromkeys(name for values in images for name in values):
             numbers = [values[name] for values in images if name in values]
             finite = [number for number in numbers if math.isfinite(number)]
             if finite:
                 means[name] = math.fsum(finite) / len(finite)
-            if len(finite) < len(numbers):
+            if len(finite) < len(numbers) and of_all_channels(name):
                 why = undefined.get(name) or "not finite"
+                if self.target.masked:
+                    why += ", or the mask is 0 everywhere"
                 reasons[name] = f"{len(numbers) - len(finite)} of {len(numbers)} images: {why}"
         return means, reasons
 
@@ -227,9 +266,15 @@ class Metrics:
         for metric, function in self._per_set.items():
             value, details = function(*stacked)
             values[metric.name] = value.item()
-            protocol[metric.name] = f"{counts}; {details or metric.protocol}"
+            preview = self.target.preview()
+            protocol[metric.name] = "; ".join(text for text in (counts, details or metric.protocol, preview) if text)
         return values
 
 
 def _merge(parts: Iterable[Mapping[Any, Any]]) -> dict[Any, Any]:
     return {key: value for part in parts for key, value in part.items()}
+
+
+def reasons_against(names: Iterable[str], target: Target) -> dict[str, str]:
+    """Return why some of the metrics cannot be measured of such images, by name."""
+    return {name: reason for name in names if (reason := target.why_not(METRICS[name]))}

@@ -2,9 +2,9 @@
 
 A metric is a function with the decorator `metric` in any file of this folder:
 
-    @metric("mae", higher_is_better=False, unit="levels", protocol="mean absolute difference, RGB")
-    def mae(fake: Tensor, real: Tensor) -> Tensor:
-        return (fake.double() - real.double()).abs().flatten(1).mean(1)
+    @metric("bias", higher_is_better=False, unit="levels", protocol="difference of the means of RGB")
+    def bias(fake: Tensor, real: Tensor) -> Tensor:
+        return (fake.double() - real.double()).flatten(1).mean(1).abs()
 
 Flags, pages and comparisons need names and directions only, so this module imports neither torch nor those
 files; a file is imported when one of its metrics is measured.
@@ -28,6 +28,9 @@ NETWORK_FILES: Mapping[str, str] = {
 }
 """The networks that metrics can ask for, with the file of weights that ``--<network>_weights`` takes."""
 
+KEYWORDS = ("data_range", "weight")
+"""Keyword-only parameters that a metric's function may have, see `Metric.takes`."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -39,21 +42,28 @@ class Metric:
         name: its name in ``--metrics``, metrics.json and on pages.
         higher_is_better: its direction.
         protocol: how it is computed, for metrics.json.
+        protocol_in_units: the same for images in the files' units; by default `protocol`.
         unit: unit or range, for the log.
         undefined: why the value of an image can be infinite or NaN; means leave such images out.
-        per: ``image``: the function maps uint8 batches (fake, real), (N, 3, H, W), to (N,) float64;
+        per: ``image``: the function maps uint8 batches (fake, real), (N, 3, H, W), to (N,) float64, and
+            others if it has the parameters in `takes`;
             ``set``: it maps features (fake, real), (N, D) and (M, D), to a 0-d tensor and the protocol where
             it depends on the features, else an empty text.
         network: ``lpips`` or ``inception``. A function per image gets the network as its third argument;
             metrics of sets compare features of ``inception``.
         reference: the name of a function in the same file, real -> (N,), whose mean metrics.json reports
-            under that name, to compare the metric with.
+            under that name, to compare the metric with; its parameters in `takes` are the metric's.
         module, function: where the function is.
+        takes: the keyword-only parameters of the function that are among `KEYWORDS`. With ``data_range`` it
+            also measures images in the files' units, float64 (N, C, H, W), and gets the length of each
+            channel's range, (C, 1, 1) float64; without, it measures 8-bit previews of them. With ``weight`` it
+            also gets ``--mask``, (N, 1, H, W) float64 in [0, 1].
     """
 
     name: str
     higher_is_better: bool
     protocol: str
+    protocol_in_units: str = ""
     unit: str = ""
     undefined: str = ""
     per: str = "image"
@@ -61,6 +71,7 @@ class Metric:
     reference: str = ""
     module: str = ""
     function: str = ""
+    takes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name == "none":
@@ -114,7 +125,7 @@ def find_metrics(folder: Path, package: str) -> dict[str, Metric]:
     return {record.name: record for record in in_order}
 
 
-def _declarations(path: Path) -> Iterator[tuple[str, ast.Call]]:
+def _declarations(path: Path) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
     """Yield the functions of a file that are decorated by `metric`, with the decorator's call."""
     source = path.read_text("utf-8")
     if "@metric(" not in source:
@@ -123,16 +134,26 @@ def _declarations(path: Path) -> Iterator[tuple[str, ast.Call]]:
         if isinstance(node, ast.FunctionDef):
             for call in node.decorator_list:
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "metric":
-                    yield node.name, call
+                    yield node, call
 
 
-def _read_record(path: Path, call: ast.Call, module: str, function: str) -> Metric:
+def _read_record(path: Path, call: ast.Call, module: str, function: ast.FunctionDef) -> Metric:
     try:
         arguments = [ast.literal_eval(value) for value in call.args]
         keywords = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
-        return Metric(*arguments, **{**keywords, "module": module, "function": function})
+        found = {"module": module, "function": function.name, "takes": _keywords(function)}
+        return Metric(*arguments, **{**keywords, **found})
     except (ValueError, TypeError) as error:
-        raise TypeError(f"{path}:{call.lineno}: invalid @metric({function}): {error}") from None
+        raise TypeError(f"{path}:{call.lineno}: invalid @metric({function.name}): {error}") from None
+
+
+def _keywords(function: ast.FunctionDef) -> tuple[str, ...]:
+    """Return the keyword-only parameters of a metric's function that are among `KEYWORDS`."""
+    parameters = list(zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True))
+    for parameter, default in parameters:
+        if default is None:
+            raise ValueError(f"{parameter.arg} needs a default value: it is not always passed")
+    return tuple(parameter.arg for parameter, _ in parameters if parameter.arg in KEYWORDS)
 
 
 METRICS: Mapping[str, Metric] = find_metrics(Path(__file__).parent, __package__ or "util.metrics")
@@ -140,6 +161,9 @@ METRICS: Mapping[str, Metric] = find_metrics(Path(__file__).parent, __package__ 
 HIGHER_IS_BETTER: Mapping[str, bool] = {name: record.higher_is_better for name, record in METRICS.items()}
 
 DEFAULT_METRICS = "psnr,ssim,l1"
+
+METRICS_IN_UNITS = ("mae", "rmse")
+"""Measured by default of images that are not 8-bit, too."""
 
 
 def parse_names(text: str) -> tuple[str, ...]:

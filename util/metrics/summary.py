@@ -23,12 +23,14 @@ class Summary(NamedTuple):
         reference: values of the truth, or of the truth without colour, to compare some means with.
         protocol: how each value was computed.
         left_out: metrics that are missing, or images missing in a mean, with the reason.
+        by_channel: means by metric and channel, such as ``mae[4]``; metrics.json has them among the means.
     """
 
     mean: dict[str, float]
     reference: dict[str, float]
     protocol: dict[str, str]
     left_out: dict[str, str]
+    by_channel: dict[str, float] = {}  # noqa: RUF012
 
     def lines(self) -> Iterable[str]:
         """Yield a line for the log for each value."""
@@ -46,19 +48,23 @@ def write_summary(folder: Path, rows: Sequence[tuple[str, Mapping[str, float]]],
     Args:
         rows: the name of each image and its values by metric.
     """
+    means = {**summary.mean, **summary.by_channel}
     document = {
         "pictures": [
             {"name": name, **{metric: v if math.isfinite(v) else None for metric, v in values.items()}}
             for name, values in rows
         ],
-        **summary._asdict(),
+        "mean": means,
+        "reference": summary.reference,
+        "protocol": summary.protocol,
+        "left_out": summary.left_out,
     }
     write_text(folder / JSON_FILE, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    columns = list(dict.fromkeys(metric for _, values in (*rows, ("", summary.mean)) for metric in values))
+    columns = list(dict.fromkeys(metric for _, values in (*rows, ("", means)) for metric in values))
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["name", *map(csv_cell, columns)])
-    for name, values in (*rows, ("mean", summary.mean)):
+    for name, values in (*rows, ("mean", means)):
         cells = [values.get(metric, math.nan) for metric in columns]
         writer.writerow([csv_cell(name), *("" if math.isnan(value) else value for value in cells)])
     write_text(folder / TABLE_FILE, table.getvalue())
