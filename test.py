@@ -37,7 +37,9 @@ from util.device import prepare_device, processes_to_launch
 from util.errors import UserError, run_command
 from util.image_io import Visuals, to_uint8
 from util.metrics.measure import Metrics
+from util.metrics.names import of_all_channels
 from util.metrics.summary import remove_summary, write_summary
+from util.metrics.target import Target
 from util.pages.gallery import About, Gallery
 from util.text import decode
 from util.weights import EMA_SUFFIX, load_weights, weights_path
@@ -81,7 +83,8 @@ def main(argv: list[str]) -> int:
     log.info(options_text(options))
     loader = create_loader(options, device)
     model = load_model(options, device)
-    metrics = Metrics.load(options.metrics.names, device, options.metrics.weights)
+    target = Target(loader.dataset.sides.B, options.files.mask)
+    metrics = Metrics.load(options.metric_names, device, options.metrics.weights, target)
     skipped: set[int] = set()
     results = translate(loader, model, metrics, skipped)
     if distributed.rank() == 0:
@@ -191,7 +194,7 @@ def write_gallery(
                 result.name,
                 result.visuals,
                 result.captions,
-                result.metrics,
+                {name: value for name, value in result.metrics.items() if of_all_channels(name)},
                 source=path_in(options.run.dataroot, result.source),
             )
             count += 1

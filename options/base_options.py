@@ -12,7 +12,15 @@ from options.option import Group, option
 from options.runs import checked_name
 from util.errors import UserError
 from util.image_limits import MAX_IMAGE_GB
-from util.metrics.names import DEFAULT_METRICS, DOWNLOAD, METRICS, NETWORK_FILES, metrics_using, parse_names
+from util.metrics.names import (
+    DEFAULT_METRICS,
+    DOWNLOAD,
+    METRICS,
+    METRICS_IN_UNITS,
+    NETWORK_FILES,
+    metrics_using,
+    parse_names,
+)
 from util.registry import label
 
 if TYPE_CHECKING:
@@ -302,7 +310,8 @@ class MetricOptions:
     metrics: str = option(
         DEFAULT_METRICS,
         f"metrics to measure, separated by commas, some of {', '.join(METRICS)}, or none; lpips, fid and kid"
-        " need requirements-metrics.txt; fid and kid need no pairs",
+        " need requirements-metrics.txt; fid and kid need no pairs; mae and rmse, in the file's units, are"
+        " default, too, if --output_range is not 8bit",
         cosmetic=True,
     )
     lpips_weights: str = option(
@@ -384,6 +393,14 @@ class CommandOptions:
     def run_folder(self) -> Path:
         """The folder of the run's checkpoints and logs."""
         return Path(self.run.checkpoints_dir) / self.run_name
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics to measure: those in ``--metrics``; by default more if the target is not 8-bit."""
+        names = self.metrics.names
+        if "metrics" in self.explicit or self.files.output_range == "8bit":
+            return names
+        return (*names, *(name for name in METRICS_IN_UNITS if name not in names))
 
     def values(self) -> dict[str, object]:
         """Return the value of every flag by name."""

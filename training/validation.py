@@ -16,6 +16,7 @@ from util import distributed
 from util.errors import UserError
 from util.metrics.measure import Metrics
 from util.metrics.names import HIGHER_IS_BETTER, METRICS
+from util.metrics.target import Target
 
 NO_TRUTH = "the results of this model have no truth to compare with"
 
@@ -63,8 +64,9 @@ class Validation:
             return None
         changes = {"phase": validation.val_phase, "num_test": validation.val_size}
         loader = create_loader(as_test_options(options, MODELS, DATASETS, changes), device)
-        names = {*options.metrics.names, *([validation.best] if validation.best else [])}
-        metrics = Metrics.load(names, device, options.metrics.weights)
+        names = {*options.metric_names, *([validation.best] if validation.best else [])}
+        target = Target(loader.dataset.sides.B, options.files.mask)
+        metrics = Metrics.load(names, device, options.metrics.weights, target)
         if validation.best in metrics.left_out:
             raise UserError(f"--best {validation.best}: it {metrics.left_out[validation.best]}")
         averaged = options.optimization.ema_decay > 0

@@ -17,7 +17,7 @@ from training.loggers.base import DIAGNOSTIC
 from util.checking import Rule, read_json, read_json_lines
 from util.errors import UserError
 from util.files import native_name
-from util.metrics.names import HIGHER_IS_BETTER
+from util.metrics.names import HIGHER_IS_BETTER, of_all_channels
 from util.pages.listing import PARTIAL_FILE
 from util.pages.page import ROWS_FILE
 
@@ -175,11 +175,12 @@ def _append(curves: dict[str, Series], name: str, record: Values, value: float |
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """Return the means in test.py's metrics.json; none if the file does not exist."""
+    """Return the means of all channels in test.py's metrics.json; none if the file does not exist."""
     if not path.exists():
         return {}
     content = read_json(path, {"mean": {str: float | None}}, "run test.py again")
-    return {name: float(value) for name, value in content["mean"].items() if value is not None}
+    means = {name: value for name, value in content["mean"].items() if of_all_channels(name)}
+    return {name: float(value) for name, value in means.items() if value is not None}
 
 
 def read_images(results: Path) -> tuple[Images, bool | None]:

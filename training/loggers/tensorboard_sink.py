@@ -45,7 +45,7 @@ class TensorBoardLog(Sink):
 
     @classmethod
     def start(cls, options: TrainOptions, progress: Progress) -> Self:
-        metrics = options.metrics.names if options.validation.val_freq else ()
+        metrics = options.metric_names if options.validation.val_freq else ()
         return cls(options.run_folder / "tensorboard", options.values(), progress, metrics)
 
     def log_losses(self, record: LossRecord) -> None:

@@ -1,8 +1,8 @@
 """Metrics of single images: uint8 batches, (N, 3, H, W), to (N,) float64.
 
 Functions with the parameter `data_range` also measure float64 images in the files' units, (N, C, H, W):
-`data_range` is the length of each channel's range, (C, 1, 1), and None for 8-bit images. `weight` is the mask,
-(N, 1, H, W) in [0, 1].
+`data_range` is the length of each channel's range, (C, 1, 1), and None for 8-bit images. `weight` is the
+mask, (N, 1, H, W) in [0, 1].
 """
 
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def l1(
 @metric(
     "mae",
     higher_is_better=False,
-    unit="levels, or the file's units",
+    unit="file's units",
     protocol="mean absolute difference in levels, 0 to 255",
     protocol_in_units="mean absolute difference in the file's units",
 )
@@ -95,7 +95,7 @@ def mae(
 @metric(
     "rmse",
     higher_is_better=False,
-    unit="levels, or the file's units",
+    unit="file's units",
     protocol="root of the image's mean squared difference in levels, 0 to 255",
     protocol_in_units="root of the image's mean squared difference in the file's units",
 )
@@ -158,10 +158,10 @@ def _mean_in_strips(
     """Return the mean of `per_pixel` over each image, computed in strips of rows.
 
     Args:
-        per_pixel: maps float64 strips (N, C, rows, W), rows >= `window`, to values of all windows inside them,
-            (N, C, rows - window + 1, W - window + 1) or the same without C.
-        weight: (N, 1, H, W), the weight of each pixel, for a window that of its centre. An image whose weights
-            are all 0 has the mean NaN.
+        per_pixel: maps float64 strips (N, C, rows, W), rows >= `window`, to values of all windows inside
+            them, (N, C, rows - window + 1, W - window + 1) or the same without C.
+        weight: (N, 1, H, W), the weight of each pixel, for a window that of its centre. An image whose
+            weights are all 0 has the mean NaN.
     """
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     count: Tensor | int = 0

@@ -15,10 +15,10 @@ from torch import Tensor
 from util import distributed
 from util.batch import Batch
 from util.errors import UserError
-from util.metrics.names import DOWNLOAD, METRICS, Metric, metrics_using
+from util.metrics.names import DOWNLOAD, METRICS, Metric, metrics_using, name_in, of_all_channels
 from util.metrics.networks import LOADERS, Network, Unavailable
 from util.metrics.summary import Summary
-from util.metrics.target import Target, name_in, of_all_channels
+from util.metrics.target import Target
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,8 @@ class Metrics:
 
     Attributes:
         names: the metrics that are measured.
-        left_out: the metrics whose network is not available or that the target does not allow, with the reason.
+        left_out: the metrics whose network is not available, or that the target does not allow, with the
+            reason.
         target: the kind of the images.
     """
 
@@ -67,9 +68,7 @@ class Metrics:
         measured = [METRICS[name] for name in self.names]
         self._per_image = {metric: metric.load() for metric in measured if metric.per == "image"}
         self._per_set = {metric: metric.load() for metric in measured if metric.per == "set"}
-        self._references = {
-            metric: metric.load(metric.reference) for metric in measured if metric.reference
-        }
+        self._references = {metric: metric.load(metric.reference) for metric in measured if metric.reference}
         self._reset()
 
     @property
@@ -122,7 +121,7 @@ class Metrics:
             weight: the mask, (N, 1, H, W) in [0, 1].
 
         Returns:
-            By metric, and by metric and channel as in ``mae[4]`` where these are measured, (N,) float64 on the
+            By metric, and by metric and channels as in ``mae[4]``, see `Target.channels`, (N,) float64 on the
             CPU; infinite or NaN where the metric is undefined.
 
         Raises:
@@ -212,7 +211,7 @@ class Metrics:
     def _arguments(
         self, metric: Metric, images: Sequence[Tensor], weight: Tensor | None
     ) -> Iterator[tuple[str, list[Tensor], dict[str, Tensor]]]:
-        """Yield what a metric's function is called with: the name of the channels, their images, and keywords."""
+        """Yield the arguments of a metric's function: the channels' name, their images, and keywords."""
         keywords = {} if weight is None or "weight" not in metric.takes else {"weight": weight}
         if self.target.is_rgb or "data_range" not in metric.takes:
             yield "", [self.target.levels(image) for image in images], keywords
@@ -267,7 +266,9 @@ class Metrics:
             value, details = function(*stacked)
             values[metric.name] = value.item()
             preview = self.target.preview()
-            protocol[metric.name] = "; ".join(text for text in (counts, details or metric.protocol, preview) if text)
+            protocol[metric.name] = "; ".join(
+                text for text in (counts, details or metric.protocol, preview) if text
+            )
         return values
 
 

@@ -56,8 +56,8 @@ class Metric:
         module, function: where the function is.
         takes: the keyword-only parameters of the function that are among `KEYWORDS`. With ``data_range`` it
             also measures images in the files' units, float64 (N, C, H, W), and gets the length of each
-            channel's range, (C, 1, 1) float64; without, it measures 8-bit previews of them. With ``weight`` it
-            also gets ``--mask``, (N, 1, H, W) float64 in [0, 1].
+            channel's range, (C, 1, 1) float64; without, it measures 8-bit previews of them. With ``weight``
+            it also gets the masks of ``--mask``, (N, 1, H, W) float64 in [0, 1].
     """
 
     name: str
@@ -185,3 +185,13 @@ def parse_names(text: str) -> tuple[str, ...]:
 def metrics_using(network: str, names: Iterable[str] = METRICS) -> list[str]:
     """Return those of the metrics that need a network, in order."""
     return [name for name in METRICS if name in names and METRICS[name].network == network]
+
+
+def name_in(channels: str, metric: str) -> str:
+    """Return the name of a metric of some channels, such as mae[4]; of all channels, "", the metric's own."""
+    return f"{metric}[{channels}]" if channels else metric
+
+
+def of_all_channels(name: str) -> bool:
+    """Return whether a value is of all channels by its name."""
+    return not name.endswith("]")

@@ -36,10 +36,10 @@ class Target:
 
     @cached_property
     def channels(self) -> dict[str, list[int]]:
-        """The channels to measure together: "" those of all images; by name each of several parts or channels.
+        """The channels to measure together: "" all; by name those of each of several parts, and single ones.
 
-        A channel's name is its number in the file, from 1; with several parts ``B2``, or ``B2.4`` for a channel
-        of a part that has several. Label maps are not measured.
+        A channel's name is its number in the file, from 1; with several parts ``B2``, or ``B2.4`` for a
+        channel of a part that has several. Label maps are not measured.
         """
         together: list[int] = []
         parts: dict[str, list[int]] = {}
@@ -119,14 +119,4 @@ class Target:
 
 
 def _range(part: Part) -> str:
-    return f"{part.values.low:g} to {part.values.high:g}"
-
-
-def name_in(channels: str, metric: str) -> str:
-    """Return the name of a metric of some channels, such as mae[4]; of all channels, "", the metric's own."""
-    return f"{metric}[{channels}]" if channels else metric
-
-
-def of_all_channels(name: str) -> bool:
-    """Return whether a value is of all channels by its name."""
-    return not name.endswith("]")
+    return f"{part.values.low:.9g} to {part.values.high:.9g} of {part.values.dtype}"

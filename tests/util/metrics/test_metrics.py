@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from tests.support.environment import ROOT
@@ -17,7 +17,7 @@ from util import distributed
 from util.errors import UserError
 from util.image_io import read_image
 from util.metrics import __main__ as compare_folders
-from util.metrics.images import l1, psnr, ssim
+from util.metrics.images import l1, mae, psnr, rmse, ssim
 from util.metrics.measure import Metrics
 from util.metrics.names import METRICS, parse_names
 from util.metrics.summary import Summary, write_summary
@@ -55,6 +55,9 @@ def test_psnr_and_ssim_equal_scikit_image(monkeypatch: pytest.MonkeyPatch) -> No
         assert psnr(image(fake), image(real)).item() == pytest.approx(expected, rel=1e-9)
         expected = np.abs(fake.astype(float) - real).mean() / 127.5
         assert l1(image(fake), image(real)).item() == pytest.approx(expected, rel=1e-9)
+        assert mae(image(fake), image(real)).item() == pytest.approx(expected * 127.5, rel=1e-9)
+        expected = np.sqrt(mean_squared_error(fake, real))
+        assert rmse(image(fake), image(real)).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_values_are_independent_of_the_batch() -> None:
@@ -150,7 +153,7 @@ def test_unknown_metrics_are_refused(names: str, message: str) -> None:
 
 def test_names() -> None:
     assert parse_names("none") == () and parse_names("l1,psnr,l1") == ("l1", "psnr")
-    known = ["psnr", "ssim", "l1", "ciede2000", "colorfulness", "lpips", "fid", "kid"]
+    known = ["psnr", "ssim", "l1", "mae", "rmse", "ciede2000", "colorfulness", "lpips", "fid", "kid"]
     assert [name for name in METRICS if name in known] == known  # the order of files and --help
 
 

@@ -162,7 +162,7 @@ from util.metrics.names import metric
 @metric("contrast", higher_is_better=True, unit="levels",
         protocol="the results' standard deviation",
         reference="contrast_of_truth")
-def contrast(fake, real):
+def contrast(fake, real, *, weight=None, sharpness=1):
     return fake.double().std((1, 2, 3))
 """
 
@@ -180,6 +180,7 @@ def test_one_file_declares_a_metric(tmp_path: Path) -> None:
             reference="contrast_of_truth",
             module="package.contrast",
             function="contrast",
+            takes=("weight",),
         )
     }
     assert find_metrics(tmp_path, "package")["contrast"].label == "Mean contrast (levels)"
@@ -188,10 +189,10 @@ def test_one_file_declares_a_metric(tmp_path: Path) -> None:
 def test_the_documented_metric_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passage = (ROOT / "docs" / "overview.md").read_text().split("A metric of your own")[1]
     (tmp_path / "documented").mkdir()
-    (tmp_path / "documented" / "mae.py").write_text(passage.split("```python\n")[1].split("```")[0])
+    (tmp_path / "documented" / "bias.py").write_text(passage.split("```python\n")[1].split("```")[0])
     monkeypatch.syspath_prepend(tmp_path)
-    mae = find_metrics(tmp_path / "documented", "documented")["mae"].load()
-    assert mae(images(2), images(2) + 3).tolist() == [3, 3]
+    bias = find_metrics(tmp_path / "documented", "documented")["bias"].load()
+    assert bias(images(2), images(2) + 3).tolist() == pytest.approx([3, 3])
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,14 @@ def test_the_documented_metric_works(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_invalid_declarations(declaration: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.py").write_text(f"@metric({declaration})\ndef x(fake, real): ...\n")
     with pytest.raises(TypeError, match=message):
+        find_metrics(tmp_path, "package")
+
+
+def test_parameters_without_a_default_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(
+        '@metric("x", higher_is_better=True, protocol="p")\ndef x(fake, real, *, weight): ...\n'
+    )
+    with pytest.raises(TypeError, match=r"invalid @metric\(x\): weight needs a default value"):
         find_metrics(tmp_path, "package")
 
 
