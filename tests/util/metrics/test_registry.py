@@ -186,13 +186,21 @@ def test_one_file_declares_a_metric(tmp_path: Path) -> None:
     assert find_metrics(tmp_path, "package")["contrast"].label == "Mean contrast (levels)"
 
 
-def test_the_documented_metric_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    passage = (ROOT / "docs" / "overview.md").read_text().split("A metric of your own")[1]
+def test_the_documented_metrics_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "documented").mkdir()
-    (tmp_path / "documented" / "bias.py").write_text(passage.split("```python\n")[1].split("```")[0])
+    for page, name in (("overview", "bias"), ("data", "nmae")):
+        passage = (ROOT / "docs" / f"{page}.md").read_text().split("A metric of your own")[1]
+        code = passage.split("```python\n")[1].split("```")[0]
+        (tmp_path / "documented" / f"{name}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    bias = find_metrics(tmp_path / "documented", "documented")["bias"].load()
-    assert bias(images(2), images(2) + 3).tolist() == pytest.approx([3, 3])
+    metrics = find_metrics(tmp_path / "documented", "documented")
+    bias, nmae = (metrics[name].load() for name in ("bias", "nmae"))
+    real = images(2)
+    assert bias(real, real + 3).tolist() == pytest.approx([3, 3])
+    assert metrics["nmae"].takes == ("data_range", "weight")
+    assert nmae(real, real + 3).tolist() == pytest.approx([3 / 255] * 2)
+    weight, spans = torch.ones(2, 1, 40, 40), torch.full((3, 1, 1), 6.0)
+    assert nmae(real, real + 3, data_range=spans, weight=weight).tolist() == pytest.approx([0.5, 0.5])
 
 
 @pytest.mark.parametrize(
