@@ -36,7 +36,7 @@ def read_part(path: str, part: Part, half: Half = "") -> NDArray[Any]:
     if part.kind == "mask":
         return _read_mask(path)
     if part.kind == "instances":
-        return _as_type(_half(_read_numbers(path), path, half), path, part)
+        return _as_type(_half(formats.read_indices(path)[None], path, half), path, part)
     image = _with_bands(_half(formats.read(path), path, half), path, part)
     image = _without_nan(image, path, part)
     image = _as_type(image, path, part)
@@ -92,7 +92,7 @@ def _read_labels(path: str, part: Part, half: Half) -> NDArray[Any]:
     if part.colors:
         labels = _classes_of(np.asarray(half_image(read_image(path), path, half)), path, part)
     else:
-        labels = _half(_read_numbers(path), path, half)[0]
+        labels = _half(formats.read_indices(path)[None], path, half)[0]
     wrong = (labels < 0) | (labels >= part.channels)
     if part.ignore is not None:
         wrong &= labels != part.ignore
@@ -104,17 +104,6 @@ def _read_labels(path: str, part: Part, half: Half) -> NDArray[Any]:
             f" without a class by --label_ignore"
         )
     return labels[None].astype(part.values.dtype)
-
-
-def _read_numbers(path: str) -> NDArray[Any]:
-    """Return the whole numbers in a file, (1, H, W)."""
-    numbers = formats.read_indices(path)
-    if len(numbers) != 1:
-        raise UserError(
-            f"{path}: has {_channels(len(numbers))}; a map of classes or objects has one (or colours, with"
-            " --label_colors)"
-        )
-    return numbers
 
 
 def _read_mask(path: str) -> NDArray[np.uint8]:
