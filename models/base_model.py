@@ -77,7 +77,7 @@ class BaseModel(ABC):
         self.diagnostics = Diagnostics()
         if isinstance(options, TrainOptions):
             self.objective = Objective.from_options(
-                options.adversarial, options.network, self.diagnostics, self.judged
+                options.adversarial, options.network, options.files, self.diagnostics, self.judged
             )
         self.precision = Precision(options.run.precision, device)
         torch.manual_seed(seed_for("initial weights", self.seed))
@@ -99,12 +99,17 @@ class BaseModel(ABC):
         """Update every network once, in the paper's order, and return the losses and images.
 
         Args:
-            batch: on the device, with the random decisions of `draws`.
+            batch: on the device, with the random decisions of `draws`. A and B have ``--input_nc`` and
+                ``--output_nc`` channels: images in [-1, 1], classes one-hot. Losses of pixels are weighted
+                by its mask, if it has one.
         """
 
     @abstractmethod
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the images to show by name, the generated ones among them: (N, 1 or 3, H, W) in [-1, 1]."""
+        """Return the images to show by name, the generated ones among them, (N, C, H, W).
+
+        They are as networks see them (`Side.encode`); names say to which side an image belongs, see `Sides.of`.
+        """
 
     def draws(self, count: int, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the random decisions for `count` images that `train_step` finds in ``batch.draws``.
@@ -149,7 +154,7 @@ class BaseModel(ABC):
         return [{} for _ in range(len(batch))]
 
     def overview(self) -> dict[str, Tensor]:
-        """Return images of the model as a whole by name, (1 or 3, H, W) in [-1, 1]."""
+        """Return images of the model as a whole by name, (C, H, W) as networks see them."""
         return {}
 
     def eval(self) -> None:

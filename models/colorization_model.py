@@ -15,11 +15,13 @@ from models.objectives.losses import feature_loss, total
 from models.objectives.perceptual import Features
 from models.pix2pix_model import Pix2PixModel, Pix2PixOptions
 from options.base_options import COLOR_METRICS, CommandOptions
+from options.file_options import only_rgb
 from options.option import option
 from options.train_options import TrainOptions
 from util.batch import Batch, Step
 from util.color import from_L_ab, to_L_ab
 
+PHOTOS = "L and ab are computed from RGB with 8 bits"
 PERCEPTUAL_NETWORK, PERCEPTUAL_LAYERS = "vgg16", ("relu1_2", "relu2_2", "relu3_3")
 
 
@@ -51,6 +53,10 @@ class ColorizationModel(Pix2PixModel):
         **Pix2PixModel.defaults,
         "dataset_mode": "colorization",
         "metrics": COLOR_METRICS,
+    }
+    fixed: ClassVar[Mapping[str, object]] = {
+        **Pix2PixModel.fixed,
+        **only_rgb(PHOTOS, "its data are whole photos"),
     }
     example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random"}
     reads_B = False

@@ -62,6 +62,11 @@ class CycleGANModel(BaseModel):
                     f"--lambda_identity {identity:g} compares input and output, which have {input_nc} and"
                     f" {output_nc} channels: use --lambda_identity 0"
                 )
+            if identity and options.files.holds_classes("input") != options.files.holds_classes("output"):
+                raise UserError(
+                    f"--lambda_identity {identity:g} gives a generator images of the other side, and one side"
+                    " is a map of classes: use --lambda_identity 0"
+                )
             nets["D_A"] = build_discriminator(network, output_nc)
             nets["D_B"] = build_discriminator(network, input_nc)
             pool_size, batch_size = options.adversarial.pool_size, options.data.batch_size

@@ -67,6 +67,11 @@ class DcganModel(BaseModel):
         "no_dropout": Fixed(False, OWN_NETWORKS),
         "attention": "none",
         "output_nc": Fixed(3, "the images have the channels of --input_nc"),
+        "output_range": Fixed("8bit", "the images have the values of --input_range"),
+        "inputs": Fixed("", "its images are in one folder"),
+        "outputs": Fixed("", "its images are in one folder"),
+        "label_nc": Fixed(0, "it makes images, not maps of classes"),
+        "mask": Fixed(False, "it has no losses of pixels"),
     }
     example_flags: ClassVar[Mapping[str, object]] = {"netG": "resnet_9blocks"}
     test_defaults: ClassVar[Mapping[str, object]] = {"dataset_mode": "latent"}

@@ -25,6 +25,7 @@ from models.networks import init_network
 from models.objectives.backbones import Fingerprint, load_resnet18, normalise_for_imagenet
 from models.objectives.losses import total
 from options.base_options import COLOR_METRICS, CommandOptions
+from options.file_options import only_rgb
 from options.option import option
 from options.train_options import TrainOptions
 from util import distributed
@@ -115,6 +116,7 @@ class MemoryColorizationModel(BaseModel):
         "attention": "none",
         "upsample": "deconv",
         "netD": "basic",
+        **only_rgb("L and ab are computed from RGB with 8 bits", "its data are whole photos"),
     }
     # With this threshold, the few images of an example have both equal and different colours.
     example_flags: ClassVar[Mapping[str, object]] = {"resnet_weights": "random", "memory_threshold": 0.15}

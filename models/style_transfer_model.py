@@ -27,12 +27,14 @@ from models.style.networks import (
 )
 from models.style.reference import ReferenceStyle
 from options.base_options import CommandOptions
-from options.option import option
+from options.file_options import only_rgb
+from options.option import Fixed, option
 from options.train_options import TrainOptions
 from util.batch import Batch, Step
 from util.errors import UserError
 from util.seeding import torch_rng
 
+PHOTOS = "VGG's features are those of RGB images with 8 bits"
 STYLE_SCALES = {"fixed": STYLE_SCALE, "set": STYLE_SCALE, "adain": 10.0}
 
 
@@ -102,7 +104,12 @@ class StyleTransferModel(BaseModel):
         "init_type": "kaiming",  # adain's decoder has no norms that would enlarge small signals
         "gan_mode": "vanilla",
     }
-    fixed: ClassVar[Mapping[str, object]] = {"pool_size": 0, "input_nc": 3, "output_nc": 3}
+    fixed: ClassVar[Mapping[str, object]] = {
+        "pool_size": 0,
+        "input_nc": Fixed(3, PHOTOS),
+        "output_nc": Fixed(3, PHOTOS),
+        **only_rgb(PHOTOS, "it compares features of whole images, not pixels"),
+    }
     example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random", "style_mode": "set"}
     watched_losses = ("G_content", "G_style")
     reads_B = True

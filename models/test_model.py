@@ -12,6 +12,14 @@ from options.base_options import CommandOptions
 from options.option import option
 from util.batch import Batch, Step
 
+EXCHANGED = (
+    ("input_nc", "output_nc"),
+    ("input_range", "output_range"),
+    ("input_bands", "output_bands"),
+    ("inputs", "outputs"),
+)
+"""Flags of input and output, which are exchanged for G_B."""
+
 
 @dataclass(frozen=True)
 class OneGeneratorOptions:
@@ -34,10 +42,20 @@ class OneGeneratorModel(BaseModel):
 
     @staticmethod
     def from_record(recorded: Mapping[str, Any], chosen: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the recorded values, for G_B with the channels of input and output swapped."""
-        if chosen["model_suffix"] != "_B" or not recorded.keys() >= {"input_nc", "output_nc"}:
+        """Return the recorded values, for G_B with what files of input and output hold exchanged."""
+        if chosen["model_suffix"] != "_B":
             return recorded
-        return {**recorded, "input_nc": recorded["output_nc"], "output_nc": recorded["input_nc"]}
+        exchanged = dict(recorded)
+        for one, other in EXCHANGED:
+            if one in recorded and other in recorded:
+                exchanged |= {one: recorded[other], other: recorded[one]}
+        if int(recorded.get("label_nc", 0)) and "labels" not in f"{recorded['input_range']}{recorded['output_range']}":
+            exchanged["output_range"] = "labels"  # --label_nc alone would mean the input
+        if ranges := str(recorded.get("value_ranges", "")):
+            sides = {"A": "B", "B": "A"}  # other parts have the names of their folders
+            parts = json.loads(ranges)
+            exchanged["value_ranges"] = json.dumps({sides.get(name, name): part for name, part in parts.items()})
+        return exchanged
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         network, suffix = options.network, self.options.model_suffix

@@ -16,7 +16,8 @@ from models.objectives.losses import feature_loss, grams, total
 from models.objectives.perceptual import CONTENT_LAYERS, STYLE_LAYERS, STYLE_SCALE, load_features
 from models.style.networks import UnifiedGenerator, style_code
 from options.base_options import COLOR_METRICS, CommandOptions
-from options.option import option
+from options.file_options import only_rgb
+from options.option import Fixed, option
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
 from util.batch import Batch, Step
@@ -85,12 +86,13 @@ class UnifiedModel(BaseModel):
         "gan_mode": "vanilla",
     }
     fixed: ClassVar[Mapping[str, object]] = {
-        "input_nc": 1,
-        "output_nc": 3,
+        "input_nc": Fixed(1, "it colours grey photos"),
+        "output_nc": Fixed(3, "it makes RGB images"),
         "netG": "resnet_9blocks",
         "upsample": "deconv",
         "padding": "reflect",
         "pool_size": 0,
+        **only_rgb("L and VGG's features are computed from RGB with 8 bits", "its data are whole photos"),
     }
     example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random", "netG": "resnet_9blocks"}
     reads_B = True

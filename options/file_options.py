@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from options.option import option
+from options.option import Fixed, option
 from util.checking import parse_json, read_limited
 from util.errors import UserError
 
 PER_PART = "; with --inputs or --outputs one for all, or by part: A1:full,A2:0,4095, or a .json file of these"
+
+
+SIDES = ("input", "output")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,25 @@ class FileOptions:
                 raise UserError(
                     f"--{flag} {text}: there is no part {min(unknown)} of the {side}, only {parts}"
                 )
+
+
+    def holds_classes(self, flag: str) -> bool:
+        """Return whether a side, ``input`` or ``output``, has a map of class numbers."""
+        labels = {side: "labels" in by_part(getattr(self, f"{side}_range")).values() for side in SIDES}
+        # --label_nc means the input unless a range says where the class numbers are.
+        return labels[flag] or (flag == "input" and self.label_nc > 0 and not any(labels.values()))
+
+
+def only_rgb(reason: str, losses: str) -> dict[str, Fixed]:
+    """Return flags for `fixed` of a model that works on RGB and grey images with 8 bits alone.
+
+    Args:
+        reason: why, after "supports only --input_range 8bit".
+        losses: why it has no masks.
+    """
+    fixed: dict[str, object] = {f"{side}_range": "8bit" for side in SIDES}
+    fixed |= {"input_bands": "", "output_bands": "", "inputs": "", "outputs": "", "label_nc": 0}
+    return {flag: Fixed(value, reason) for flag, value in fixed.items()} | {"mask": Fixed(False, losses)}
 
 
 def part_names(text: str) -> tuple[str, ...]:

@@ -83,7 +83,7 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
 
     choices = {"model": models.names(), "dataset_mode": datasets.names()}
     fixed = list(_fixed(model, dataset))
-    notes = {flag: f"{owner} supports only {argument_text(only.value)}" for owner, flag, only in fixed}
+    notes = {flag: _supported(owner, only) for owner, flag, only in fixed}
     elsewhere = dict.fromkeys(other_flags, f"{other.COMMAND}.py")
     given = _command_line(kind.COMMAND, argv, groups, flags, defaults, choices, notes, elsewhere)
     trained = Record()
@@ -106,8 +106,7 @@ def parse(kind: type[P], argv: list[str], models: Registry[Any], datasets: Regis
     for owner, flag, only in fixed:
         if flag in values and values[flag] != only.value:
             raise UserError(
-                f"--{flag} {argument_text(values[flag])}:"
-                f" {owner} supports only --{flag} {argument_text(only.value)}"
+                f"--{flag} {argument_text(values[flag])}: {_supported(owner, only, f'--{flag}')}"
                 + (f" ({only.reason})" if only.reason else "")
             )
     _warn_without_effect(kind, flags, values, given)
@@ -278,6 +277,13 @@ def _fixed(model: type[Configurable], dataset: type[Configurable]) -> Iterator[t
     for owner, each in owners.items():
         for flag, value in each.fixed.items():
             yield owner, flag, value if isinstance(value, Fixed) else Fixed(value)
+
+
+def _supported(owner: str, only: Fixed, flag: str = "") -> str:
+    """Return which value of a flag a model or data set supports, with the flag's name if it is given."""
+    if only.value == "":
+        return f"{owner} supports no {flag or 'other value'}"
+    return f"{owner} supports only {flag and flag + ' '}{argument_text(only.value)}"
 
 
 def _built(kind: type[P], groups: Groups, values: Values, explicit: frozenset[str], defaults: Values) -> P:

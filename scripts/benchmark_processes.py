@@ -106,14 +106,14 @@ def draw(options: TrainOptions, model: BaseModel) -> Batch:
     """Return this rank's rows of a batch of random images."""
     mine = distributed.rank_slice(options.data.batch_size, distributed.world_size(), distributed.rank())
     count, size = mine.stop - mine.start, options.data.crop_size
-    channels = 3 if options.data.dataset_mode in ("colorization", "style") else options.network.input_nc
+    photos = options.data.dataset_mode in ("colorization", "style")  # models compute their channels
+    channels = (3, 3) if photos else (options.network.input_nc, options.network.output_nc)
 
     def image(channels: int) -> Tensor:
         return torch.rand(count, channels, size, size, device=model.device, dtype=model.dtype) * 2 - 1
 
     names = ["image"] * count
-    images = image(channels), image(3 if channels == 3 else options.network.output_nc)
-    return Batch(*images, names, names, torch.arange(count), total=options.data.batch_size)
+    return Batch(*map(image, channels), names, names, torch.arange(count), total=options.data.batch_size)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from models.objectives.augmentation import AUGMENTATION_DRAWS, View, check_chann
 from models.objectives.diagnostics import Diagnostics
 from models.objectives.losses import discriminator_loss, generator_loss, gradient_penalty, r1_penalty
 from options.base_options import NetworkOptions
+from options.file_options import FileOptions
 from options.train_options import AdversarialOptions
 from util.errors import UserError
 
@@ -50,6 +51,7 @@ class Objective:
         cls,
         options: AdversarialOptions,
         network: NetworkOptions,
+        files: FileOptions,
         diagnostics: Diagnostics,
         judged: Sequence[str] = (),
     ) -> Self:
@@ -64,6 +66,11 @@ class Objective:
         policy = parse_policy(options.diffaug)
         for flag in judged:
             check_channels(policy, getattr(network, flag), flag)
+            if "color" in policy and files.holds_classes(flag.removesuffix("_nc")):
+                raise UserError(
+                    f"--diffaug {options.diffaug}: color changes images, but the discriminator judges maps of"
+                    " classes; leave color out"
+                )
         lambda_gp = options.lambda_gp if options.gan_mode == "wgangp" else 0.0
         for flag, weight in (("lambda_gp", lambda_gp), ("lambda_r1", options.lambda_r1)):
             if weight and network.norm == "batch":
