@@ -110,7 +110,7 @@ class ImagesDataset(BaseDataset):
             images,
             Transform.from_options(data),
             count=data.max_dataset_size,
-            sides=resolve(options, Found(["A"], images.paths)),
+            sides=sides_of_generated(resolve(options, Found(["A"], images.paths)).A, options),
             seed=options.run.seed,
         )
 
@@ -131,6 +131,20 @@ class ImagesDataset(BaseDataset):
             return self.open(files, self.sides.A)
         grey = self.sides.A.channels == 1
         return Opened(self.sides.A, files, (self.transform.scale(self.images.open(position), grey),))
+
+
+def sides_of_generated(side: Side, options: CommandOptions) -> Sides:
+    """Return the sides of images and of what a model generates, which holds the same as they do.
+
+    Raises:
+        UserError: the flags say that it holds something else.
+    """
+    if (output_range := options.files.output_range) not in ("8bit", options.files.input_range):
+        raise UserError(
+            f"--output_range {output_range}: --dataset_mode {options.data.dataset_mode} has images of one"
+            " side; use --dataset_mode single to translate them"
+        )
+    return Sides(side, side)
 
 
 def find_image_set(folder: Folder, phase: str, find: Callable[[Folder], list[str]] = find_images) -> Images:

@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
 
 from data.base_dataset import BaseDataset, Sample
+from data.images_dataset import sides_of_generated
+from data.sides import Found, resolve
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import option
+from util.parts import Sides
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,26 @@ class LatentOptions:
 
 
 class LatentDataset(BaseDataset):
-    """Samples named sample_0001, sample_0002, ..., of all classes in turn; A is a black pixel."""
+    """Samples named sample_0001, sample_0002, ..., of all classes in turn; A is one pixel."""
 
     Options = LatentOptions
+    reads_values = True
     trains = False
     defaults: ClassVar[Mapping[str, object]] = {"dataroot": ""}
 
-    def __init__(self, num_samples: int, num_classes: int, seed: int):
+    def __init__(self, num_samples: int, num_classes: int, seed: int, sides: Sides | None = None):
         super().__init__(Transform("none", 0, 0, flip=False), seed)
         self.num_samples, self.num_classes = num_samples, num_classes
+        self.sides = sides or Sides()
+        A = self.sides.A
+        self.pixel = torch.from_numpy(np.zeros((1 if A.is_8bit else A.channels, 1, 1), A.dtype))
 
     @classmethod
     def from_options(cls, options: CommandOptions) -> Self:
         own, limit = options.dataset, options.data.max_dataset_size
-        return cls(min(own.num_samples, limit or own.num_samples), own.num_classes, options.run.seed)
+        side = resolve(options, Found(["A"], [])).A
+        count = min(own.num_samples, limit or own.num_samples)
+        return cls(count, own.num_classes, options.run.seed, sides_of_generated(side, options))
 
     def __len__(self) -> int:
         return self.num_samples
@@ -48,4 +58,4 @@ class LatentDataset(BaseDataset):
     def read(self, index: int, rng: Random) -> Sample:
         name = f"sample_{index + 1:04d}"
         label = index % self.num_classes if self.num_classes else None
-        return Sample(index, torch.zeros(1, 1, 1, dtype=torch.uint8), None, name, name, label=label)
+        return Sample(index, self.pixel, None, name, name, label=label)

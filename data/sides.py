@@ -126,7 +126,7 @@ def kind_of(options: CommandOptions, part: str, flag: str) -> Kind:
     text = _range(options, part, flag)
     if text in ("labels", "instances"):
         return "labels" if text == "labels" else "instances"
-    if flag == "input" and options.files.label_nc and part in ("A", "label", "inst"):
+    if flag == "input" and options.files.label_input and part in ("A", "label", "inst"):
         return "instances" if part == "inst" else "labels"
     return "8bit" if text == "8bit" else "values"
 

@@ -108,7 +108,7 @@ class BaseModel(ABC):
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         """Return the images to show by name, the generated ones among them, (N, C, H, W).
 
-        They are as networks see them (`Side.encode`); names say to which side an image belongs, see `Sides.of`.
+        They are as networks see them (`Side.encode`); a name says which side an image is of (`Sides.of`).
         """
 
     def draws(self, count: int, iteration: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -6,13 +6,12 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.base_model import BaseModel, Update
 from models.layers.blocks import apply_to_both
 from models.networks import build_discriminator, build_generator
 from models.objectives.image_pool import ImagePool
-from models.objectives.losses import total
+from models.objectives.losses import l1, total
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
@@ -86,11 +85,12 @@ class CycleGANModel(BaseModel):
         real_A, real_B = batch.pair()
         draws, D_A, D_B = batch.draws, self.nets["D_A"], self.nets["D_B"]
         visuals = self.translations(real_A, real_B, identity=self.options.lambda_identity > 0)
-        self.diagnostics.record_translation("G_A", real_A, visuals["fake_B"])
-        self.diagnostics.record_translation("G_B", real_B, visuals["fake_A"])
+        if batch.sides.have_brightness:
+            self.diagnostics.record_translation("G_A", real_A, visuals["fake_B"])
+            self.diagnostics.record_translation("G_B", real_B, visuals["fake_A"])
 
         # G_A and G_B: fool the discriminators, close the cycles, leave images of the target unchanged
-        g = self.generator_losses(visuals, draws)
+        g = self.generator_losses(visuals, draws, batch.mask)
         update("G", total(g))
 
         # D_A and D_B: tell real images from fakes of this step and of earlier ones
@@ -117,17 +117,22 @@ class CycleGANModel(BaseModel):
         return {**A, **B}
 
     def generator_losses(
-        self, visuals: Mapping[str, Tensor], draws: Mapping[str, Tensor]
+        self, visuals: Mapping[str, Tensor], draws: Mapping[str, Tensor], mask: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return the losses of both generators by name; an identity loss (section 5.2) if it has a weight."""
+        """Return the losses of both generators by name; an identity loss (section 5.2) if it has a weight.
+
+        Args:
+            mask: weights of pixels of both sides, see `l1`.
+        """
         v, losses, nets, weights = visuals, {}, self.nets, self.options
         losses["G_A"] = self.objective.generator(nets["D_A"], v["fake_B"], draws, name="D_A")
         losses["G_B"] = self.objective.generator(nets["D_B"], v["fake_A"], draws, name="D_B")
-        losses["cycle_A"] = weights.lambda_A * F.l1_loss(v["rec_A"], v["real_A"])
-        losses["cycle_B"] = weights.lambda_B * F.l1_loss(v["rec_B"], v["real_B"])
+        losses["cycle_A"] = weights.lambda_A * l1(v["rec_A"], v["real_A"], mask)
+        losses["cycle_B"] = weights.lambda_B * l1(v["rec_B"], v["real_B"], mask)
         if weights.lambda_identity:
-            losses["idt_A"] = weights.lambda_identity * weights.lambda_B * F.l1_loss(v["idt_A"], v["real_B"])
-            losses["idt_B"] = weights.lambda_identity * weights.lambda_A * F.l1_loss(v["idt_B"], v["real_A"])
+            identity_A, identity_B = l1(v["idt_A"], v["real_B"], mask), l1(v["idt_B"], v["real_A"], mask)
+            losses["idt_A"] = weights.lambda_identity * weights.lambda_B * identity_A
+            losses["idt_B"] = weights.lambda_identity * weights.lambda_A * identity_B
         return losses
 
     def test_step(self, batch: Batch) -> dict[str, Tensor]:

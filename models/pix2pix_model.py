@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.base_model import BaseModel, Update
 from models.networks import build_discriminator, build_generator
-from models.objectives.losses import total
+from models.objectives.losses import l1, total
 from options.base_options import CommandOptions
 from options.option import option
 from options.train_options import TrainOptions
@@ -56,7 +55,7 @@ class Pix2PixModel(BaseModel):
 
         # G: fool D, stay near B
         g = {"G_GAN": self.objective.generator(D, fake_B, batch.draws, source=real_A)}
-        g["G_L1"] = self.options.lambda_L1 * F.l1_loss(fake_B, real_B)
+        g["G_L1"] = self.options.lambda_L1 * l1(fake_B, real_B, batch.mask)
         update("G", g["G_GAN"] + g["G_L1"])
         losses = g | {f"D_{name}": loss for name, loss in d.items()}
         return Step(losses, visuals={"real_A": real_A, "fake_B": fake_B, "real_B": real_B})

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.base_model import BaseModel, Update
 from models.networks import build_generator
+from models.objectives.losses import l1
 from options.base_options import CommandOptions
 from options.option import option
 from util.batch import Batch, Step
@@ -54,7 +54,7 @@ class TemplateModel(BaseModel):
         """Make the updates of one step in the order of your paper, each by `update`."""
         real_A, real_B = batch.pair()
         fake_B = self.nets["G"](real_A)
-        loss = self.options.lambda_regression * F.l1_loss(fake_B, real_B)
+        loss = self.options.lambda_regression * l1(fake_B, real_B, batch.mask)
         update("G", loss)
         return Step(losses={"G_L1": loss}, visuals={"real_A": real_A, "fake_B": fake_B, "real_B": real_B})
 

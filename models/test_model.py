@@ -1,5 +1,6 @@
 """One generator on one folder of images, such as one direction of a CycleGAN."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from models.networks import build_generator
 from options.base_options import CommandOptions
 from options.option import option
 from util.batch import Batch, Step
+from util.checking import parse_json
 
 EXCHANGED = (
     ("input_nc", "output_nc"),
@@ -49,12 +51,13 @@ class OneGeneratorModel(BaseModel):
         for one, other in EXCHANGED:
             if one in recorded and other in recorded:
                 exchanged |= {one: recorded[other], other: recorded[one]}
-        if int(recorded.get("label_nc", 0)) and "labels" not in f"{recorded['input_range']}{recorded['output_range']}":
-            exchanged["output_range"] = "labels"  # --label_nc alone would mean the input
-        if ranges := str(recorded.get("value_ranges", "")):
+        ranges = f"{recorded.get('input_range')} {recorded.get('output_range')}"
+        if str(recorded.get("label_nc", 0)) != "0" and "labels" not in ranges:
+            exchanged["output_range"] = "labels"  # --label_nc alone means the input
+        if text := str(recorded.get("value_ranges", "")):
+            parts = parse_json(text.encode(), {str: object}, "--value_ranges")
             sides = {"A": "B", "B": "A"}  # other parts have the names of their folders
-            parts = json.loads(ranges)
-            exchanged["value_ranges"] = json.dumps({sides.get(name, name): part for name, part in parts.items()})
+            exchanged["value_ranges"] = json.dumps({sides.get(name, name): parts[name] for name in parts})
         return exchanged
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:

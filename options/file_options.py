@@ -120,12 +120,17 @@ class FileOptions:
                     f"--{flag} {text}: there is no part {min(unknown)} of the {side}, only {parts}"
                 )
 
+    @property
+    def label_input(self) -> bool:
+        """Whether ``--label_nc`` means the input: no range says which part holds the class numbers."""
+        return self.label_nc > 0 and not any(map(self._has_label_range, SIDES))
 
-    def holds_classes(self, flag: str) -> bool:
-        """Return whether a side, ``input`` or ``output``, has a map of class numbers."""
-        labels = {side: "labels" in by_part(getattr(self, f"{side}_range")).values() for side in SIDES}
-        # --label_nc means the input unless a range says where the class numbers are.
-        return labels[flag] or (flag == "input" and self.label_nc > 0 and not any(labels.values()))
+    def holds_classes(self, side: str) -> bool:
+        """Return whether a part of a side, ``input`` or ``output``, is a map of class numbers."""
+        return self._has_label_range(side) or (side == "input" and self.label_input)
+
+    def _has_label_range(self, side: str) -> bool:
+        return "labels" in by_part(getattr(self, f"{side}_range")).values()
 
 
 def only_rgb(reason: str, losses: str) -> dict[str, Fixed]:

@@ -113,7 +113,8 @@ def draw(options: TrainOptions, model: BaseModel) -> Batch:
         return torch.rand(count, channels, size, size, device=model.device, dtype=model.dtype) * 2 - 1
 
     names = ["image"] * count
-    return Batch(*map(image, channels), names, names, torch.arange(count), total=options.data.batch_size)
+    A, B = map(image, channels)
+    return Batch(A, B, names, names, torch.arange(count), total=options.data.batch_size)
 
 
 def main() -> None:

@@ -165,10 +165,16 @@ class Sides:
         """Whether both are RGB or grey images with 8 bits."""
         return self.A.is_8bit and self.B.is_8bit
 
+    @property
+    def have_brightness(self) -> bool:
+        """Whether the means over the channels of both are the brightness of images, not of class maps."""
+        return all(part.is_image for side in (self.A, self.B) for part in side.parts)
+
     def of(self, label: str) -> Side:
         """Return the side that a model's image belongs to by its name, such as fake_B or idt_A."""
-        # idt_A is what G_A makes of an image of side B.
-        return self.B if label.removesuffix("_rgb").endswith("_B") != label.startswith("idt_") else self.A
+        # idt_A is what G_A makes of an image of side B; fake is that of the only generator.
+        name = label.removesuffix("_rgb")
+        return self.B if name == "fake" or name.endswith("_B") != name.startswith("idt_") else self.A
 
 
 EIGHT_BIT_SIDES = Sides()

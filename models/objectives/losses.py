@@ -77,6 +77,21 @@ def squared_gradients(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return gradient.flatten(1).square().sum(1)
 
 
+def l1(images: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the mean absolute difference of images, (N, C, H, W).
+
+    Args:
+        mask: weights of pixels, (N, 1, H, W) in [0, 1]: each image's mean is weighted, and all images count
+            alike; one without weight counts as 0. None: all pixels count alike.
+    """
+    if mask is None:
+        return F.l1_loss(images, targets)
+    distances = (at_least_float32(images) - at_least_float32(targets)).abs().mean(1, keepdim=True)
+    weights = at_least_float32(mask)
+    # A sum of weights is 0 or at least 1/255.
+    return ((weights * distances).sum((1, 2, 3)) / weights.sum((1, 2, 3)).clamp(min=1e-3)).mean()
+
+
 def total(losses: Mapping[str, Tensor]) -> Tensor:
     """Return the sum of losses, 0-d."""
     return torch.stack(tuple(losses.values())).sum()
