@@ -30,17 +30,19 @@ def parse_policy(text: str) -> tuple[str, ...]:
     return policy
 
 
-def check_channels(policy: tuple[str, ...], channels: int, source: str = "") -> None:
+def check_channels(policy: tuple[str, ...], channels: int, source: str = "", classes: bool = False) -> None:
     """Raise a `UserError` if `policy` has ``color`` and images of so many channels are not RGB or grey.
 
     Args:
         source: the flag that the number comes from, for the message.
+        classes: whether some of the channels are classes.
     """
-    if "color" in policy and channels not in COLOR_CHANNELS:
+    if "color" in policy and (classes or channels not in COLOR_CHANNELS):
+        what = "hold classes" if classes else f"have {channels} channels"
         others = ",".join(part for part in policy if part != "color") or "translation,cutout"
         raise UserError(
             f"--diffaug {','.join(policy)}: color changes RGB and grey images, but the images that the"
-            f" discriminator judges have {channels} channels{source and f' (--{source})'}; use"
+            f" discriminator judges {what}{source and f' (--{source})'}; use"
             f" --diffaug {others}"
         )
 

@@ -65,12 +65,8 @@ class Objective:
         """
         policy = parse_policy(options.diffaug)
         for flag in judged:
-            check_channels(policy, getattr(network, flag), flag)
-            if "color" in policy and files.holds_classes(flag.removesuffix("_nc")):
-                raise UserError(
-                    f"--diffaug {options.diffaug}: color changes images, but the discriminator judges maps of"
-                    " classes; leave color out"
-                )
+            classes = files.holds_classes(flag.removesuffix("_nc"))
+            check_channels(policy, getattr(network, flag), flag, classes)
         lambda_gp = options.lambda_gp if options.gan_mode == "wgangp" else 0.0
         for flag, weight in (("lambda_gp", lambda_gp), ("lambda_r1", options.lambda_r1)):
             if weight and network.norm == "batch":

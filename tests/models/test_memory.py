@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from models.colorization.rebalancing import ColorFrequencies
 from models.layers import convolutions
 from models.layers.recomputation import recompute_generators
-from tests.support.models import CPU, TRAINED, assert_equal_states, trainer_and_batches
+from tests.support.models import CPU, TRAINED, assert_equal_states, trainer_and_batches, with_masks
 from training.loss_scale import LossScale
 from training.trainer import Trainer
 from util.batch import Batch
@@ -83,6 +83,7 @@ def test_cycle_gan_in_parts_is_cycle_gan(parts: int, data: dict[str, Path]) -> N
     flags = ["--precision", "fp64", "--pool_size", "4", "--netG", "resnet_6blocks", "--diffaug", "color"]
     whole, batches = in_parts("cycle_gan", data, 1, *flags)
     other, _ = in_parts("cycle_gan", data, parts, *flags)
+    batches = with_masks("cycle_gan", batches)
     sizes = [len(batch) for batch in 2 * batches]
     assert sizes == [4, 2, 4, 2]
     for batch in 2 * batches:

@@ -1,6 +1,7 @@
 """Every registered model: one step, save, load, translate."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,22 @@ import torch
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.layers.initialization import initialise
+from options.option import Fixed, flags_of
 from options.parse import parse
 from options.test_options import TestOptions
-from options.train_options import GAN_MODES
-from tests.support.models import CPU, TRAINED, arguments, assert_equal_states, trainer_and_batches
+from options.train_options import GAN_MODES, TrainOptions
+from tests.support.models import (
+    CPU,
+    TRAINED,
+    arguments,
+    assert_equal_states,
+    create_trainer,
+    trainer_and_batches,
+    with_masks,
+)
 from util.batch import Batch
 from util.errors import UserError
+from util.parts import Part, Side, Sides
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -107,6 +118,84 @@ def test_what_cannot_work_is_refused(flags: str, message: str, data: dict[str, P
         trainer, batches = trainer_and_batches("pix2pix", data, "--dataroot", str(data[mode]), *flags.split())
         trainer.step(batches[0])
     assert message in str(caught.value)
+
+
+RGB_ONLY = [name for name in MODELS.names() if "input_range" in MODELS.get(name).fixed]
+"""Models of RGB images with 8 bits."""
+
+
+@pytest.mark.parametrize("name", sorted({*MODELS.names()} - {*RGB_ONLY}))
+def test_a_model_takes_any_number_of_channels(name: str, data: dict[str, Path]) -> None:
+    own, fixed = flags_of(MODELS.get(name).Options), MODELS.get(name).fixed
+    output_nc = 5 if "output_nc" in fixed else 2  # what is generated has the channels of the input
+    flags = ["--input_nc=5", *([] if "output_nc" in fixed else ["--output_nc=2"])]
+    flags += ["--lambda_identity=0"] if "lambda_identity" in own else []
+    A, B = torch.rand(2, 5, 32, 32) * 2 - 1, torch.rand(2, output_nc, 32, 32) * 2 - 1
+    batch = Batch(A, B, ["a", "b"], ["a", "b"], torch.arange(2))
+    if name in TRAINED:
+        trainer = create_trainer(parse(TrainOptions, arguments(name, data, *flags), MODELS, DATASETS))
+        for monitor in (True, False):
+            step = trainer.step(batch, monitor)
+            assert all(math.isfinite(loss.item()) for loss in step.losses.values())
+    flags = [flag for flag in flags if "identity" not in flag]
+    model = create_model(parse(TestOptions, arguments(name, data, *flags), MODELS, DATASETS), CPU)
+    visuals = model.translate(batch)
+    for label, image in (*visuals.items(), *model.overview().items()):
+        of_A = (label.startswith("real") and not label.endswith("_B")) or label in ("fake_A", "rec_A")
+        assert image.shape[-3] == (5 if of_A else output_nc), label
+
+
+def test_models_of_rgb_images_say_so() -> None:
+    assert {"colorization", "memory_colorization", "style_transfer", "unified"} == {*RGB_ONLY}
+
+
+@pytest.mark.parametrize("name", RGB_ONLY)
+@pytest.mark.parametrize(
+    "flag",
+    ["--input_range=full", "--output_range=0,9", "--label_nc=3", "--inputs=A1,A2", "--outputs=B1", "--mask"],
+)
+def test_models_of_rgb_images_refuse_others_with_the_reason(
+    name: str, flag: str, data: dict[str, Path]
+) -> None:
+    option, _, value = flag.partition("=")
+    with pytest.raises(
+        UserError, match=rf"^{option} {value or 'true'}: {name} supports (only|no) .*\(.+ .+\)$"
+    ):
+        parse(TrainOptions, arguments(name, data, flag), MODELS, DATASETS)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_mask_weights_losses_or_is_refused(name: str, data: dict[str, Path]) -> None:
+    if "mask" in MODELS.get(name).fixed:
+        assert isinstance(MODELS.get(name).fixed["mask"], Fixed)
+        return
+    trainers, batches = zip(*(trainer_and_batches(name, data) for _ in range(2)), strict=True)
+    (masked, *_) = with_masks(name, batches[0])
+    assert masked.mask is not None and masked.B is not None
+    plain, weighted = (
+        trainer.step(batch).losses for trainer, batch in zip(trainers, (batches[1][0], masked), strict=True)
+    )
+    watched = trainers[0].model.watched_losses
+    assert all(not torch.equal(plain[loss], weighted[loss]) for loss in watched)
+
+
+def test_identity_losses_are_refused_where_one_side_is_a_map_of_classes(data: dict[str, Path]) -> None:
+    def build(*flags: str) -> None:
+        argv = arguments("cycle_gan", data, "--label_nc=3", *flags)
+        create_model(parse(TrainOptions, argv, MODELS, DATASETS), CPU)
+
+    with pytest.raises(UserError, match=r"--lambda_identity 0\.5 .* map of classes: use --lambda_identity 0"):
+        build()
+    build("--lambda_identity=0")
+    build("--input_range=labels", "--output_range=labels")
+
+
+def test_the_brightness_of_class_maps_is_not_measured(data: dict[str, Path]) -> None:
+    trainer, batches = trainer_and_batches("cycle_gan", data)
+    labels = Side((Part("A", "labels", channels=3),))
+    for sides, measured in ((Sides(), True), (Sides(A=labels), False)):
+        trainer.step(replace(batches[0], sides=sides), monitor=True)
+        assert ("G_A_light" in trainer.model.diagnostics.values()) == measured
 
 
 @pytest.mark.parametrize("name", TRAINED)

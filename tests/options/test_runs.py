@@ -1,5 +1,6 @@
 """Missing runs and checkpoints are refused first; warnings of flags at odds with the record."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,18 @@ def test_one_direction_of_a_cycle_gan_run(tmp_path: Path) -> None:
         assert options.network.ngf == 8
     options = parsed_test(*run, "--model_suffix", "_B", "--input_nc", "4", "--output_nc", "5")
     assert (options.network.input_nc, options.network.output_nc) == (4, 5)
+    files = "--input_range A1:full,A2:0,9 --inputs A1,A2 --output_range percentile:1 --output_bands 2,1"
+    ranges = ["--value_ranges", '{"A1": {"low": 0}, "A2": {"low": 1}, "B": {"low": 2}}']
+    save(parse(TrainOptions, [*argv, *flags, *files.split(), *ranges], MODELS, DATASETS))
+    G_B = parsed_test(*run, "--model_suffix", "_B").files
+    assert (G_B.input_range, G_B.input_bands, G_B.inputs) == ("percentile:1", "2,1", "")
+    assert (G_B.output_range, G_B.output_bands, G_B.outputs) == ("A1:full,A2:0,9", "", "A1,A2")
+    assert json.loads(G_B.value_ranges) == {"A1": {"low": 0}, "A2": {"low": 1}, "A": {"low": 2}}
+    save(parse(TrainOptions, [*argv, *flags, "--label_nc", "5"], MODELS, DATASETS))
+    G_A, G_B = (parsed_test(*run, "--model_suffix", suffix).files for suffix in ("_A", "_B"))
+    assert (G_A.label_nc, G_A.holds_classes("input"), G_A.holds_classes("output")) == (5, True, False)
+    assert (G_B.label_nc, G_B.holds_classes("input"), G_B.holds_classes("output")) == (5, False, True)
+
     both = parsed_test(*run, "--model", "cycle_gan")
     check_weights(both)
     assert (both.network.input_nc, both.network.output_nc) == (1, 3)

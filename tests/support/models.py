@@ -1,5 +1,6 @@
 """Small models and batches for tests that iterate over the registry."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,6 +51,15 @@ def trainer_and_batches(name: str, data: dict[str, Path], *flags: str) -> tuple[
     trainer = create_trainer(options)
     dtype = trainer.model.dtype
     return trainer, [batch.to(CPU, dtype) for batch in create_loader(options, CPU).epoch(1)]
+
+
+def with_masks(name: str, batches: list[Batch]) -> list[Batch]:
+    """Return the batches with masks if the model takes any; one image has no weight at all."""
+    if "mask" in MODELS.get(name).fixed:
+        return batches
+    masks = [torch.rand(len(batch), 1, *batch.A.shape[2:]).to(batch.A) for batch in batches]
+    masks[0][-1] = 0
+    return [replace(batch, mask=mask) for batch, mask in zip(batches, masks, strict=True)]
 
 
 def create_trainer(options: TrainOptions, device: torch.device = CPU) -> Trainer:

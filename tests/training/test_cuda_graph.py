@@ -30,6 +30,7 @@ from tests.support.models import (
     assert_equal_states,
     create_trainer,
     trainer_and_batches,
+    with_masks,
 )
 from tests.support.recorder import Call, CpuRecorder, NoTraffic, SyncDetector
 from training.cuda_graph import LOSS_TOLERANCE, WARM_UP, CudaRecorder, StepGraphs, wants_capture
@@ -61,6 +62,7 @@ def test_replayed_steps_equal_eager_ones(
     flags = [EXACT, *FLAGS.get(name, [])]
     eager, batches = trainer_and_batches(name, data, *flags)
     captured, _ = trainer_and_batches(name, data, *flags)
+    batches = with_masks(name, batches)
     recorder = CpuRecorder()
     captured.capture_steps(recorder)
     for turn in range((WARM_UP + 4) * (2 if name in TWO_KINDS else 1)):
@@ -102,7 +104,7 @@ def test_nothing_in_a_step_waits_for_the_device(name: str, data: dict[str, Path]
 
     trainer, batches = trainer_and_batches(name, data, *FLAGS.get(name, []))
     trainer.capture_steps(Watch())
-    for batch in batches[:WARM_UP]:
+    for batch in with_masks(name, batches[:WARM_UP]):
         trainer.step(batch)
 
 
@@ -122,6 +124,7 @@ def test_a_step_needs_nothing_of_the_host(name: str, data: dict[str, Path], meta
     options = parse(TrainOptions, arguments(name, data, *FLAGS.get(name, [])), MODELS, DATASETS)
     trainer = create_trainer(options, meta)
     batches = [batch.to(meta, trainer.model.dtype) for batch in create_loader(options, CPU).epoch(1)]
+    batches = with_masks(name, batches)
     trainer.step(batches[0])  # what never changes may be sent once
 
     def watched(batch: Batch) -> Step:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tests.support.environment import ONE_THREAD, ROOT
@@ -24,7 +26,7 @@ from util.errors import UserError
 from util.metrics import __main__ as compare_folders
 
 FLAGS = {
-    "pix2pix": ["--norm=batch", "--batch_size=4"],
+    "pix2pix": ["--norm=batch", "--batch_size=4", "--mask=true"],
     "pix2pix, instance norm": ["--norm=instance", "--batch_size=4", "--clip_grad=1", "--ema_decay=0.9"],
     "cycle_gan": ["--netG=resnet_6blocks", "--pool_size=8", "--batch_size=4", "--gan_mode=wgangp"],
     "memory_colorization": ["--batch_size=3", "--memory_size=8"],
@@ -84,6 +86,11 @@ def assert_close(expected: object, actual: object, case: object, rtol: float = 1
 def test_ranks_compute_the_same_as_one(
     count: int, cases: list[str], steps: int, data: dict[str, Path], tmp_path: Path
 ) -> None:
+    masked = shutil.copytree(data["aligned"], tmp_path / "masked")
+    for number, path in enumerate((masked / "train").iterdir()):
+        (masked / "trainM").mkdir(exist_ok=True)
+        Image.linear_gradient("L").resize((32, 32)).rotate(90 * number).save(masked / "trainM" / path.name)
+    data = {**data, "aligned": masked}
     jobs = {case: job(case, data, tmp_path, "fp64", steps) for case in cases}
     jobs |= {f"{case}, first gradients": job(case, data, tmp_path, "fp32", 1) for case in cases[:1]}
     (tmp_path / "jobs.json").write_text(json.dumps(list(jobs.values())))

@@ -6,7 +6,7 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from models.objectives.losses import discriminator_loss, generator_loss, gradient_penalty
+from models.objectives.losses import discriminator_loss, generator_loss, gradient_penalty, l1
 
 LOGITS = torch.tensor([[-3.0, -0.5, 0.2, 1.7]], dtype=torch.float64)
 
@@ -60,3 +60,23 @@ def test_the_penalty_is_taken_between_real_and_fake_and_trains_the_critic() -> N
         return gradient_penalty(critic, real, fake, alpha)  # type: ignore[arg-type]
 
     assert gradcheck(of_weight, (net[0].weight.detach().clone().requires_grad_(),))
+
+
+def test_a_mask_weights_pixels_within_each_image() -> None:
+    images = torch.rand(3, 5, 4, 4, dtype=torch.float64, requires_grad=True)
+    targets, mask = torch.rand_like(images), torch.rand(3, 1, 4, 4, dtype=torch.float64)
+    mask[2] = 0
+    distances = (images - targets).abs()
+    means = [(mask[n] * distances[n]).sum() / (5 * mask[n].sum()) for n in (0, 1)]
+    torch.testing.assert_close(l1(images, targets, mask), sum(means) / 3, rtol=1e-12, atol=0)
+    (gradient,) = torch.autograd.grad(l1(images, targets, mask), images)
+    assert gradient.isfinite().all() and not gradient[2].any() and gradient[:2].all()
+    # Neither the composition of a batch nor a part of it matters.
+    alone = torch.stack([l1(images[n : n + 1], targets[n : n + 1], mask[n : n + 1]) for n in range(3)])
+    torch.testing.assert_close(alone.mean(), l1(images, targets, mask), rtol=1e-12, atol=0)
+
+
+def test_without_a_mask_the_distance_is_torchs_to_the_bit() -> None:
+    images, targets = torch.rand(2, 3, 2, 5, 7).unbind(0)
+    assert torch.equal(l1(images, targets), F.l1_loss(images, targets))
+    torch.testing.assert_close(l1(images, targets, torch.ones(3, 1, 5, 7)), F.l1_loss(images, targets))
