@@ -1,6 +1,7 @@
 """One generator on one folder of images, such as one direction of a CycleGAN."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,6 +22,9 @@ EXCHANGED = (
     ("inputs", "outputs"),
 )
 """Flags of input and output, which are exchanged for G_B."""
+
+SIDES = {"A": "B", "B": "A"}
+"""New names of parts; with --inputs and --outputs these have the names of their folders."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,13 @@ class OneGeneratorModel(BaseModel):
         exchanged = dict(recorded)
         for one, other in EXCHANGED:
             if one in recorded and other in recorded:
-                exchanged |= {one: recorded[other], other: recorded[one]}
+                exchanged |= {one: renamed(recorded[other]), other: renamed(recorded[one])}
         ranges = f"{recorded.get('input_range')} {recorded.get('output_range')}"
         if str(recorded.get("label_nc", 0)) != "0" and "labels" not in ranges:
             exchanged["output_range"] = "labels"  # --label_nc alone means the input
         if text := str(recorded.get("value_ranges", "")):
             parts = parse_json(text.encode(), {str: object}, "--value_ranges")
-            sides = {"A": "B", "B": "A"}  # other parts have the names of their folders
-            exchanged["value_ranges"] = json.dumps({sides.get(name, name): parts[name] for name in parts})
+            exchanged["value_ranges"] = json.dumps({SIDES.get(name, name): parts[name] for name in parts})
         return exchanged
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
@@ -70,3 +73,10 @@ class OneGeneratorModel(BaseModel):
     def test_step(self, batch: Batch) -> dict[str, Tensor]:
         (G,) = self.nets.values()
         return {"real": batch.A, "fake": G(batch.A)}
+
+
+def renamed(value: object) -> object:
+    """Return a flag's value with the names of the only parts of both sides exchanged, as in ``A:0,4095``."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\b([AB]):", lambda match: f"{SIDES[match[1]]}:", value)

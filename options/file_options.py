@@ -130,7 +130,8 @@ class FileOptions:
         return self._has_label_range(side) or (side == "input" and self.label_input)
 
     def _has_label_range(self, side: str) -> bool:
-        return "labels" in by_part(getattr(self, f"{side}_range")).values()
+        flag = f"{side}_range"
+        return "labels" in by_part(flag, getattr(self, flag)).values()
 
 
 def only_rgb(reason: str, losses: str) -> dict[str, Fixed]:
