@@ -1,6 +1,6 @@
 """Networks applied to large images in overlapping, blended tiles, with the statistics of a thumbnail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import inf
 
 import torch
@@ -24,39 +24,66 @@ def thumbnail(x: Tensor, size: int, multiple: int, smallest: int) -> Tensor:
     Args:
         multiple, smallest: see `Generator`.
     """
-    longer = max(x.shape[-2:])
-    sides = [max(smallest, round(side * size / longer / multiple) * multiple) for side in x.shape[-2:]]
+    sides = thumbnail_size(x.shape[-2], x.shape[-1], size, multiple, smallest)
     return F.interpolate(x, sides, mode="bilinear", antialias=True, align_corners=False)
 
 
+def thumbnail_size(height: int, width: int, size: int, multiple: int, smallest: int) -> tuple[int, int]:
+    """Return height and width of a `thumbnail` of an image of this height and width."""
+    longer = max(height, width)
+    rows, columns = (
+        max(smallest, round(side * size / longer / multiple) * multiple) for side in (height, width)
+    )
+    return rows, columns
+
+
 def blend_tiles(run: Callable[[Tensor], Tensor], x: Tensor, tile: int, multiple: int) -> Tensor:
-    """Return the output of `run` for x, (N, C, H, W), computed tile by tile.
+    """Return the output of `run` for x, (N, C, H, W), computed tile by tile, see `blend_bands`.
+
+    Args:
+        run: maps (N, C, h, w) to (N, K, h, w).
+    """
+
+    def output(top: int, left: int) -> Tensor:
+        return run(x[..., top : top + tile, left : left + tile])
+
+    return torch.cat(list(blend_bands(output, x.shape[-2], x.shape[-1], tile, multiple)), 2)
+
+
+def blend_bands(
+    output: Callable[[int, int], Tensor], height: int, width: int, tile: int, multiple: int
+) -> Iterator[Tensor]:
+    """Yield an image that is computed tile by tile, in bands of rows from top to bottom, (N, K, h, width).
 
     Neighbouring tiles overlap by at least a quarter of a tile. A quarter of the overlap is discarded on
     either side, where a tile's own border affects the output; the outputs are blended linearly in between.
 
     Args:
-        run: maps (N, C, h, w) to (N, K, h, w).
-        tile: side of the tiles, a `fitting_tile`.
-        multiple: H, W and the tiles' positions are multiples of it, so that strided layers sample the same
-            pixels as in the whole image.
+        output: returns the tile, (N, K, h, w), whose top and left edge it gets.
+        tile: side of the tiles, a `fitting_tile`; tiles at the edges of a smaller image are smaller.
+        multiple: height, width and the tiles' positions are multiples of it, so that strided layers sample
+            the same pixels as in the whole image.
     """
-    height, width = x.shape[-2:]
     overlap = -(-tile // 4 // multiple) * multiple
     rows, columns = (tile_starts(side, tile, overlap, multiple) for side in (height, width))
     row_weights, column_weights = (
         blend_weights(starts, side, tile, overlap) for starts, side in ((rows, height), (columns, width))
     )
-    result: Tensor | None = None
-    for top, row in zip(rows, row_weights, strict=True):
+    band: Tensor | None = None  # the rows of the current tiles
+    for number, (top, row) in enumerate(zip(rows, row_weights, strict=True)):
+        above = band
+        band = None
         for left, column in zip(columns, column_weights, strict=True):
-            region = (..., slice(top, top + tile), slice(left, left + tile))
-            y = run(x[region])
-            if result is None:
-                result = y.new_zeros(*y.shape[:2], height, width)
-            result[region] += y * torch.outer(row[top : top + tile], column[left : left + tile]).to(y)
-    assert result is not None
-    return result
+            y = output(top, left)
+            if band is None:
+                band = y.new_zeros(*y.shape[:2], min(tile, height - top), width)
+                if above is not None:  # what the tiles above have in common with these
+                    begun = above[..., top - rows[number - 1] :, :]
+                    band[..., : begun.shape[-2], :] = begun
+            weights = torch.outer(row[top : top + tile], column[left : left + tile])
+            band[..., left : left + tile] += y * weights.to(y)
+        assert band is not None
+        yield band if top == rows[-1] else band[..., : rows[number + 1] - top, :]
 
 
 def tile_starts(side: int, tile: int, overlap: int, multiple: int) -> list[int]:
