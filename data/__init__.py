@@ -20,6 +20,12 @@ from util.registry import Registry
 
 DATASETS: Registry[BaseDataset] = Registry("data", "dataset", "--dataset_mode", BaseDataset)  # type: ignore[type-abstract]
 
+CROPS = 4
+"""Images larger than this many crops are not read whole for one."""
+
+SCENE_PIXELS = 1 << 25
+"""Pixels above which test.py reads and writes an image in parts, with ``--tile``."""
+
 
 def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     """Return the loader of the data set that the options describe.
@@ -56,6 +62,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores)
     dataset.max_image_gb = data.max_image_gb
     dataset.cache = create_cache(data, num_threads)
+    dataset.unread_pixels = unread_pixels(options, dataset)
     dataset.find_boxes = testing and not dataset.sides.is_8bit
     skip = data.bad_images == "skip"
     return Loader(
@@ -73,6 +80,16 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
         whole_batches=testing,
         stream=stream,
     )
+
+
+def unread_pixels(options: CommandOptions, dataset: BaseDataset) -> int:
+    """Return the pixels of an image above which only parts of it are read; 0 if all are read whole."""
+    data = options.data
+    if data.preprocess == "crop" and dataset.cache is None and dataset.transform.augment is None:
+        return CROPS * data.crop_size**2
+    if data.preprocess == "none" and dataset.reads_scenes and isinstance(options, TestOptions):
+        return SCENE_PIXELS if options.results.tile else 0
+    return 0
 
 
 def check_file_flags(files: FileOptions, dataset: type[BaseDataset], mode: str) -> None:

@@ -70,6 +70,7 @@ class AlignedDataset(BaseDataset):
     paired = True
     reads_values = True
     reads_masks = True
+    reads_scenes = True
     layout = "pairs"
 
     def __init__(
@@ -118,9 +119,9 @@ class AlignedDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         opened = self.first_good(self._open, index, len(self))
-        (A, B, *mask), box = self.prepare(opened, rng)
+        (A, B, *mask), box, scene = self.prepare(opened, rng)
         path_A, path_B = opened[0].files[0], opened[1].files[0]
-        return Sample(index, A, B, path_A, path_B, mask=mask[0] if mask else None, box=box)
+        return Sample(index, A, B, path_A, path_B, mask=mask[0] if mask else None, box=box, scene=scene)
 
     def _open(self, position: int) -> list[Opened]:
         """Return input, output, and the mask if there is one."""

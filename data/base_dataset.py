@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 
 from data.cache import ImageCache, Images
 from data.examples import Layout, write_example
-from data.reading import read_part
+from data.reading import Unread, read_part
 from data.transforms import Decision, Transform
 from options.base_options import CommandOptions
 from options.option import NoOptions
 from util import formats
-from util.batch import Box
+from util.batch import Box, Scene
 from util.errors import UserError, user_message
 from util.image_io import EXTENSIONS, BadImage, read_image
 from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
@@ -40,6 +40,8 @@ class Sample:
     Attributes:
         mask: (1, H, W), uint8; None without ``--mask``.
         box: its place in its file; None for data sets of 8-bit images.
+        scene: the sample itself, to be read in parts, if it is too large for memory; A and B are then without
+            pixels.
         label: class number, from 0; None without classes.
         replaced: the bad images in whose place this sample has others.
         remarks: what the user should know about its files.
@@ -53,16 +55,31 @@ class Sample:
     label: int | None = None
     mask: Tensor | None = None
     box: Box | None = None
+    scene: Scene | None = None
     replaced: tuple[BadImage, ...] = ()
     remarks: tuple[Remark, ...] = ()
 
 
 class Opened(NamedTuple):
-    """The scaled images of one side of a sample, one for each of its parts."""
+    """The scaled images of one side of a sample, one for each of its parts, or images to read in parts."""
 
     side: Side
     files: tuple[str, ...]
-    images: tuple[Tensor, ...]
+    images: tuple[Tensor | Unread, ...]
+
+
+class Prepared(NamedTuple):
+    """What networks get of a sample.
+
+    Attributes:
+        images: (C, H, W) for each side; without pixels if there is a scene.
+        box: the place of the first in its file if `find_boxes`.
+        scene: what is to be read in parts instead.
+    """
+
+    images: list[Tensor]
+    box: Box | None = None
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,8 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
 
     Attributes:
         sides: what the images hold; 8-bit RGB unless the data set sets it.
+        unread_pixels: of larger images only the parts that are needed are read; 0: all are read whole.
+            `create_loader` sets it.
         find_boxes: give samples their places in their files; `create_loader` sets it.
         replace_bad: use the next good image in place of one that cannot be read; the loader sets it.
         cache: keeps scaled images for later epochs; `create_loader` sets it.
@@ -98,6 +117,8 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     """Whether train.py can use it."""
     reads_values: ClassVar[bool] = False
     """Whether it follows the flags of `FileOptions`; otherwise images are read with 8 bits."""
+    reads_scenes: ClassVar[bool] = False
+    """Whether test.py can have a sample of it that is too large for memory, as a `Scene`."""
     reads_masks: ClassVar[bool] = False
     """Whether it has masks with ``--mask``."""
     layout: ClassVar[Layout | None] = None
@@ -107,6 +128,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         self.transform, self.seed = transform, seed
         self.sides = Sides()
         self.find_boxes = False
+        self.unread_pixels = 0
         self.replace_bad = False
         self.cache: ImageCache | None = None
         self.max_image_gb = MAX_IMAGE_GB
@@ -164,8 +186,12 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         parts = zip(files, side.parts, strict=True)
         return Opened(side, files, tuple(self.open_part(path, part) for path, part in parts))
 
-    def open_part(self, path: str, part: Part) -> Tensor:
+    def open_part(self, path: str, part: Part) -> Tensor | Unread:
         """Return the scaled image of a part, (C, H, W), from the cache if possible."""
+        if part.kind == "values" and self.unread_pixels and formats.can_window(path):
+            header = formats.header(path)
+            if header.height * header.width > self.unread_pixels:
+                return Unread(path, part, (part.channels, header.height, header.width))
         if part.kind == "8bit" or (part.kind == "mask" and path.lower().endswith(EXTENSIONS)):
             return self.scaled(path, grey=part.channels == 1)
         (image,) = self.cached(
@@ -173,11 +199,8 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         )
         return image
 
-    def prepare(self, opened: Sequence[Opened], rng: Random) -> tuple[list[Tensor], Box | None]:
+    def prepare(self, opened: Sequence[Opened], rng: Random) -> Prepared:
         """Return images of a sample that are cropped, flipped and augmented alike, with their parts joined.
-
-        Returns:
-            An image (C, H, W) for each of `opened`, and the place of the first in its file if `find_boxes`.
 
         Raises:
             UserError: The images differ in size, or are smaller than the crop.
@@ -186,18 +209,33 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         for _, files, images in opened:
             for path, image in zip(files, images, strict=True):
                 check_equal_sizes(first, image, first_path, path)
+        if self.transform.preprocess == "none" and any(
+            isinstance(image, Unread) for _, _, images in opened for image in images
+        ):
+            empty = [torch.empty(sum(image.shape[0] for image in images), 0, 0) for _, _, images in opened]
+            box = 0.0, 0.0, float(first.shape[2]), float(first.shape[1])
+            return Prepared(empty, box, LargeSample(tuple(opened)))
         decision = self.transform.decide(first, rng)
         prepared = [
             join(
                 [
-                    self.transform.apply(image, decision, files[0], part, is_input=side is self.sides.A)
+                    self._apply(image, decision, files[0], part, is_input=side is self.sides.A)
                     for image, part in zip(images, side.parts, strict=True)
                 ],
                 side,
             )
             for side, files, images in opened
         ]
-        return prepared, self._box(opened[0], decision) if self.find_boxes else None
+        return Prepared(prepared, self._box(opened[0], decision) if self.find_boxes else None)
+
+    def _apply(
+        self, image: Tensor | Unread, decision: Decision, path: str, part: Part, *, is_input: bool
+    ) -> Tensor:
+        if isinstance(image, Unread):
+            left, top, right, bottom = self.transform.crop_of(image.shape, decision, path)
+            image = image.read(left, top, right, bottom)
+            decision = replace(decision, x=0, y=0)
+        return self.transform.apply(image, decision, path, part, is_input=is_input)
 
     def _box(self, opened: Opened, decision: Decision) -> Box:
         header = formats.header(opened.files[0])
@@ -285,6 +323,39 @@ def files_of(source: Source) -> tuple[str, ...]:
     return (source,) if isinstance(source, str) else source
 
 
+@dataclass(frozen=True)
+class LargeSample:
+    """A `Scene` that is read from the files of A and B."""
+
+    sides: tuple[Opened, ...]
+
+    @property
+    def height(self) -> int:
+        """Its height in pixels."""
+        return self.sides[0].images[0].shape[1]
+
+    @property
+    def width(self) -> int:
+        """Its width in pixels."""
+        return self.sides[0].images[0].shape[2]
+
+    def read(self, left: int, top: int, right: int, bottom: int) -> tuple[Tensor, Tensor | None]:
+        """Return the part of A, and of B if there is one, with these edges, (C, h, w)."""
+        A, *B = (
+            join(
+                [
+                    image.read(left, top, right, bottom)
+                    if isinstance(image, Unread)
+                    else image[:, top:bottom, left:right]
+                    for image in opened.images
+                ],
+                opened.side,
+            )
+            for opened in self.sides
+        )
+        return A, B[0] if B else None
+
+
 def join(images: Sequence[Tensor], side: Side) -> Tensor:
     """Return the images of the parts of a side, each (C, H, W), joined along the channels."""
     if len(images) == 1:
@@ -292,7 +363,7 @@ def join(images: Sequence[Tensor], side: Side) -> Tensor:
     return torch.from_numpy(np.concatenate([image.numpy().astype(side.dtype) for image in images]))
 
 
-def check_equal_sizes(A: Tensor, B: Tensor, path_A: str, path_B: str) -> None:
+def check_equal_sizes(A: Tensor | Unread, B: Tensor | Unread, path_A: str, path_B: str) -> None:
     """Raise a `UserError` if the scaled images of a pair, (C, H, W), differ in height or width."""
     if A.shape[1:] != B.shape[1:]:
         images = sorted([(path_A, A), (path_B, B)], key=lambda image: image[0])

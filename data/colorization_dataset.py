@@ -49,6 +49,6 @@ class ColorizationDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         opened = self.first_good(lambda at: self.open(self.paths[at], self.sides.A), index, len(self))
-        (A,), _ = self.prepare([opened], rng)
+        (A,) = self.prepare([opened], rng).images
         path = opened.files[0]
         return Sample(index, drop_color(A) if self.keep_grey else A, None, path, path)

@@ -121,7 +121,7 @@ class ImagesDataset(BaseDataset):
         images = self.images
         opened, position = self.first_good(lambda at: (self._open(at), at), index, len(self))
         path = images.paths[position]
-        (A,), box = self.prepare([opened], rng)
+        (A,), box, _ = self.prepare([opened], rng)
         label = None if images.labels is None else int(images.labels[position])
         return Sample(index, A, None, path, path, label=label, box=box)
 

@@ -173,10 +173,11 @@ def collate(samples: list[Sample | Rejected], pin_memory: bool = False) -> Colla
     """Return the samples as one batch, or as one batch per size."""
     rejected = [sample for sample in samples if isinstance(sample, Rejected)]
     good = [sample for sample in samples if isinstance(sample, Sample)]
-    by_shape: dict[tuple[torch.Size, ...], list[Sample]] = {}
+    by_shape: dict[tuple[object, ...], list[Sample]] = {}
     for sample in good:
         shapes = tuple(image.shape for image in (sample.A, sample.B) if image is not None)
-        by_shape.setdefault(shapes, []).append(sample)
+        own = (sample.index,) if sample.scene else ()
+        by_shape.setdefault((*shapes, *own), []).append(sample)
     replaced = [error for sample in good for error in sample.replaced]
     remarks = [remark for sample in good for remark in sample.remarks]
     batches = [_stack(same_shape) for same_shape in by_shape.values()]
@@ -201,4 +202,5 @@ def _stack(samples: list[Sample]) -> Batch:
         label=torch.tensor(labels) if labels else None,
         mask=torch.stack(masks) if masks else None,
         boxes=[sample.box for sample in samples if sample.box is not None],
+        scene=samples[0].scene,
     )

@@ -1,13 +1,16 @@
 """From a file to the pixels of one part of an image, checked against what the flags say of it."""
 
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from util import formats
 from util.checking import read_limited
@@ -24,8 +27,11 @@ LOSSY = (".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif")
 """Extensions of files whose colours are near those that were saved."""
 
 
-def read_part(path: str, part: Part, half: Half = "") -> NDArray[Any]:
+def read_part(path: str, part: Part, half: Half = "", window: formats.Window | None = None) -> NDArray[Any]:
     """Return the pixels of a part that is not read as 8 bits: (C, H, W), of the part's type.
+
+    Args:
+        window: left, top, right and bottom edge of what is read, of ``values`` parts.
 
     Raises:
         BadImage: The file cannot be read as an image.
@@ -37,11 +43,28 @@ def read_part(path: str, part: Part, half: Half = "") -> NDArray[Any]:
         return _read_mask(path)
     if part.kind == "instances":
         return _as_type(_half(formats.read_indices(path)[None], path, half), path, part)
-    image = _with_bands(_half(formats.read(path), path, half), path, part)
+    image = _with_bands(_half(formats.read(path, window), path, half), path, part)
     image = _without_nan(image, path, part)
     image = _as_type(image, path, part)
     _check_interval(image, path, part)
     return image
+
+
+@dataclass(frozen=True)
+class Unread:
+    """An image in a file, of which only parts will be read.
+
+    Attributes:
+        shape: (C, H, W), as it would be read.
+    """
+
+    path: str
+    part: Part
+    shape: tuple[int, int, int]
+
+    def read(self, left: int, top: int, right: int, bottom: int) -> Tensor:
+        """Return the part with these edges, (C, h, w)."""
+        return torch.from_numpy(read_part(self.path, self.part, window=(left, top, right, bottom)))
 
 
 def half_image(image: Image.Image, path: str, half: Half) -> Image.Image:

@@ -24,6 +24,7 @@ class SingleDataset(BaseDataset):
     """
 
     reads_values = True
+    reads_scenes = True
     layout = "folder"
 
     def __init__(
@@ -55,8 +56,8 @@ class SingleDataset(BaseDataset):
 
     def read(self, index: int, rng: Random) -> Sample:
         opened = self.first_good(self._open, index, len(self))
-        (A,), box = self.prepare([opened], rng)
-        return Sample(index, A, None, opened.files[0], opened.files[0], box=box)
+        (A,), box, scene = self.prepare([opened], rng)
+        return Sample(index, A, None, opened.files[0], opened.files[0], box=box, scene=scene)
 
     def _open(self, position: int) -> Opened:
         return self.open(self.paths[position], self.sides.A)

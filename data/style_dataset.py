@@ -77,5 +77,5 @@ class StyleDataset(BaseDataset):
 
     def _prepared(self, paths: list[str], side: Side, position: int, rng: Random) -> tuple[Tensor, str]:
         opened = self.first_good(lambda at: self.open(paths[at], side), position, len(paths))
-        (image,), _ = self.prepare([opened], rng)
+        (image,) = self.prepare([opened], rng).images
         return image, opened.files[0]

@@ -66,7 +66,7 @@ class TemplateDataset(BaseDataset):
     def read(self, index: int, rng: Random) -> Sample:
         """Read one sample; all randomness comes from `rng`, so that it can be repeated."""
         opened = self.first_good(self._open, index, len(self))  # skips images that cannot be read
-        (A, B), _ = self.prepare(opened, rng)  # in one call, so that both are cropped and flipped alike
+        A, B = self.prepare(opened, rng).images  # in one call, so that both are cropped and flipped alike
         path = opened[0].files[0]
         return Sample(index, A, B, path, path)
 

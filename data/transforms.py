@@ -1,8 +1,9 @@
 """Scaling, cropping and flipping: decided once per sample, applied to each of its images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,14 @@ from util.parts import Part
 
 LARGE = 1 << 24
 """Pixels above which an image is copied in bands."""
+
+
+class HasShape(Protocol):
+    """A tensor, or what stands for one."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
 
 Size = tuple[int, int]
 """Width and height."""
@@ -110,7 +119,7 @@ class Transform:
             scaled = batch[0].numpy()
         return torch.from_numpy(part.values.cast(scaled))
 
-    def decide(self, scaled: Tensor, rng: Random) -> Decision:
+    def decide(self, scaled: HasShape, rng: Random) -> Decision:
         """Draw a decision for a scaled image, (C, H, W)."""
         height, width = scaled.shape[1:]
         x = rng.randint(0, max(0, width - self.crop_size))
@@ -141,12 +150,8 @@ class Transform:
         height, width = pixels.shape[1:]
         window = 0, 0, width, height
         if "crop" in self.preprocess:
-            if min(width, height) < self.crop_size:
-                raise UserError(
-                    f"{path}: --crop_size {self.crop_size} is larger than this image of {width} x"
-                    f" {height} pixels; lower it, or scale with --preprocess resize_and_crop"
-                )
-            window = decision.x, decision.y, self.crop_size, self.crop_size
+            left, top, right, bottom = self.crop_of(pixels.shape, decision, path)
+            window = left, top, right - left, bottom - top
         pixels = cut(pixels, window, decision.change, part.kind if part else "8bit")
         if pixels.strides[2] != 1 or min(pixels.strides) < 0 or not decision.flip:
             # NumPy copies faster than torch, above all from channels last, and flips more slowly.
@@ -154,6 +159,20 @@ class Transform:
         image = torch.from_numpy(pixels)
         image = image.flip(2) if decision.flip else image
         return recolor(image, decision.change, part, is_input=is_input) if decision.change else image
+
+    def crop_of(self, shape: Sequence[int], decision: Decision, path: str) -> tuple[int, int, int, int]:
+        """Return the left, top, right and bottom edge of the crop of a scaled image, (C, H, W).
+
+        Raises:
+            UserError: The crop is larger than the image at `path`.
+        """
+        height, width = shape[1:]
+        if min(width, height) < self.crop_size:
+            raise UserError(
+                f"{path}: --crop_size {self.crop_size} is larger than this image of {width} x"
+                f" {height} pixels; lower it, or scale with --preprocess resize_and_crop"
+            )
+        return decision.x, decision.y, decision.x + self.crop_size, decision.y + self.crop_size
 
     def box(self, decision: Decision, size: Size) -> Box:
         """Return what a prepared image covers of the image of this size in its file."""

@@ -95,7 +95,7 @@ class UnalignedDataset(BaseDataset):
             reversed(sources) if self.swap else sources, (self.sides.A, self.sides.B), strict=True
         ):
             opened = self.first_good(partial(self._open, samples, side), position, len(samples))
-            (image,), box = self.prepare([opened], rng)
+            (image,), box, _ = self.prepare([opened], rng)
             prepared.append(image)
             paths.append(opened.files[0])
             boxes.append(box)

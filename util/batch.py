@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,22 @@ from util.parts import EIGHT_BIT_SIDES, Side, Sides
 
 Box = tuple[float, float, float, float]
 """What a sample's pixels cover of the image in its file, in the file's pixels: left, top, right, bottom."""
+
+
+class Scene(Protocol):
+    """A sample that is read in parts, because its images are too large for memory.
+
+    Attributes:
+        height, width: its size in pixels.
+    """
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+    def read(self, left: int, top: int, right: int, bottom: int) -> tuple[Tensor, Tensor | None]:
+        """Return the part of A, and of B if there is one, with these edges: (C, h, w), see `Batch.A`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,7 @@ class Batch:
             None without ``--mask``.
         sides: what the channels of A and B hold.
         boxes: the place of each sample in its file; empty for data sets of 8-bit images.
+        scene: the only sample of the batch if it is too large for memory; A and B are then without pixels.
     """
 
     A: Tensor
@@ -46,6 +63,7 @@ class Batch:
     mask: Tensor | None = None
     sides: Sides = EIGHT_BIT_SIDES
     boxes: list[Box] = field(default_factory=list)
+    scene: Scene | None = None
 
     @property
     def global_size(self) -> int:

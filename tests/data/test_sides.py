@@ -20,6 +20,7 @@ from models import MODELS
 from options.parse import parse, save
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
+from util import formats
 from util.batch import Batch
 from util.errors import UserError
 from util.image_io import BadImage
@@ -444,3 +445,48 @@ def test_broken_native_files_are_replaced_or_named(native: Path) -> None:
     assert first(loader_for(native, *NATIVE)).paths_A[0].endswith("1.npy")
     with pytest.raises(BadImage, match=r"0\.npy"):
         first(loader_for(native, *NATIVE, "--bad_images", "error"))
+
+
+def test_only_the_crop_of_a_large_image_is_read(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [*NATIVE, "--preprocess", "crop", "--crop_size", "4", "--no_flip", "false"]
+    whole = loader_for(native, *flags)
+    whole.dataset.unread_pixels = 0
+    parts = loader_for(native, *flags)
+    windows = []
+    read = formats.read
+
+    def spied(path: str, window: formats.Window | None = None) -> NDArray[Any]:
+        windows.append((Path(path).suffix, window))
+        return read(path, window)
+
+    monkeypatch.setattr(formats, "read", spied)
+    for expected, batch in zip(whole.epoch(3), list(parts.epoch(3)), strict=True):
+        assert torch.equal(expected.A, batch.A)
+        assert expected.B is not None and batch.B is not None and torch.equal(expected.B, batch.B)
+    sizes = {
+        (right - left, bottom - top)
+        for _, window in windows[:6]
+        if window
+        for left, top, right, bottom in [window]
+    }
+    assert sizes == {(4, 4)} and {suffix for suffix, window in windows[:6] if window} == {".npy"}
+
+
+def test_a_sample_too_large_for_memory_is_read_in_parts(
+    native: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("testA", "testB"):
+        (native / folder).symlink_to(native / folder.replace("test", "train"))
+    monkeypatch.setattr("data.SCENE_PIXELS", SIDE * SIDE - 1)
+    loader = loader_for(native, *NATIVE, "--tile", "256", "--batch_size", "3", kind=TestOptions)
+    batches = list(loader.epoch(0))
+    assert [batch.index.tolist() for batch in batches] == [[0], [1], [2]]
+    scene = batches[1].scene
+    assert (
+        scene is not None
+        and (scene.height, scene.width) == (SIDE, SIDE)
+        and batches[1].A.shape == (1, 5, 0, 0)
+    )
+    A, B = scene.read(2, 3, 10, 5)
+    np.testing.assert_array_equal(A.numpy(), np.load(native / "trainA/1.npy")[:, 3:5, 2:10])
+    assert B is not None and B.shape == (1, 2, 8)
