@@ -101,21 +101,21 @@ class Target:
         """Return how a metric is computed of such images."""
         text = metric.protocol
         if not self.is_rgb and "data_range" in metric.takes:
-            text = f"{metric.protocol_in_units or text}; values clipped to {self._ranges()}"
+            text = f"{metric.protocol_in_units or text}; {self._ranges()}"
         elif preview := self.preview():
             text = f"{text}; {preview}"
         return f"{text}; pixels weighted by masks" if self.masked else text
 
     def preview(self) -> str:
         """Return how metrics of RGB images see images that are not 8-bit; "" for those that are."""
-        return "" if self.is_rgb else f"of 8-bit previews, in which {self._ranges()} is 0 to 255"
+        return "" if self.is_rgb else f"of 8-bit previews: {self._ranges()} as 0 to 255"
 
     def _ranges(self) -> str:
         images = [part for part in self.side.parts if part.is_image]
         ranges = list(dict.fromkeys(map(_range, images)))
         if len(ranges) == 1:
-            return f"the range {ranges[0]}"
-        return "the ranges " + ", ".join(f"{_range(part)} ({part.name})" for part in images)
+            return f"range {ranges[0]}"
+        return "ranges " + ", ".join(f"{_range(part)} ({part.name})" for part in images)
 
 
 def _range(part: Part) -> str:

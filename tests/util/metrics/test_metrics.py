@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
@@ -195,6 +196,60 @@ def test_two_folders_are_compared(folders: tuple[Path, Path], caplog: pytest.Log
     suffixes = ["--suffix_a", "_fake_B", "--suffix_b", "_real_B"]
     assert compare_folders.main([*images, *flags, *suffixes, "--out", str(tmp_path / "again")]) == 0
     assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == written
+
+
+def test_folders_of_any_images_are_compared(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their own values in their own units, also of results and truth in different formats, and of stacks."""
+    rng = np.random.default_rng(0)
+    real = rng.uniform(-1000, 3000, (2, 20, 24)).astype(np.float32)
+    fake = np.round(real + rng.normal(0, 100, real.shape)).astype(np.int16)
+    for folder in ("fake", "real"):
+        (tmp_path / folder).mkdir()
+    for i in range(2):
+        np.save(tmp_path / "real" / f"scan_{i:03}.npy", real[i])
+    tifffile.imwrite(tmp_path / "fake" / "scan_fake_B.tif", fake)  # two pages
+    flags = ["--suffix_a", "_fake_B", "--data_range", "-1000,3000", "--gpu_ids", "-1", "--out", str(tmp_path)]
+    assert compare_folders.main([str(tmp_path / "fake"), str(tmp_path / "real"), *flags]) == 0
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert [row["name"] for row in written["pictures"]] == ["scan_000", "scan_001"]
+    expected = [
+        {
+            "psnr": peak_signal_noise_ratio(x, y, data_range=4000),
+            "mae": np.abs(y - x).mean(),
+            "rmse": np.sqrt(mean_squared_error(x, y)),
+            "ssim": structural_similarity(
+                x, y, data_range=4000, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            ),
+        }
+        for x, y in zip(real.astype(float), fake.astype(float), strict=True)
+    ]
+    for row, values in zip(written["pictures"], expected, strict=True):
+        assert {name: row[name] for name in values} == pytest.approx(values)
+    assert "range -1000 to 3000 of float32" in written["protocol"]["psnr"]
+
+
+def test_the_range_of_an_integer_type(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 65536, (5, 12, 14), dtype=np.uint16)
+    result = rng.integers(0, 65536, (5, 12, 14), dtype=np.uint16)
+    for folder, array in (("fake", result), ("real", truth)):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "a.npy", array)
+    folders = [str(tmp_path / "fake"), str(tmp_path / "real"), "--gpu_ids", "-1"]
+    assert compare_folders.main([*folders, "--data_range", "full", "--out", str(tmp_path)]) == 0
+    means = json.loads((tmp_path / "metrics.json").read_text())["mean"]
+    assert means["psnr"] == pytest.approx(peak_signal_noise_ratio(truth, result))
+    assert means["psnr[2]"] == pytest.approx(peak_signal_noise_ratio(truth[1], result[1]))
+    for flags, message in (
+        ([], r"fake: there is no image in it; \.npy files are read with --data_range"),
+        (["--data_range", "5,5"], "--data_range 5,5: expected 8bit, full, or an interval"),
+        (["--data_range", "1,2,3"], "--data_range 1,2,3: expected"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare_folders.main([*folders, *flags])
+    np.save(tmp_path / "fake" / "a.npy", result[:3])
+    with pytest.raises(UserError, match=r"a\.npy: has 3 channels, the first image of the truth 5"):
+        compare_folders.main([*folders, "--data_range", "full"])
 
 
 def test_folders_that_cannot_be_compared(folders: tuple[Path, Path]) -> None:

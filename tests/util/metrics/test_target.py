@@ -208,9 +208,7 @@ def test_metrics_of_rgb_images_see_previews() -> None:
     metrics.update_visuals(batch_of(images["real_B"]), images, paired=True)
     protocol = metrics.compute().protocol
     for name in ("ciede2000", "fid"):
-        assert protocol[name].endswith(
-            "of 8-bit previews, in which the range -10 to 10 of float32 is 0 to 255"
-        )
+        assert protocol[name].endswith("of 8-bit previews: range -10 to 10 of float32 as 0 to 255")
 
 
 @pytest.mark.parametrize(
