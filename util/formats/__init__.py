@@ -11,13 +11,15 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from util import image_io
 from util.errors import UserError
-from util.files import write_in_place
-from util.formats import arrays, bitmaps, tiff
-from util.formats.base import Array, Box, FormatError, Header, Source, Window, native_type, to_native
+from util.files import errors_name, write_in_place
+from util.formats import arrays, bitmaps, dicom, geotiff, nifti, tiff
+from util.formats.base import SCIENCE, Array, Box, FormatError, Header, Source, Window, native_type, to_native
 from util.image_io import BadImage, bad_image
+from util.remarks import remark
 from util.shards import Entry, Member
 
 __all__ = [
@@ -32,13 +34,19 @@ __all__ = [
     "header",
     "is_image_file",
     "name_of",
+    "open_writer",
     "read",
     "read_indices",
     "stem",
+    "thumbnail",
     "write",
+    "write_volume",
 ]
 
-EXTENSIONS = (*image_io.EXTENSIONS, ".npy", ".npz", ".btf", ".tf8")
+EXTENSIONS = (
+    *(*image_io.EXTENSIONS, ".btf", ".tf8", ".jp2", ".npy", ".npz"),
+    *(*dicom.EXTENSIONS, *nifti.EXTENSIONS),
+)
 """Extensions of image files, in lower case."""
 
 _SUFFIXES = sorted(EXTENSIONS, key=len, reverse=True)
@@ -50,19 +58,21 @@ TIFF_EXTENSIONS = (".tif", ".tiff", ".btf", ".tf8")
 def entries(paths: Sequence[str], tiff_pages: str = "samples", slice_axis: int = 2) -> list[str]:
     """Return the images in files, in order: of a file that holds several, one `Entry` for each.
 
-    A file that cannot be read is one image, which fails when it is read. So is a member of a stream.
+    DICOM files of a series are put in the order of their positions. A file that cannot be read is one image,
+    which fails when it is read.
 
     Args:
         tiff_pages: ``samples`` or ``channels``, see ``--tiff_pages``.
         slice_axis: axis of volumes along which slices are images, see ``--slice_axis``.
     """
     images: list[str] = []
-    for path in paths:
+    for path in _in_order(paths):
         keys = [""] if isinstance(path, Entry) else _keys(path, tiff_pages, slice_axis)
         digits = max(3, len(str(len(keys) - 1)))
-        images += [
-            Entry.of(path, key.zfill(digits) if key.isdecimal() else key) if key else path for key in keys
-        ]
+        for key in keys:
+            letter = key.rstrip("0123456789")
+            number = key[len(letter) :]
+            images.append(Entry.of(path, letter + number.zfill(digits if number else 0)) if key else path)
     return images
 
 
@@ -76,7 +86,7 @@ def header(path: str) -> Header:
     try:
         file, key = _file_and_key(path)
         with Source(file) as source:
-            found: Header = _reader(source).header(source, key)
+            found: Header = _reader(source, key).header(source, key)
         if 0 in found[:3]:
             raise FormatError("no pixels in it")
         return found
@@ -103,7 +113,7 @@ def read(path: str, window: Window | None = None) -> Array:
     try:
         file, key = _file_and_key(path)
         with Source(file) as source:
-            return to_native(_reader(source).read(source, key, window))
+            return to_native(_reader(source, key).read(source, key, window))
     # For damaged files decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
     except UserError:
         raise
@@ -123,11 +133,11 @@ def read_indices(path: str) -> Array:
     try:
         file, key = _file_and_key(path)
         with Source(file) as source:
-            reader = _reader(source)
+            reader = _reader(source, key)
             if reader is bitmaps:
                 numbers = bitmaps.read_indices(source, key)
-            elif reader is tiff:
-                numbers = tiff.read(source, key, None, indices=True)
+            elif reader in (tiff, geotiff, dicom):
+                numbers = reader.read(source, key, None, indices=True)
             else:
                 numbers = reader.read(source, key, None)
         if len(numbers) > 1:
@@ -144,12 +154,36 @@ def can_window(path: str) -> bool:
     try:
         file, key = _file_and_key(path)
         with Source(file) as source:
-            reader = _reader(source)
+            reader = _reader(source, key)
             return reader is not bitmaps and reader.can_window(source, key)
     except UserError:
         raise
     except Exception as error:
         raise bad_image(path, error) from error
+
+
+def thumbnail(path: str, longest: int) -> Array:
+    """Return a smaller version of an image, (C, H, W), made of some of its pixels, with little memory.
+
+    Args:
+        longest: the most rows and columns that it has.
+
+    Raises:
+        BadImage, UserError: As for `read`.
+    """
+    found = header(path)
+    step = max(1.0, max(found.height, found.width) / longest)
+    height, width = max(1, int(found.height / step)), max(1, int(found.width / step))
+    if _is_scene(path):
+        file, _ = _file_and_key(path)
+        with Source(file) as source:
+            return to_native(geotiff.thumbnail(source, height, width))
+    rows = (np.arange(height) * found.height // height).tolist()
+    columns = np.arange(width) * found.width // width
+    if not can_window(path):
+        return read(path)[:, rows][..., columns]
+    lines = [read(path, (0, row, found.width, row + 1))[..., columns] for row in rows]
+    return np.concatenate(lines, 1)
 
 
 def stem(path: str) -> str:
@@ -167,17 +201,34 @@ def name_of(path: str) -> str:
 
 
 def is_image_file(path: str) -> bool:
-    """Return whether a file counts as an image: by its extension."""
+    """Return whether a file counts as an image: by its extension, or by its content if that is DICOM.
+
+    DICOM files often have no extension, and names such as 1.2.840.10008.1 or IM000001.
+    """
     name = os.path.basename(path)
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+    if name.startswith("."):
+        return False
+    if name.lower().endswith(EXTENSIONS):
+        return True
+    ending = os.path.splitext(name)[1][1:]
+    if name.upper() == "DICOMDIR" or not (not ending or ending.isdecimal()) or isinstance(path, Member):
+        return False
+    try:
+        with Source(path) as source:
+            return dicom.is_dicom(source)
+    except OSError:
+        return False
 
 
 def write(path: str | Path, image: Array, like: str = "", box: Box | None = None) -> None:
-    """Write an image in the format of the extension of `path`: .npy, .tif, .tiff or .png.
+    """Write an image in the format of the extension of `path`.
+
+    It is .npy with the axes of an array `like`; .tif, a GeoTIFF if `like` is one; .png with 8 or 16 bits;
+    .dcm if `like` is a DICOM file; or .nii or .nii.gz with one slice.
 
     Args:
         image: (C, H, W); uint8, uint16, int16 or float32.
-        like: the file that it is made from, whose axes (.npy) and value without data (TIFF) it gets.
+        like: the image that it is made from; it may be an `Entry`.
         box: what it shows of the image `like`; by default all.
 
     Raises:
@@ -189,13 +240,58 @@ def write(path: str | Path, image: Array, like: str = "", box: Box | None = None
     write_in_place(path, lambda file: file.write(content))
 
 
+def write_volume(path: str | Path, slices: Sequence[Array], like: str = "", box: Box | None = None) -> None:
+    """Write slices that follow each other as a NIfTI volume, .nii or .nii.gz.
+
+    Args:
+        slices: images (C, H, W) of one shape.
+        like: what the first slice is made from: of a slice of a volume the axis is kept, and so is where in
+            the patient the voxels are; of DICOM files, in order, the position.
+        box: what the slices show of the images that they are made from; by default all.
+
+    Raises:
+        OSError: with the name `path`: it cannot be written.
+        UserError: An optional package is missing.
+    """
+    path = Path(path)
+    content = nifti.written(path, slices, _file_and_key(like), box)
+    write_in_place(path, lambda file: file.write(content))
+
+
+def open_writer(
+    path: str | Path,
+    like: str,
+    channels: int,
+    dtype: DTypeLike,
+    height: int,
+    width: int,
+    box: Box | None = None,
+) -> "geotiff.Writer | tiff.Writer":
+    """Open a TIFF file, a GeoTIFF if `like` is one, that is written by rows.
+
+    It is used in a ``with`` block, within which ``write_rows(top, rows)`` writes (C, rows, W), from the top
+    to the bottom. The file appears when the block ends, and not at all if it ends by an exception.
+    """
+    path, shape, dtype = Path(path), (channels, height, width), np.dtype(dtype)
+    with errors_name(path):
+        if _is_scene(like):
+            return geotiff.Writer(path, _file_and_key(like)[0], shape, dtype, box)
+        return tiff.Writer(path, shape, dtype, _nodata(like))
+
+
 def _content(path: Path, image: Array, like: str, box: Box | None) -> bytes:
-    suffix, source = path.suffix.lower(), _file_and_key(like)
-    if suffix == ".npy":
+    name, source = path.name.lower(), _file_and_key(like)
+    if name.endswith(".npy"):
         return arrays.written(image, source)
-    if suffix in TIFF_EXTENSIONS:
-        return tiff.written(image)
-    if suffix == ".png" and len(image) <= 4 and image.dtype in (np.uint8, np.uint16):
+    if name.endswith(TIFF_EXTENSIONS):
+        if _is_scene(like):
+            return geotiff.written(image, source[0], box)
+        return tiff.written(image, _nodata(like))
+    if name.endswith(nifti.EXTENSIONS):
+        return nifti.written(path, [image], source, box)
+    if name.endswith(dicom.EXTENSIONS):
+        return dicom.written(path, image, source, box)
+    if name.endswith(".png") and len(image) <= 4 and image.dtype in (np.uint8, np.uint16):
         return bitmaps.png8(image) if image.dtype == np.uint8 else bitmaps.png16(image)
     raise UserError(
         f"{path}: {len(image)} channels of {image.dtype} cannot be written in this format; .tif and .npy hold"
@@ -203,14 +299,51 @@ def _content(path: Path, image: Array, like: str, box: Box | None) -> bytes:
     )
 
 
+def _is_scene(like: str) -> bool:
+    """Return whether a file is georeferenced and rasterio reads it."""
+    file, key = _file_and_key(like)
+    if not file.lower().endswith((*TIFF_EXTENSIONS, ".jp2")):
+        return False
+    with Source(file) as source:
+        return _reader(source, key) is geotiff
+
+
+def _nodata(like: str) -> str | None:
+    """Return GDAL's tag with the value of pixels without data of a TIFF file."""
+    file, _ = _file_and_key(like)
+    if not file.lower().endswith(TIFF_EXTENSIONS):
+        return None
+    with Source(file) as source:
+        return tiff.nodata(source) if _reader(source, "") is tiff else None
+
+
+def _in_order(paths: Sequence[str]) -> list[str]:
+    """Return files with the DICOM files among them in order."""
+    others = (*image_io.EXTENSIONS, *TIFF_EXTENSIONS, *nifti.EXTENSIONS, ".jp2", ".npy", ".npz")
+    places = [at for at, path in enumerate(paths) if not path.lower().endswith(others)]
+    ordered = list(paths)
+    # An Entry has a key after its extension; it is in order already.
+    places = [at for at in places if not isinstance(paths[at], Entry)]
+    for at, path in zip(places, dicom.in_order([paths[at] for at in places]), strict=True):
+        ordered[at] = path
+    return ordered
+
+
 def _keys(path: str, tiff_pages: str, slice_axis: int) -> list[str]:
     """Return the keys of the images in a file; "" if it is one image."""
-    if not path.lower().endswith(TIFF_EXTENSIONS):
+    if path.lower().endswith(tuple(set(image_io.EXTENSIONS) - set(TIFF_EXTENSIONS))):
         return [""]
     try:
         with Source(path) as source:
-            return tiff.samples(source, tiff_pages) if _reader(source) is tiff else [""]
-    except Exception:
+            reader = _reader(source, "")
+            if reader is tiff:
+                return tiff.samples(source, tiff_pages)
+            if reader is nifti:
+                return nifti.samples(source, slice_axis)
+            return dicom.samples(source) if reader is dicom else [""]
+    except UserError:
+        raise
+    except Exception:  # it is named when it is read
         return [""]
 
 
@@ -227,14 +360,28 @@ def _file_and_key(path: str) -> tuple[str, str]:
     return (file, key) if sign and os.path.exists(file) else (path, "")
 
 
-def _reader(source: Source) -> ModuleType:
-    """Return the module that reads a file, by its content."""
-    head = source.peek(8)[:8]
+def _reader(source: Source, key: str) -> ModuleType:
+    """Return the module that reads an image of a file, by the file's content."""
+    source.seek(0)
+    head, name = source.peek(132), source.path.lower()
     if head.startswith(tiff.MAGIC):
+        if not tiff.is_georeferenced(source, key):
+            return tiff
+        if geotiff.is_installed():
+            return geotiff
+        remark(
+            "georeference",
+            f"{source.path}: its georeference is lost: it is read without the package rasterio; {SCIENCE}"
+            " installs it",
+        )
         return tiff
-    if head.startswith(arrays.MAGIC) or source.path.lower().endswith((".npy", ".npz")):
+    if head.startswith(geotiff.JPEG2000):
+        return geotiff
+    if head.startswith(arrays.MAGIC) or name.endswith((".npy", ".npz")):
         return arrays
-    return bitmaps
+    if name.endswith(nifti.EXTENSIONS):
+        return nifti
+    return dicom if dicom.is_dicom(source) else bitmaps
 
 
 def _whole_numbers(numbers: Array) -> Array:

@@ -119,7 +119,7 @@ def rescaled_type(stored: tuple[int, int], slope: float, intercept: float) -> np
     """
     ends = sorted(value * slope + intercept for value in stored)
     if float(slope).is_integer() and float(intercept).is_integer():
-        for kind in (np.int16, np.uint16):
+        for kind in (np.uint16, np.int16):
             if np.iinfo(kind).min <= ends[0] and ends[1] <= np.iinfo(kind).max:
                 return np.dtype(kind)
     return np.dtype(np.float32)
@@ -147,3 +147,20 @@ def turned(image: Array, orientation: int) -> Array:
     if orientation in (2, 3, 6, 7):
         image = image[..., ::-1]
     return image
+
+
+def sampling(
+    box: Box | None, size: tuple[int, ...], whole: tuple[int, int]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return where the first pixel of an image is in its source, and the step between pixels, for x and y.
+
+    Positions are in the source's pixels, with 0 in the middle of the first one.
+
+    Args:
+        box: what the image shows of its source; None: all.
+        size: the image's height and width.
+        whole: the source's height and width.
+    """
+    left, top, right, bottom = box or (0, 0, whole[1], whole[0])
+    across, down = (right - left) / size[1], (bottom - top) / size[0]
+    return (left + across / 2 - 0.5, across), (top + down / 2 - 0.5, down)

@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import tifffile
 from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 
+from util.files import sync, sync_folder, temporary_path
 from util.formats.base import (
     Array,
     FormatError,
@@ -371,8 +374,7 @@ def written(image: Array, nodata: str | None = None) -> bytes:
     pixels = image[0] if len(image) == 1 else image
     if layout["photometric"] == "rgb":
         pixels = np.moveaxis(image, 0, -1)
-    tags = [(42113, 2, 0, nodata, True)] if nodata else []
-    tifffile.imwrite(content, np.ascontiguousarray(pixels), extratags=tags, **layout)
+    tifffile.imwrite(content, np.ascontiguousarray(pixels), extratags=nodata_tag(nodata), **layout)
     return content.getvalue()
 
 
@@ -384,3 +386,52 @@ def layout_of(channels: int, dtype: np.dtype[Any]) -> dict[str, Any]:
     if channels > 1:
         layout |= {"planarconfig": "separate", "extrasamples": ["unspecified"] * (channels - 1)}
     return layout
+
+
+class Writer:
+    """Write a TIFF file by rows, from the top; in a ``with`` block, after which the file exists."""
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], nodata: str | None):
+        channels, self._height, width = shape
+        layout = layout_of(channels, dtype)
+        self._planar = layout["photometric"] != "rgb"
+        stored = shape if self._planar else (self._height, width, channels)
+        self._path, self._temporary, self._next = path, temporary_path(path), 0
+        self._row, self._dtype = width * dtype.itemsize * (1 if self._planar else channels), dtype
+        layout |= {"shape": stored[1:] if channels == 1 else stored, "dtype": dtype}
+        layout |= {"extratags": nodata_tag(nodata), "returnoffset": True}
+        # The space of the pixels, which are then written over.
+        found = tifffile.imwrite(self._temporary, bigtiff=prod(shape) * dtype.itemsize > 1 << 31, **layout)
+        assert found is not None
+        self._offset = found[0]
+        self._file = self._temporary.open("r+b")
+
+    def write_rows(self, top: int, rows: Array) -> None:
+        """Write rows, (C, rows, W), that begin at row `top`: the one after the last."""
+        if top != self._next:
+            raise ValueError(f"rows from {top}, but the next one is {self._next}")
+        for number, plane in enumerate(rows if self._planar else [np.moveaxis(rows, 0, -1)]):
+            self._file.seek(self._offset + (number * self._height + top) * self._row)
+            self._file.write(np.ascontiguousarray(plane, self._dtype).tobytes())
+        self._next += rows.shape[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        try:
+            with self._file:
+                if kind is None:
+                    self._file.flush()
+                    sync(self._file.fileno())
+            if kind is None:
+                self._temporary.replace(self._path)
+                sync_folder(self._path.parent)
+        finally:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
+
+
+def nodata_tag(nodata: str | None) -> list[tuple[int, int, int, str, bool]]:
+    """Return tifffile's description of GDAL's tag with the value of pixels without data."""
+    return [(42113, 2, 0, nodata, True)] if nodata else []
