@@ -13,33 +13,35 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain, islice
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from data import DATASETS, Loader, create_loader
+from data.base_dataset import BaseDataset
 from data.prefetch import on_device
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.objectives.backbones import untrained_backbones
 from options.parse import argument_text, check_run, check_weights, options_text, parse, save
 from options.records import read_changed
-from options.test_options import TestOptions
-from util import distributed
+from options.test_options import PREVIEW_FORMATS, TestOptions
+from util import distributed, formats
 from util.batch import Batch
 from util.checking import read_limited
 from util.device import prepare_device, processes_to_launch
+from util.display import Display
 from util.errors import UserError, run_command
-from util.image_io import Visuals, to_uint8
+from util.image_io import Visuals
 from util.metrics.measure import Metrics
 from util.metrics.names import of_all_channels
 from util.metrics.summary import remove_summary, write_summary
 from util.metrics.target import Target
+from util.native import Native, NativeFormat
 from util.pages.gallery import About, Gallery
 from util.text import decode
 from util.weights import EMA_SUFFIX, load_weights, weights_path
@@ -62,6 +64,7 @@ class Result(NamedTuple):
 
     Attributes:
         source: the path of the image.
+        natives: generated images in the type and the units of their targets, by label.
     """
 
     name: str
@@ -69,6 +72,34 @@ class Result(NamedTuple):
     visuals: Visuals
     captions: dict[str, str]
     metrics: dict[str, float]
+    natives: dict[str, Native]
+
+
+class Outputs(NamedTuple):
+    """How results are shown, and how they are written beside that, if they are."""
+
+    display: Display
+    native: NativeFormat | None
+
+    @classmethod
+    def from_options(cls, options: TestOptions, dataset: BaseDataset) -> Self:
+        """Return what the flags choose.
+
+        Raises:
+            UserError: the results cannot be shown or written so.
+        """
+        files = options.files
+        display = Display(dataset.sides, options.display.ranges, options.display.bands)
+        kind = options.results.format
+        if kind in PREVIEW_FORMATS:
+            if not dataset.sides.B.is_8bit:
+                log.info("--format %s: 8-bit images alone; --format auto keeps type and units too", kind)
+            return cls(display, None)
+        if kind != "auto":
+            dataset.find_boxes = True
+        native = NativeFormat(kind, files.tiff_pages, files.slice_axis)
+        native.check_packages()
+        return cls(display, native)
 
 
 def main(argv: list[str]) -> int:
@@ -86,13 +117,14 @@ def main(argv: list[str]) -> int:
     target = Target(loader.dataset.sides.B, options.files.mask)
     metrics = Metrics.load(options.metric_names, device, options.metrics.weights, target)
     skipped: set[int] = set()
-    results = translate(loader, model, metrics, skipped)
+    outputs = Outputs.from_options(options, loader.dataset)
+    results = translate(loader, model, metrics, outputs, skipped)
     if distributed.rank() == 0:
         results = started(results)
         save(options)
         if options.results.num_test is None and len(loader) > PEERS_NUM_TEST:
             log.info("Translating all %d images; the peer's --num_test is %d", len(loader), PEERS_NUM_TEST)
-        write_gallery(options, results, model.overview(), metrics, loader.dataset.paired, skipped)
+        write_gallery(options, results, model.overview(), metrics, outputs, loader.dataset.paired, skipped)
     else:  # rank 0 has the results of all ranks
         for _ in results:
             pass
@@ -124,7 +156,9 @@ def load_model(options: TestOptions, device: torch.device) -> BaseModel:
     return model
 
 
-def translate(loader: Loader, model: BaseModel, metrics: Metrics, skipped: set[int]) -> Iterator[Result]:
+def translate(
+    loader: Loader, model: BaseModel, metrics: Metrics, outputs: Outputs, skipped: set[int]
+) -> Iterator[Result]:
     """Yield the results of all images in the order of the files; on ranks other than 0 nothing.
 
     Args:
@@ -134,7 +168,7 @@ def translate(loader: Loader, model: BaseModel, metrics: Metrics, skipped: set[i
     index = 0
     batches = on_device(loader.epoch(0), model.device, model.dtype)
     for batch in tqdm(distributed.lockstep(batches), disable=True if distributed.rank() else None):
-        results = {} if batch is None else results_of(batch, model, metrics, loader.dataset.paired)
+        results = {} if batch is None else results_of(batch, model, metrics, outputs, loader.dataset.paired)
         for rank_results, rank_skipped in distributed.gather_objects((results, loader.skipped)):
             waiting |= rank_results
             skipped.update(rank_skipped)
@@ -154,20 +188,24 @@ def started(results: Iterator[Result]) -> Iterator[Result]:
     return chain(list(islice(results, 1)), results)
 
 
-def results_of(batch: Batch, model: BaseModel, metrics: Metrics, paired: bool) -> dict[int, Result]:
+def results_of(
+    batch: Batch, model: BaseModel, metrics: Metrics, outputs: Outputs, paired: bool
+) -> dict[int, Result]:
     """Return the results of a batch by the images' positions in the data set."""
     visuals, captions = model.translate(batch), model.captions(batch)
     measured = metrics.update_visuals(batch, visuals, paired)
-    return {
-        index: Result(
-            Path(batch.paths_A[row]).stem,
+    results: dict[int, Result] = {}
+    for row, index in enumerate(batch.index.tolist()):
+        images = {label: image[row] for label, image in visuals.items()}
+        results[index] = Result(
+            formats.name_of(batch.paths_A[row]),
             batch.paths_A[row],
-            {name: to_uint8(image[row]) for name, image in visuals.items()},
+            outputs.display.previews(images),
             captions[row],
             measured[row],
+            outputs.native.natives(images, batch, row, paired) if outputs.native else {},
         )
-        for row, index in enumerate(batch.index.tolist())
-    }
+    return results
 
 
 def write_gallery(
@@ -175,6 +213,7 @@ def write_gallery(
     results: Iterable[Result],
     overview: Mapping[str, Tensor],
     metrics: Metrics,
+    outputs: Outputs,
     paired: bool,
     skipped: Set[int] = frozenset(),
 ) -> None:
@@ -185,10 +224,10 @@ def write_gallery(
     """
     rows: list[tuple[str, dict[str, float]]] = []
     count = 0
-    with create_gallery(options, paired) as gallery:
+    with create_gallery(options, paired, outputs.display.notes()) as gallery:
         remove_summary(gallery.folder)
         if overview:
-            gallery.add("overview", {name: to_uint8(image) for name, image in overview.items()})
+            gallery.add("overview", outputs.display.previews(overview))
         for result in results:
             name = gallery.add(
                 result.name,
@@ -196,6 +235,7 @@ def write_gallery(
                 result.captions,
                 {name: value for name, value in result.metrics.items() if of_all_channels(name)},
                 source=path_in(options.run.dataroot, result.source),
+                natives=result.natives,
             )
             count += 1
             if result.metrics:
@@ -223,7 +263,7 @@ def path_in(folder: str, path: str) -> str:
     return path[len(start) :] if path.startswith(start) else path
 
 
-def create_gallery(options: TestOptions, paired: bool) -> Gallery:
+def create_gallery(options: TestOptions, paired: bool, display: Sequence[str]) -> Gallery:
     """Return the gallery at the peer's path, with what its head shows of the run."""
     run, results = options.run, options.results
     title = f"Experiment = {options.run_name}, Phase = {options.data.phase}, Epoch = {run.tag}"
@@ -237,10 +277,10 @@ def create_gallery(options: TestOptions, paired: bool) -> Gallery:
         title,
         width=options.display.display_winsize,
         aspect_ratio=results.aspect_ratio,
-        file_format=results.format,
+        file_format=results.format if results.format in PREVIEW_FORMATS else "png",
         png_level=results.png_level,
         warning=untrained_backbones(options),
-        about=About(options.run_name, options.data.phase, run.tag, paired, flags, recorded),
+        about=About(options.run_name, options.data.phase, run.tag, paired, flags, recorded, display),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from options.augment_options import EXAMPLES, parse_augment
-from options.file_options import FileOptions
+from options.file_options import FileOptions, by_part
 from options.option import Group, option
 from options.runs import checked_name
 from util.errors import UserError
@@ -345,12 +345,36 @@ class DisplayOptions:
     """How results are shown."""
 
     display_winsize: int = option(256, "width of an image on a page, in pixels", minimum=16, cosmetic=True)
+    display_range: str = option(
+        "",
+        "values that pages show as black and white: LO,HI in the file's units, or percentile:P, the P-th and"
+        " the (100 - P)-th percentile of each sample's real image; by default the part's own range. By part:"
+        " A:0,4095,B:percentile:1",
+        cosmetic=True,
+    )
+    display_bands: str = option(
+        "",
+        "channels that pages show, by their numbers in the file: three as RGB, such as 4,3,2, two as red and"
+        " green, or one as grey; by default the first three, or the first if there are fewer. By part:"
+        " A:1,B:4,3,2",
+        cosmetic=True,
+    )
     use_wandb: bool = option(
         False, "log to Weights & Biases, as --log wandb does (in training)", cosmetic=True
     )
     wandb_project_name: str = option(
         "CycleGAN-and-pix2pix", "name of the project in Weights & Biases", cosmetic=True
     )
+
+    @property
+    def ranges(self) -> Mapping[str, str]:
+        """The values of ``--display_range`` by part."""
+        return by_part("display_range", self.display_range)
+
+    @property
+    def bands(self) -> Mapping[str, str]:
+        """The values of ``--display_bands`` by part."""
+        return by_part("display_bands", self.display_bands)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,9 @@ from options.base_options import CommandOptions
 from options.option import SameAs, Unless, option
 from util.image_io import LOSSY_QUALITY, PNG_LEVEL
 
+PREVIEW_FORMATS = ("png", "jpg", "webp")
+NATIVE_FORMATS = ("npy", "tif", "png16", "nii", "dcm")
+
 log = logging.getLogger(__name__)
 
 
@@ -31,9 +34,12 @@ class ResultOptions:
         1.0, "width / height of the saved images: 2 makes them twice as wide", above=0
     )
     format: str = option(
-        "png",
-        f"file format of images; jpg and webp, with quality {LOSSY_QUALITY}, are smaller and lossy",
-        choices=("png", "jpg", "webp"),
+        "auto",
+        "file format of results. auto: png images, and if the output has not 8 bits, also files in its type"
+        " and units: volumes (NIfTI) and DICOM as such, others as TIFF. npy, tif, png16, nii, dcm: such files"
+        " in this format. png, jpg, webp: 8-bit images alone; jpg and webp, with quality"
+        f" {LOSSY_QUALITY}, are smaller and lossy",
+        choices=("auto", *PREVIEW_FORMATS, *NATIVE_FORMATS),
     )
     png_level: int = option(
         PNG_LEVEL,
@@ -41,7 +47,7 @@ class ResultOptions:
         " files that are 5 to 12 % larger",
         minimum=0,
         below=10,
-        needs=("format", ("png",)),
+        needs=("format", ("auto", "png", *NATIVE_FORMATS)),
     )
 
 

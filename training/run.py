@@ -40,8 +40,9 @@ from util import distributed
 from util.batch import Batch
 from util.checking import COUNT, POSITIVE, check, loading
 from util.device import peak_memory
+from util.display import Display
 from util.errors import UserError
-from util.image_io import Visuals, to_uint8
+from util.image_io import Visuals
 from util.stopping import Stopped
 from util.text import printable
 from util.weights import initialise_from, load_weights, weights_path
@@ -98,6 +99,7 @@ class Run:
         if self.validation:
             self.validation.check(trainer.model)
         writes = distributed.rank() == 0
+        self._display = Display(loader.dataset.sides, options.display.ranges, options.display.bands)
         self._samples = loader.first(options.logging.html_samples) if writes and options.sinks else []
         self.progress = Progress(epoch=options.saving.epoch_count)
         self._lengths: Mapping[str, int] = {}  # of the logs, in the state that is resumed from
@@ -120,6 +122,7 @@ class Run:
                 save_options(self.options)
             self.logger = create_logger(self.options, self.progress)
             truncate_logs(options.run_folder, self._lengths, self.logger.names())
+            self.logger.note_display(self._display.notes())
         if self._repeat:
             log.info("The last save was interrupted; it is repeated")
             self._write(*self._repeat)
@@ -259,9 +262,9 @@ class Run:
         with self.trainer.as_tested():
             for sample in self._samples:
                 visuals = model.translate(sample.to(model.device, model.dtype))
-                images.append({name: to_uint8(image[0]) for name, image in visuals.items()})
+                images.append(self._display.previews({name: image[0] for name, image in visuals.items()}))
             if overview := model.overview():
-                images.append({name: to_uint8(image) for name, image in overview.items()})
+                images.append(self._display.previews(overview))
         self.logger.log_visuals(epoch, images, pages, live)
 
     def validate(self, epoch: int) -> bool:

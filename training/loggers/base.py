@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
@@ -185,6 +185,9 @@ class Sink:
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
         """Take the current images of the run's fixed samples."""
 
+    def note_display(self, notes: Sequence[str]) -> None:
+        """Take sentences on how images are shown that are not RGB or grey with 8 bits, at the start."""
+
     def close(self) -> None:
         """Finish; called at the end of a complete run only."""
 
@@ -219,6 +222,11 @@ class Logger:
     def log_metrics(self, record: MetricRecord) -> None:
         """Log the means of a validation."""
         self._each(lambda sink: sink.log_metrics(record))
+
+    def note_display(self, notes: Sequence[str]) -> None:
+        """Say how images are shown that are not RGB or grey with 8 bits, if there are any."""
+        if notes:
+            self._each(lambda sink: sink.note_display(notes))
 
     def takes_visuals(self, pages: bool, live: bool) -> bool:
         """Return whether any sink takes images: a live one if `live`, another one if `pages`."""

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +17,7 @@ from training.progress import Progress
 from util.files import make_folder
 from util.image_io import Visuals, save_image
 from util.pages.page import Page, command_tag, image_tag, record_tag, sample_tag
+from util.text import printable
 
 FILES = ("train_opt.txt", "train_opt.json", "loss_log.txt", "losses.jsonl")
 """Files of the run's folder to which the page links."""
@@ -115,6 +116,12 @@ class TrainingPage(Sink):
         }
         self.page.append(record_tag("metric", values))
 
+    def note_display(self, notes: Sequence[str]) -> None:
+        tag = tags.div(*(tags.p(printable(note)) for note in notes), cls="note display")
+        # A resumed run has it already.
+        if not self.page.contains(tag.render(pretty=False)):
+            self.page.append(tag)
+
     def log_visuals(self, epoch: int, samples: list[Visuals]) -> None:
         """Save the images of the fixed samples and append a section if the epoch has none yet.
 
@@ -154,7 +161,7 @@ class TrainingPage(Sink):
 
     def _has_section(self, epoch: int) -> bool:
         # Quotes in texts and in JSON are escaped, so only an attribute can match.
-        return self.page.path.is_file() and f'data-epoch="{epoch}"'.encode() in self.page.path.read_bytes()
+        return self.page.contains(f'data-epoch="{epoch}"')
 
 
 def _about_tag(flags: Mapping[str, str]) -> tags.section:

@@ -6,7 +6,7 @@ import os
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from util.errors import UserError
 from util.files import NAME_MAX, append_text, cut_name, is_case_insensitive, make_folder, write_text
 from util.image_io import PNG_LEVEL, save_image
 from util.metrics.summary import JSON_FILE, TABLE_FILE, Summary
+from util.native import Native, NativeFolder, extension
 from util.pages.listing import Listing
 from util.pages.page import (
     ROWS_FILE,
@@ -34,6 +35,7 @@ from util.pages.page import (
     record_tag,
     sample_tag,
 )
+from util.text import printable
 
 SAVERS = 2
 """Threads that save images."""
@@ -59,6 +61,7 @@ class About(NamedTuple):
         paired: whether real_B is the ground truth for fake_B; None: unknown.
         flags: values of flags that differ from their defaults, as texts by command and name.
         options: the file with all flags of train.py.
+        display: how images are shown that are not RGB or grey with 8 bits.
     """
 
     run: str = ""
@@ -67,6 +70,7 @@ class About(NamedTuple):
     paired: bool | None = None
     flags: Mapping[str, Mapping[str, str]] = {}
     options: Path | None = None
+    display: Sequence[str] = ()
 
 
 class Row(NamedTuple):
@@ -80,6 +84,8 @@ class Row(NamedTuple):
 
 class Gallery:
     """A folder with index.html, gallery.json and images/: one row per sample, its images side by side.
+
+    Generated images in the type and the units of their targets are in native/, see `util.native`.
 
     Images much wider than they are shown have small copies in thumbs/ rather than images/, which programs
     may read as a whole folder. Threads save the images; a row is appended to the page when its images are
@@ -137,6 +143,7 @@ class Gallery:
         )
         self.count = 0
         self._listing = Listing(folder)
+        self._native = NativeFolder(folder)
         self._records: list[str] = []
         self._sizes: set[tuple[int, int]] = set()
         self._ignore_case = is_case_insensitive(self.images)
@@ -155,6 +162,8 @@ class Gallery:
     ) -> None:
         with self._savers:
             self.finish()
+            if error is None:
+                self._native.finish()
         if error is None:
             self._listing.end()
 
@@ -165,6 +174,7 @@ class Gallery:
         captions: Mapping[str, str] | None = None,
         measured: Mapping[str, float] | None = None,
         source: str = "",
+        natives: Mapping[str, Native] | None = None,
     ) -> str:
         """Save images/{name}_{label}.png (or another format) for every label and append a row with them.
 
@@ -175,6 +185,7 @@ class Gallery:
             captions: texts by label, shown instead of the label.
             measured: values by metric, by which the page can sort the rows.
             source: the file that the row shows; the page has it if the row could not get the name.
+            natives: some of the images as files in native/, by label.
 
         Returns:
             The row's name.
@@ -184,17 +195,21 @@ class Gallery:
             UserError: an image is too large for the format.
             OSError: this or an earlier image cannot be saved.
         """
-        given, name = name, self._free_name(name, list(visuals))
+        natives = natives or {}
+        endings = [f"_{label}{extension(native)}" for label, native in natives.items()]
+        given, name = name, self._free_name(name, list(visuals), endings)
         captions, measured = captions or {}, measured or {}
         stretched = {label: stretch(image, self.aspect_ratio) for label, image in visuals.items()}
         size = sum(image.nbytes for image in stretched.values())
+        size += sum(native.image.nbytes for native in natives.values())
         while self._waiting and size + self._waiting_bytes > WAITING_BYTES:
             self._append_oldest()
         files = {label: self._file_name(name, label) for label in stretched}
         for label, image in stretched.items():
             self._check_sides(image, files[label])
         paths = {label: f"images/{file_name}" for label, file_name in files.items()}
-        self._listing.add(paths.values())
+        native_paths = {label: self._native.path(name, label, native) for label, native in natives.items()}
+        self._listing.add([*paths.values(), *native_paths.values()])
         figures: list[tags.figure] = []
         saving: list[Future[None]] = []
         for label, image in stretched.items():
@@ -211,15 +226,21 @@ class Gallery:
                 )
             )
             self._sizes.add((image.shape[1], image.shape[0]))
+        for label, native in natives.items():
+            if write := self._native.add(native_paths[label], native):
+                saving.append(self._savers.submit(write))
         record = {
             "name": name,
             **({"source": source} if source else {}),
             "images": paths,
+            **({"native": native_paths} if native_paths else {}),
             "captions": {label: caption for label, caption in captions.items() if label in files},
             "metrics": {metric: v if math.isfinite(v) else None for metric, v in measured.items()},
         }
         shown = source if name != given else ""
-        tag = sample_tag(figures, heading=name, measured=measured, source=shown)
+        tag = sample_tag(
+            figures, heading=name, measured=measured, source=shown, files=list(native_paths.values())
+        )
         self._waiting.append(Row(tag, json.dumps(record), size, saving))
         self._waiting_bytes += size
         self.count += 1
@@ -279,6 +300,7 @@ class Gallery:
             "date": self.date,
             "paired": self.about.paired,
             "flags": self.about.flags,
+            **({"display": self.about.display} if self.about.display else {}),
         }
         rows = ",\n".join(self._records)
         write_text(self.folder / ROWS_FILE, f'{json.dumps(facts)[:-1]}, "rows": [\n{rows}\n]}}\n')
@@ -309,6 +331,8 @@ class Gallery:
 
     def _about_tag(self) -> tags.section:
         section = tags.section(tags.span(self.date), cls="panel about", aria_label="About")
+        for note in self.about.display:
+            section.add(tags.p(printable(note), cls="note"))
         if self.about.flags:
             commands = [command_tag(program, flags) for program, flags in self.about.flags.items()]
             section.add(tags.details(tags.summary("Flags that differ from their defaults"), *commands))
@@ -326,8 +350,16 @@ class Gallery:
                 f" the format allows {limit} a side; use --format png"
             )
 
-    def _free_name(self, name: str, labels: list[str]) -> str:
-        name = self._cut(name, labels)
+    def _free_name(self, name: str, labels: list[str], endings: Sequence[str] = ()) -> str:
+        """Return a name that no row has, cut if the file system does not allow it with what follows it.
+
+        Args:
+            endings: of the names of further files of the row.
+        """
+        endings = [*endings, *(f"_{label}.{self.file_format}" for label in labels)]
+        longest = max((len(os.fsencode(ending)) for ending in endings), default=0)
+        if len(os.fsencode(name)) + longest > NAME_MAX:
+            name = cut_name(name, max(1, NAME_MAX - longest - len(f"_{MAX_ROWS}")))
         candidate = name
         number = self._numbers.get(self._key(name), 1)
         while not self._is_free(candidate, labels):
@@ -337,13 +369,6 @@ class Gallery:
         self._names.add(self._key(candidate))
         self._files.update(self._key(self._file_name(candidate, label)) for label in labels)
         return candidate
-
-    def _cut(self, name: str, labels: list[str]) -> str:
-        """Return the name, shortened if the file system does not allow it with the labels and a number."""
-        longest = max((len(os.fsencode(f"_{label}.{self.file_format}")) for label in labels), default=0)
-        if len(os.fsencode(name)) + longest <= NAME_MAX:
-            return name
-        return cut_name(name, max(1, NAME_MAX - longest - len(f"_{MAX_ROWS}")))
 
     def _is_free(self, name: str, labels: list[str]) -> bool:
         # Files count too: sample "a" with label "b_c" and sample "a_b" with label "c" have one file name.

@@ -4,7 +4,7 @@ import html
 import json
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -80,6 +80,10 @@ class Page:
         begun = self.path.exists() and self.path.stat().st_size > 0
         append_text(self.path, rendered if begun else self._head + rendered)
 
+    def contains(self, text: str) -> bool:
+        """Return whether the file contains a text."""
+        return self.path.is_file() and text.encode() in self.path.read_bytes()
+
 
 def is_of_earlier_version(path: Path) -> bool:
     """Return whether the page's own script looks for images under their earlier class name."""
@@ -128,6 +132,7 @@ def sample_tag(
     measured: Mapping[str, float] | None = None,
     cls: str = "image",
     source: str = "",
+    files: Sequence[str] = (),
 ) -> tags.article:
     """Return the images of one sample side by side, in two lines if there are more than five.
 
@@ -135,6 +140,7 @@ def sample_tag(
         measured: values by metric, shown under the heading.
         cls: the class of the images, see `Page.image_class`.
         source: the file that the sample comes from, shown under the heading.
+        files: files of the sample in the page's folder, to which it links.
     """
     count = len(figures)
     columns = count if count <= 5 else min(MAX_COLUMNS, math.ceil(count / 2))
@@ -143,6 +149,9 @@ def sample_tag(
         article.add(tags.h2(escape(heading)))
     if source:
         article.add(tags.p(f"from {escape(source)}", cls="note"))
+    if files:
+        links = (tags.a(printable(Path(file).name), href=address(file)) for file in files)
+        article.add(tags.p(*links, cls="links"))
     if measured:
         article["data-measured"] = json.dumps({name: _json_number(value) for name, value in measured.items()})
         values = (tags.span(name, " ", tags.b(f"{value:.4g}")) for name, value in measured.items())

@@ -9,6 +9,9 @@ function startTraining() {
   const sections = findAll(".epoch").reverse();
   main.prepend(...sections);
   main.classList.add("newest-first");
+  const notes = findAll(".display", main);
+  notes.forEach((note) => note.remove());
+  if (notes.length) find(".about").append(notes.at(-1));
   const losses = readRecords("script.loss", (record) => record.epoch - 1 + record.epoch_fraction);
   const metrics = readRecords("script.metric", (record) => positionAmong(losses, record));
   makeCharts(losses, metrics);
