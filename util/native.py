@@ -1,11 +1,9 @@
-"""Generated images as files in the type and the units of their targets."""
+"""Generated images in the type and the units of their targets."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,55 +14,21 @@ from util import formats
 from util.batch import Batch, Box
 from util.display import classes_of, parts_of
 from util.errors import UserError
-from util.files import make_folder
 from util.formats.base import missing
+from util.pages.native import Native, Volume
 from util.parts import EIGHT_BITS, Part, Side, Values
 from util.shards import Entry
 
-FOLDER = "native"
-"""The folder of a gallery that has these files."""
+NIFTI, DICOM = (".nii", ".nii.gz"), (".dcm", ".dicom", ".ima")
+OTHERS = tuple({*formats.EXTENSIONS} - {*NIFTI, *DICOM})
+"""Extensions of images that are neither DICOM nor volumes."""
 
-KINDS = {"npy": ".npy", "tif": ".tif", "png16": ".png", "nii": ".nii.gz", "dcm": ".dcm"}
-"""Extensions by the values of ``--format`` that are no format of previews."""
-
-DICOM = (".dcm", ".dicom", ".ima")
 UINT16 = Values("uint16", 0, 65535)
 
 ROWS_VALUES = 1 << 22
 """Values that are converted at a time."""
 
-log = logging.getLogger(__name__)
-
 Array = NDArray[Any]
-
-
-class Native(NamedTuple):
-    """A generated image, (C, H, W), in the type and the units of its target.
-
-    Attributes:
-        kind: a key of `KINDS`.
-        like: the file whose georeference, affine or header it gets; "" for none.
-        box: what it shows of the image `like`; None for all.
-        volume: the name of the volume of which it is a slice; "" for none.
-        position, length: its position among the slices of the volume, and their number.
-        axis: the axis of the volume along which the slices are.
-        fill: the value of slices without a result.
-    """
-
-    image: Array
-    kind: str
-    like: str
-    box: Box | None
-    volume: str = ""
-    position: int = 0
-    length: int = 1
-    axis: int = 2
-    fill: float = 0.0
-
-    @property
-    def source(self) -> str:
-        """The file `like`, of which it may be one of several images."""
-        return self.like.file if isinstance(self.like, Entry) else self.like
 
 
 @dataclass(frozen=True)
@@ -99,9 +63,9 @@ class NativeFormat:
             side = batch.sides.of(given)
             if not given.startswith("fake") or (self.kind == "auto" and side.is_8bit):
                 continue
-            like, box = _source(batch, row, paired, of_A=side is batch.sides.A)
+            source = _source(batch, row, paired, of_A=side is batch.sides.A)
             for label, part, image_of_part in parts_of({given: image}, batch.sides):
-                natives[label] = self._native(part, image_of_part, like, box)
+                natives[label] = self._native(part, image_of_part, source)
         return natives
 
     def check_packages(self) -> None:
@@ -110,141 +74,68 @@ class NativeFormat:
         if package and find_spec(package) is None:
             raise missing(package, f"--format {self.kind}")
 
-    def _native(self, part: Part, image: Tensor, like: str, box: Box | None) -> Native:
+    def _native(self, part: Part, image: Tensor, source: "Source") -> Native:
         kind = self.kind
         if kind == "auto":
-            kind = kind_of(like) if part.channels == 1 or not part.is_image else ""
-            kind = kind or "tif"
-        _check(kind, part, like)
+            kind = (kind_of(source.path) if part.stored == 1 else "") or "tif"
+        _check(kind, part, source.path)
         values = _in_16_bits(part, image) if kind == "png16" else in_file_type(part, image)
-        native = Native(values, kind, like, box)
-        if kind != "nii":
-            return native
-        positions = _slices(native.source, self.tiff_pages, self.slice_axis)
-        return native._replace(
-            volume=formats.name_of(native.source),
-            position=positions.get(like, 0),
-            length=len(positions),
-            axis=self.slice_axis,
-            fill=part.values.low if part.kind == "values" else part.ignore or 0,
-        )
+        like = source.path if source.has_place or kind == "dcm" else ""
+        fill = part.values.low if part.kind == "values" else part.ignore or 0
+        volume = self._volume(source.path, fill) if kind == "nii" else None
+        return Native(values, kind, like, source.box, volume)
+
+    def _volume(self, path: str, fill: float) -> Volume:
+        file = path.file if isinstance(path, Entry) else path
+        positions = _positions(file, self.tiff_pages, self.slice_axis)
+        return Volume(file, next(iter(positions)), positions[path], len(positions), fill)
 
 
-class NativeFolder:
-    """The folder with the generated images of a gallery.
+class Source(NamedTuple):
+    """What a generated image is made from.
 
-    A volume is written when all of its slices are there, or by `finish`.
-
-    Args:
-        folder: that of the gallery.
+    Attributes:
+        path: the image whose kind of file it gets.
+        has_place: whether it has that image's georeference or affine.
+        box: what it shows of that image; None for all.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._volumes: dict[str, dict[int, Native]] = {}  # slices by position, by the name of their file
-        self._names: dict[tuple[str, str], str] = {}  # of volumes, by source file and label
-        self._taken: set[str] = set()
-
-    def path(self, row: str, label: str, native: Native) -> str:
-        """Return the path in the gallery's folder of the file that an image belongs to.
-
-        Args:
-            row: the name of its row, which no other row of the gallery has.
-        """
-        if not native.volume:
-            return f"{FOLDER}/{row}_{label}{extension(native)}"
-        key = native.source, label
-        if key not in self._names:
-            number, name = 1, f"{native.volume}_{label}{extension(native)}"
-            while name.casefold() in self._taken:
-                number += 1
-                name = f"{native.volume}_{number}_{label}{extension(native)}"
-            self._taken.add(name.casefold())
-            self._names[key] = f"{FOLDER}/{name}"
-        return self._names[key]
-
-    def add(self, name: str, native: Native) -> Callable[[], None] | None:
-        """Return a function that writes the file; None if it is a volume that lacks slices.
-
-        Args:
-            name: its path in the gallery's folder.
-
-        Raises:
-            UserError: slices of a volume show different places of it.
-        """
-        make_folder(self.folder / FOLDER)
-        path = self.folder / name
-        if not native.volume:
-            return partial(formats.write, path, native.image, native.like, native.box)
-        slices = self._volumes.setdefault(name, {})
-        first = next(iter(slices.values()), native)
-        if (native.box, native.image.shape) != (first.box, first.image.shape):
-            raise UserError(
-                f"{native.source}: its slices are cropped at different places, or of different sizes, and do"
-                " not make up a volume; use a --preprocess that does not crop, such as none, or --format tif"
-            )
-        slices[native.position] = native
-        return self._writing(name) if len(slices) == native.length else None
-
-    def finish(self) -> None:
-        """Write the volumes that lack slices."""
-        for name in list(self._volumes):
-            slices = self._volumes[name]
-            native = next(iter(slices.values()))
-            log.warning(
-                "%s: %d of the %d slices have no result; they are filled with %g",
-                self.folder / name,
-                native.length - len(slices),
-                native.length,
-                native.fill,
-            )
-            self._writing(name)()
-
-    def _writing(self, name: str) -> Callable[[], None]:
-        slices = self._volumes.pop(name)
-        native = next(iter(slices.values()))
-        missing = np.full_like(native.image, native.fill)
-        images = [slices[at].image if at in slices else missing for at in range(native.length)]
-        like = native.source if kind_of(native.source) == "nii" else ""
-        return partial(
-            vars(formats)["write_volume"], self.folder / name, images, like, native.box, native.axis
-        )
+    path: str
+    has_place: bool = True
+    box: Box | None = None
 
 
 def kind_of(path: str) -> str:
-    """Return nii or dcm for a volume or a DICOM file, else ""."""
+    """Return nii or dcm for a slice of a volume or a DICOM file, else ""."""
     file = (path.file if isinstance(path, Entry) else path).lower()
-    return "nii" if file.endswith((".nii", ".nii.gz")) else "dcm" if file.endswith(DICOM) else ""
+    if file.endswith(NIFTI):
+        return "nii"
+    # Of files without the extension of an image, those of DICOM alone are images.
+    return "" if file.endswith(OTHERS) else "dcm"
 
 
-def extension(native: Native) -> str:
-    """Return the extension of an image's file."""
-    uncompressed = native.kind == "nii" and native.source.lower().endswith(".nii")
-    return ".nii" if uncompressed else KINDS[native.kind]
-
-
-def _source(batch: Batch, row: int, paired: bool, of_A: bool) -> tuple[str, Box | None]:
-    """Return the file whose georeference, affine or header a generated image gets, and what it shows of it.
+def _source(batch: Batch, row: int, paired: bool, of_A: bool) -> Source:
+    """Return what a generated image of a sample is made from: of pairs B, else the image that is translated.
 
     Args:
-        of_A: whether the image is generated from B.
+        of_A: whether the image is of side A.
     """
     path_A, path_B = batch.paths_A[row], batch.paths_B[row]
     box = batch.boxes[row] if batch.boxes else None
-    if batch.B is None or path_A == path_B:  # both halves of one file share no place
-        return ("", None) if batch.B is not None else (path_A, box)
-    if not paired and not of_A:
-        return path_A, box
+    if batch.B is None or not (paired or of_A):
+        return Source(path_A, box=box)
+    if path_A == path_B:  # two halves of one file
+        return Source(path_A, has_place=False)
     if box is None:
-        return path_B, None
+        return Source(path_B)
     width, height = formats.header(path_A)[2:0:-1]
     left, top, right, bottom = box
     if not paired:  # where B was cropped is not known
         whole = left <= 0 and top <= 0 and right >= width and bottom >= height
-        return (path_B if whole else ""), None
+        return Source(path_B, has_place=whole)
     header = formats.header(path_B)
     x, y = header.width / width, header.height / height
-    return path_B, (left * x, top * y, right * x, bottom * y)
+    return Source(path_B, box=(left * x, top * y, right * x, bottom * y))
 
 
 def in_file_type(part: Part, image: Tensor) -> Array:
@@ -269,7 +160,7 @@ def _in_16_bits(part: Part, image: Tensor) -> Array:
 
 
 def _by_rows(image: Tensor, convert: Callable[[Tensor], Array]) -> Array:
-    """Return a converted image, (C, H, W); some rows at a time, because it needs several times their memory."""
+    """Return a converted image, (C, H, W), converted some rows at a time to save memory."""
     height = max(1, ROWS_VALUES // max(1, image.shape[0] * image.shape[2]))
     return np.concatenate([convert(rows) for rows in image.split(height, 1)], 1)
 
@@ -299,6 +190,6 @@ def _check(kind: str, part: Part, like: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def _slices(file: str, tiff_pages: str, slice_axis: int) -> dict[str, int]:
+def _positions(file: str, tiff_pages: str, slice_axis: int) -> dict[str, int]:
     """Return the positions of the images in a file."""
     return {entry: position for position, entry in enumerate(formats.entries([file], tiff_pages, slice_axis))}

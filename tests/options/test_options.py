@@ -126,6 +126,8 @@ OWN = {
     "tiff_pages": "samples",
     "slice_axis": 2,
     "value_ranges": "",
+    "display_range": "",
+    "display_bands": "",
 }
 OWN_TRAIN = OWN | {
     "overfit": 0,
@@ -162,7 +164,7 @@ OWN_TRAIN = OWN | {
     "cache_dir": "./cache/",
     "augment": "none",
 }
-OWN_TEST = OWN | {"tile": None, "ema": False, "format": "png", "png_level": 1}
+OWN_TEST = OWN | {"tile": None, "ema": False, "format": "auto", "png_level": 1}
 
 
 def train(*argv: str) -> TrainOptions:

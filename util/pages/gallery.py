@@ -21,7 +21,7 @@ from util.errors import UserError
 from util.files import NAME_MAX, append_text, cut_name, is_case_insensitive, make_folder, write_text
 from util.image_io import PNG_LEVEL, save_image
 from util.metrics.summary import JSON_FILE, TABLE_FILE, Summary
-from util.native import Native, NativeFolder, extension
+from util.pages.native import Native, NativeFolder
 from util.pages.listing import Listing
 from util.pages.page import (
     ROWS_FILE,
@@ -85,7 +85,7 @@ class Row(NamedTuple):
 class Gallery:
     """A folder with index.html, gallery.json and images/: one row per sample, its images side by side.
 
-    Generated images in the type and the units of their targets are in native/, see `util.native`.
+    Generated images in the type and the units of their targets are in native/, see `util.pages.native`.
 
     Images much wider than they are shown have small copies in thumbs/ rather than images/, which programs
     may read as a whole folder. Threads save the images; a row is appended to the page when its images are
@@ -196,7 +196,7 @@ class Gallery:
             OSError: this or an earlier image cannot be saved.
         """
         natives = natives or {}
-        endings = [f"_{label}{extension(native)}" for label, native in natives.items()]
+        endings = [f"_{label}{native.extension}" for label, native in natives.items()]
         given, name = name, self._free_name(name, list(visuals), endings)
         captions, measured = captions or {}, measured or {}
         stretched = {label: stretch(image, self.aspect_ratio) for label, image in visuals.items()}
