@@ -148,7 +148,9 @@ def in_file_type(part: Part, image: Tensor) -> Array:
         return classes[None].numpy(force=True).astype(part.values.dtype)
     if part.kind == "instances":
         return (image > 0.5).numpy(force=True).astype(np.uint8)
-    return _by_rows(image, lambda rows: part.values.cast(Side((part,)).in_units(rows).numpy(force=True)))
+    return _by_rows(
+        image, lambda rows: part.values.cast(Side((part,)).in_units(rows.clamp(-1, 1)).numpy(force=True))
+    )
 
 
 def _in_16_bits(part: Part, image: Tensor) -> Array:

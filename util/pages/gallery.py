@@ -21,8 +21,8 @@ from util.errors import UserError
 from util.files import NAME_MAX, append_text, cut_name, is_case_insensitive, make_folder, write_text
 from util.image_io import PNG_LEVEL, save_image
 from util.metrics.summary import JSON_FILE, TABLE_FILE, Summary
-from util.pages.native import Native, NativeFolder
 from util.pages.listing import Listing
+from util.pages.native import Native, NativeFolder
 from util.pages.page import (
     ROWS_FILE,
     Page,

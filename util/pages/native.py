@@ -118,8 +118,8 @@ class NativeFolder:
         first = next(iter(slices.values()), native)
         if (box, image.shape) != (first.box, first.image.shape):
             raise UserError(
-                f"{volume.file}: its slices are cropped at different places, or of different sizes, and do not"
-                " make up a volume; use a --preprocess that does not crop, such as none, or --format tif"
+                f"{volume.file}: its slices are cropped at different places, or of different sizes, and do"
+                " not make up a volume; use a --preprocess that does not crop, such as none, or --format tif"
             )
         slices[volume.number] = native
         return self._writing(path) if len(slices) == volume.length else None
