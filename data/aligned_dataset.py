@@ -176,15 +176,28 @@ def find_samples(options: CommandOptions, root: Folder) -> Samples:
             (folder, find_files(options, folder, part, flag))
             for folder, (part, _, flag) in zip(folders, parts, strict=True)
         ]
-        samples = _match_in_order(found) if hd else match_names(found)
+        samples = match_in_order(found) if hd else match_names(found)
         pairs: list[Pair] = [(sample[: len(inputs)], sample[len(inputs) :]) for sample in samples]
         folder_A = folders[0]
     else:
         inputs, outputs = {"A": "A"}, {"B": "B"}
         pairs = [*find_pairs(root, phase, partial(_find_side, options))]
         folder_A = root / (phase if pairs[0][0] == pairs[0][1] else f"{phase}A")
-    masks = _find_masks(options, pairs, folder_A, root / f"{phase}M") if files.mask else []
+    masks: list[str] = []
+    if files.mask:
+        folder_M = root / f"{phase}M"
+        paths_A = [files_of(A)[0] for A, _ in pairs]
+        masks = match_masks(folder_A, paths_A, folder_M, find_files(options, folder_M, "M"))
     return Samples(pairs, masks, list(inputs), list(outputs))
+
+
+def hd_folders(root: Folder, phase: str) -> tuple[str, ...]:
+    """Return the folders, without the phase, of pix2pixHD's layout; () if it is not that."""
+    if (root / f"{phase}A").is_dir():
+        return ()
+    if (root / f"{phase}_label").is_dir():
+        return ("_label", "_inst", "_img") if (root / f"{phase}_inst").is_dir() else ("_label", "_img")
+    return ("_A", "_B") if (root / f"{phase}_A").is_dir() else ()
 
 
 def _hd_folders(options: CommandOptions, root: Folder) -> tuple[dict[str, str], dict[str, str]] | None:
@@ -194,23 +207,22 @@ def _hd_folders(options: CommandOptions, root: Folder) -> tuple[dict[str, str], 
         UserError: ``--direction BtoA`` with label maps.
     """
     phase, files, swap = options.data.phase, options.files, options.data.direction == "BtoA"
-    if files.inputs or files.outputs or (root / f"{phase}A").is_dir():
-        return None
-    if (root / f"{phase}_label").is_dir():
+    folders = () if files.inputs or files.outputs else hd_folders(root, phase)
+    if "_label" in folders:
         if swap:
             raise UserError(
                 f"--direction BtoA: {root / phase}_label is the input; --inputs _img --outputs _label"
                 " exchanges the folders"
             )
-        edges = files.label_nc and not files.no_instance and (root / f"{phase}_inst").is_dir()
+        edges = files.label_nc and not files.no_instance and "_inst" in folders
         inputs = {"label": "_label"} if files.label_nc else {"A": "_label"}
         return inputs | ({"inst": "_inst"} if edges else {}), {"B": "_img"}
-    if (root / f"{phase}_A").is_dir():
+    if folders:
         return {"A": "_B" if swap else "_A"}, {"B": "_A" if swap else "_B"}
     return None
 
 
-def _match_in_order(folders: Sequence[tuple[Folder, Sequence[str]]]) -> list[Files]:
+def match_in_order(folders: Sequence[tuple[Folder, Sequence[str]]]) -> list[Files]:
     """Return the files that belong together in folders: those of the same name, else of the same position.
 
     Raises:
@@ -238,15 +250,20 @@ def _find_side(options: CommandOptions, folder: Folder, side: str) -> list[str]:
     return find_files(options, folder, *(native or parts)[0])
 
 
-def _find_masks(
-    options: CommandOptions, pairs: Sequence[Pair], folder_A: Folder, folder_M: Folder
-) -> list[str]:
-    """Return the mask of every pair, which has the name of A's file."""
-    named = by_name(folder_M, find_files(options, folder_M, "M"))
-    names = [stem(folder_A, files_of(A)[0]) for A, _ in pairs]
+def match_masks(A: Folder, files_A: Sequence[str], M: Folder, masks: Sequence[str]) -> list[str]:
+    """Return the mask of every image of A, which has its name.
+
+    Args:
+        A, M: the folders of the images and of the masks.
+
+    Raises:
+        UserError: An image has no mask.
+    """
+    named = by_name(M, masks)
+    names = [stem(A, path) for path in files_A]
     if absent := [name for name in names if name not in named]:
         raise UserError(
-            f"--mask: {len(absent)} images have no mask of the same name in {folder_M}, such as"
+            f"--mask: {len(absent)} images have no mask of the same name in {M}, such as"
             f" {', '.join(absent[:3])}"
         )
     return [named[name] for name in names]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,16 +36,16 @@ def find_images(folder: Folder, extensions: tuple[str, ...] = EXTENSIONS) -> lis
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; --dataroot and --phase say where the images are")
-    paths = sorted(folder.members if isinstance(folder, ShardFolder) else _images_in(folder, extensions))
+    paths = sorted(_images_in(folder, extensions))
     if not paths:
-        others = "" if isinstance(folder, ShardFolder) else _others(folder, extensions)
+        others = _others(folder, extensions)
         raise UserError(f"{folder}: no images in it (files that end in {', '.join(extensions)}){others}")
     return paths
 
 
 def has_images(folder: Folder, extensions: tuple[str, ...] = EXTENSIONS) -> bool:
     """Return whether there is such a folder with at least one image in it."""
-    return folder.is_dir() and (isinstance(folder, ShardFolder) or bool(_images_in(folder, extensions)))
+    return folder.is_dir() and bool(_images_in(folder, extensions))
 
 
 def files_in(folder: Path, *, hidden: bool = False) -> list[FoundFile]:
@@ -111,11 +112,14 @@ def has_image_suffix(name: str) -> bool:
     return _is_named_like(name, EXTENSIONS)
 
 
-def _images_in(folder: Path, extensions: tuple[str, ...]) -> list[str]:
+def _images_in(folder: Folder, extensions: tuple[str, ...]) -> Sequence[str]:
+    if isinstance(folder, ShardFolder):
+        return [file for file in folder.members if _is_named_like(os.path.basename(file), extensions)]
     files = files_in(folder)
     images = [file for file in files if _is_named_like(file.name, extensions)]
     for file in files:
-        if file.linked and file not in images and not os.path.exists(file.path):
+        named = _is_named_like(file.name, extensions)
+        if file.linked and not named and not os.path.exists(file.path):
             log.warning("%s: its target does not exist; images in it are left out", file.path)
     if linked := sum(file.linked for file in images):
         log.info("%s: %d images through symbolic links", folder, linked)
@@ -126,7 +130,7 @@ def _is_named_like(name: str, extensions: tuple[str, ...]) -> bool:
     return name.lower().endswith(extensions) and not name.startswith(".")
 
 
-def _others(folder: Path, extensions: tuple[str, ...]) -> str:
+def _others(folder: Folder, extensions: tuple[str, ...]) -> str:
     """Return what to do if a folder has images that only other flags read, else ""."""
     others = [
         path for path in _images_in(folder, formats.EXTENSIONS) if not path.lower().endswith(extensions)

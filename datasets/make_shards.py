@@ -13,8 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from data import DATASETS
-from data.packing import find_series, pack
+from data.packing import Parts, find_series, pack
 from data.shards import INDEX_NAME
+from options.file_options import part_names
 from util.errors import Parser, UserError, run_command
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ def main(argv: list[str]) -> int:
         " default: unaligned",
     )
     parser.add_argument("--phase", nargs="+", help="which parts of the folder; default: train")
+    parser.add_argument("--inputs", default="", help="the folders of --inputs in training, such as A1,A2")
+    parser.add_argument("--outputs", default="", help="the folders of --outputs in training")
+    parser.add_argument("--mask", action="store_true", help="pack the masks, too, in the folder <phase>M")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--shard_size", type=float, default=256, metavar="MB", help="of a shard; default: 256")
     size.add_argument("--per_shard", type=int, metavar="N", help="samples in a shard, instead of a size")
@@ -43,7 +47,7 @@ def main(argv: list[str]) -> int:
         )
     if options.shard_size <= 0 or (options.per_shard is not None and options.per_shard < 1):
         raise UserError("--shard_size and --per_shard must be positive")
-    if options.phase and layout == "folder":
+    if options.phase and layout == "folder" and not options.inputs:
         raise UserError(
             f"--phase: --dataset_mode {options.dataset_mode} packs the whole folder; leave it out"
         )
@@ -51,7 +55,12 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--dataroot {options.dataroot}: there is no such folder")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):
         raise UserError(f"--out {options.out}: exists and is not empty; name a new folder")
-    series = find_series(options.dataroot, layout, options.phase or ["train"])
+    parts = Parts(part_names(options.inputs), part_names(options.outputs), options.mask)
+    if (options.mask and layout != "pairs") or (any(parts) and layout == "phase"):
+        raise UserError(
+            f"--inputs, --outputs, --mask: --dataset_mode {options.dataset_mode} has no such folders"
+        )
+    series = find_series(options.dataroot, layout, options.phase or ["train"], parts)
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         count = pack(options.dataroot, options.out, series, options.shard_size * 1e6, options.per_shard)

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -47,6 +48,51 @@ def test_a_data_set_is_the_same_from_shards(mode: str, data: dict[str, Path], tm
     for cache in ("ram", "disk"):
         flags = ["--cache", cache, "--cache_limit", "0.01", "--cache_dir", str(tmp_path / "cache")]
         assert_equal(dataset(data[mode], mode), dataset(shards, mode, *flags), (data[mode], shards))
+
+
+PART_FLAGS = {
+    "inputs": ["--inputs", "A1,A2", "--outputs", "B1", "--mask"],
+    "pix2pixHD": ["--label_nc", "5", "--mask"],
+    "two folders": ["--input_range", "full", "--output_range", "percentile:1", "--mask"],
+}
+"""Flags of training by layout; those of packing are the same, of those that packing has."""
+
+
+def write_parts(root: Path, layout: str) -> None:
+    rng = np.random.default_rng(0)
+    folders = {
+        "inputs": ["A1.png", "A2.npy", "B1.png", "M.png"],
+        "pix2pixHD": ["_label.png", "_inst.png", "_img.png", "M.png"],
+        "two folders": ["A.npy", "B.npy", "M.png"],
+    }
+    for name in folders[layout]:
+        folder, extension = root / f"train{name[:-4]}", name[-4:]
+        folder.mkdir(parents=True)
+        for number in range(3):
+            path = folder / f"{number}{extension}"
+            if extension == ".npy":
+                np.save(path, rng.integers(0, 4000, (32, 30), dtype=np.uint16))
+            else:
+                size = (32, 30, 3) if name in ("A1.png", "B1.png", "_img.png") else (32, 30)
+                Image.fromarray(rng.integers(0, 5, size, dtype=np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("layout", PART_FLAGS)
+def test_several_images_of_a_sample_are_packed_together(layout: str, tmp_path: Path) -> None:
+    root, flags = tmp_path / "plain", PART_FLAGS[layout]
+    write_parts(root, layout)
+    packing = flags if layout == "inputs" else ["--mask"]
+    shards = pack(root, tmp_path / "shards", "aligned", "--per_shard", "2", *packing)
+    if layout == "inputs":
+        flags = [*flags, "--input_range", "A2:full"]
+    nc = [] if layout == "pix2pixHD" else ["--input_nc", "4" if layout == "inputs" else "1"]
+    nc += ["--output_nc", "1"] if layout == "two folders" else []
+    plain, packed = (dataset(folder, "aligned", *flags, *nc) for folder in (root, shards))
+    assert_equal(plain, packed, (root, shards))
+    assert all(torch.equal(plain[1, index].mask, packed[1, index].mask) for index in range(3))
+    names = [member.name for member in members_of(shards / "train-000001.tar")]
+    letters = {"inputs": "abcd", "pix2pixHD": "abcd", "two folders": "abc"}[layout]
+    assert [name.split(".")[:2] for name in names] == [["000000002", letter] for letter in letters]
 
 
 def test_pairs_of_two_folders_and_bad_images(data: dict[str, Path], tmp_path: Path) -> None:
