@@ -1,0 +1,54 @@
+"""Join the images of trainA and trainB side by side in train, A on the left, and those of val and test.
+
+    python datasets/make_dataset_aligned.py --dataset-path DATA
+
+DATA/trainA and DATA/trainB become DATA/train/0000.jpg, 0001.jpg, ..., DATA/valA and DATA/valB DATA/val, and
+so on. Files of the same name belong together; if a name is in only one of the folders, files of the same
+position in the order of names do, and a warning says so. As many files are expected in both.
+
+Files keep their format and their values, see combine_A_and_B.py. Every file without a partner, and every pair
+that cannot be joined, is named; the exit status is 1 then.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from data.pairing import list_images, pair_in_order
+from data.parallel import cores
+from data.side_by_side import join_all
+from util.errors import Parser, UserError, run_command
+
+log = logging.getLogger(__name__)
+
+PHASES = ("test", "train", "val")
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser.add_argument(
+        *("--dataset-path", "--dataset_path"),
+        type=Path,
+        required=True,
+        metavar="DATA",
+        help="a folder with trainA and trainB, testA and testB, or valA and valB",
+    )
+    parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: one per core")
+    options = parser.parse_args(argv)
+    root = options.dataset_path
+    sides = {phase: (root / f"{phase}A", root / f"{phase}B") for phase in PHASES}
+    sides = {phase: folders for phase, folders in sides.items() if any(folder.is_dir() for folder in folders)}
+    if not sides:
+        raise UserError(f"--dataset-path {root}: neither trainA and trainB in it, nor testA and testB")
+    complete = True
+    for phase, folders in sides.items():
+        pairs = pair_in_order(list_images(folders[0]), list_images(folders[1]), folders)
+        numbered = [(f"{number:04d}", *both) for number, both in enumerate(pairs.files.values())]
+        complete &= join_all(numbered, pairs.problems, root / phase, options.num_threads)
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
