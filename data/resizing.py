@@ -1,0 +1,246 @@
+"""Scale image files: antialiased, in the type of their values; results that are there already are kept."""
+
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.conversion import Pixels, read_pixels, result_extension, write_pixels, write_stack
+from data.pairing import list_images
+from data.parallel import run_jobs
+from util import formats
+from util.errors import UserError
+from util.files import append_text, read_text, write_atomically
+from util.image_io import upright
+from util.parts import Values
+from util.remarks import remark
+
+log = logging.getLogger(__name__)
+
+RECORD = "resize_images.jsonl"
+"""The file among the results that says how each was made: what is not in it is made again."""
+
+LABEL_FOLDER = re.compile(r"(_label|_labels|_inst|_instance)$", re.IGNORECASE)
+"""Names of folders with label maps or instance maps."""
+
+Size = tuple[int, int]
+"""Width and height."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The sizes of results; all but `size` keep the aspect ratio.
+
+    Attributes:
+        size: width and height.
+        width, short_side, long_side: in pixels.
+        scale: a factor.
+        only_shrink: keep images that would be enlarged as they are.
+    """
+
+    size: Size | None = None
+    width: int | None = None
+    short_side: int | None = None
+    long_side: int | None = None
+    scale: float | None = None
+    only_shrink: bool = False
+
+    def of(self, size: Size) -> Size:
+        """Return the size of the result for an image of this size."""
+        if self.size:
+            result = self.size
+        else:
+            factor = self._factor(*size)
+            result = (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
+        enlarged = result[0] > size[0] or result[1] > size[1]
+        return size if self.only_shrink and enlarged else result
+
+    def _factor(self, width: int, height: int) -> float:
+        if self.width:
+            return self.width / width
+        if self.short_side:
+            return self.short_side / min(width, height)
+        if self.long_side:
+            return self.long_side / max(width, height)
+        return self.scale or 1.0
+
+
+def scale(image: NDArray[Any], size: Size, transparent: bool = False) -> NDArray[Any]:
+    """Return an image (C, H, W) scaled to `size` by Pillow's antialiased bicubic filter, in its own type.
+
+    NaN and infinite values do not spread: a pixel is NaN if more than half of what it is made of is.
+
+    Args:
+        transparent: whether its last channel is transparency, which weights the others.
+    """
+    if image.shape[:0:-1] == size:
+        return image
+    if transparent:
+        alpha = image[-1].astype(np.float32)
+        # Colours of transparent pixels do not spread into the others.
+        bands = [_weighted(band, alpha, size) for band in image[:-1]]
+        bands.append(_resize(image[-1], size))
+    elif image.dtype == np.uint8:
+        bands = [_resize(band, size) for band in image]
+    else:
+        bands = [_without_gaps(band.astype(np.float32), size) for band in image]
+    return Values(image.dtype.name).cast(np.stack(bands))
+
+
+def scale_nearest(image: NDArray[Any], size: Size) -> NDArray[Any]:
+    """Return an image (..., H, W) scaled to `size` by taking the nearest pixels, as for class numbers."""
+    height, width = image.shape[-2:]
+    columns, rows = (
+        ((np.arange(count) + 0.5) * length / count).astype(np.intp)
+        for count, length in zip(size, (width, height), strict=True)
+    )
+    return image[..., rows[:, None], columns]
+
+
+def _resize(band: NDArray[Any], size: Size) -> NDArray[Any]:
+    return np.asarray(Image.fromarray(band).resize(size, Image.Resampling.BICUBIC))
+
+
+def _without_gaps(band: NDArray[np.float32], size: Size) -> NDArray[np.floating]:
+    finite = np.isfinite(band)
+    if finite.all():
+        return _resize(band, size)
+    weight = finite.astype(np.float32)
+    scaled = _weighted(np.where(finite, band, 0), weight, size)
+    return np.where(_resize(weight, size) > 0.5, scaled, np.nan)
+
+
+def _weighted(band: NDArray[Any], weight: NDArray[np.float32], size: Size) -> NDArray[np.floating]:
+    total = _resize(weight, size)
+    scaled = _resize(band * weight, size)
+    return np.divide(scaled, total, out=np.zeros_like(scaled), where=total > 1e-3 * weight.max())
+
+
+class Job(NamedTuple):
+    """An image file to scale.
+
+    Attributes:
+        name: of the result, in the folder `out`.
+        nearest: take the nearest pixels.
+    """
+
+    path: str
+    out: Path
+    name: str
+    target: Target
+    nearest: bool
+
+    def __str__(self) -> str:
+        return self.path
+
+    def record(self) -> dict[str, Any]:
+        """Return what the record says of the result, if it is there and up to date; else another value."""
+        source, result = os.stat(self.path), self.out / self.name
+        return {
+            "name": self.name,
+            "source": [source.st_size, source.st_mtime_ns],
+            "target": asdict(self.target),
+            "nearest": self.nearest,
+            "bytes": result.stat().st_size if result.is_file() else None,
+        }
+
+
+def resize_folder(folder: Path, out: Path, target: Target, nearest: Sequence[Path], processes: int) -> bool:
+    """Write the scaled images of a folder to another; return whether all are there.
+
+    Args:
+        nearest: folders whose images are scaled by taking the nearest pixels.
+    """
+    jobs = _plan(folder, out, target, nearest)
+    if not jobs:
+        raise UserError(f"{folder}: no images in it")
+    made = _read_record(out)
+    waiting = [job for job in jobs if not _is_made(job, made)]
+    for parent in {(out / job.name).parent for job in waiting}:
+        parent.mkdir(parents=True, exist_ok=True)
+    failed = run_jobs(resize, waiting, processes).count(None)
+    log.info(
+        "%s: %d images scaled, %d were there, %d could not be scaled",
+        *(out, len(waiting) - failed, len(jobs) - len(waiting), failed),
+    )
+    return not failed
+
+
+def resize(job: Job) -> bool:
+    """Write one scaled file, and a line in the record."""
+    path = job.out / job.name
+    images = formats.entries([job.path])
+    if job.nearest and (numbers := _numbers(job)):
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        write_atomically(path, lambda file: numbers.save(file, kind))
+    elif len(images) == 1:
+        write_pixels(path, _scaled(images[0], job), like=images[0])
+    else:
+        write_stack(path, [_scaled(image, job).values for image in images], like=images[0])
+    append_text(job.out / RECORD, json.dumps(job.record()) + "\n")
+    return True
+
+
+def _plan(folder: Path, out: Path, target: Target, nearest: Sequence[Path]) -> list[Job]:
+    named = list_images(folder)
+    results = {name: f"{formats.stem(name)}{result_extension(name)}" for name in named}
+    counts = Counter(results.values())
+    jobs = []
+    for name, path in named.items():
+        result = results[name]
+        if counts[result] > 1 and result != name:  # x.gif beside x.png
+            result = f"{name}{result_extension(name)}"
+        is_nearest = any(parent in nearest for parent in Path(path).parents)
+        jobs.append(Job(path, out, result, target, is_nearest))
+        if not is_nearest and LABEL_FOLDER.search(str(Path(name).parent)):
+            remark(
+                "label maps",
+                f"{path}: a label map? It is scaled like an image; --nearest keeps the numbers in it",
+            )
+    return jobs
+
+
+def _scaled(image: str, job: Job) -> Pixels:
+    pixels = read_pixels(image)
+    values, transparent = pixels
+    size = job.target.of((values.shape[2], values.shape[1]))
+    if job.nearest:
+        return Pixels(scale_nearest(values, size), transparent)
+    return Pixels(scale(values, size, transparent), transparent)
+
+
+def _numbers(job: Job) -> Image.Image | None:
+    """Return the scaled image of a file with a palette or of 1 bit, which stay; None for other files."""
+    with suppress(Exception), Image.open(job.path, formats=("PNG", "GIF", "BMP", "TIFF")) as image:
+        if image.mode in ("1", "P") and getattr(image, "n_frames", 1) == 1:
+            return upright(image).resize(job.target.of(upright(image).size), Image.Resampling.NEAREST)
+    return None
+
+
+def _read_record(out: Path) -> dict[str, str]:
+    """Return the lines about results by their names."""
+    path = out / RECORD
+    made = {}
+    for line in read_text(path).splitlines() if path.is_file() else ():
+        with suppress(ValueError, KeyError, TypeError):  # the last line of a process that was killed
+            made[json.loads(line)["name"]] = line
+    return made
+
+
+def _is_made(job: Job, made: Mapping[str, str]) -> bool:
+    if job.name not in made:
+        return False
+    try:
+        return json.dumps(job.record()) == made[job.name] and (job.out / job.name).is_file()
+    except OSError:
+        return False
