@@ -161,15 +161,21 @@ def resolve(options: CommandOptions, A: Found, B: Found | None = None) -> Sides:
 
 
 def with_sides(options: Options, sides: Sides) -> Options:
-    """Return the options with what has been found in the files: types and intervals, and input channels."""
+    """Return the options with what has been found in the files: types, intervals, and numbers of channels."""
     parts = [*sides.A.parts, *sides.B.parts]
     found = {
         part.name: {"range": part.range, "channels": part.channels, **vars(part.values)} for part in parts
     }
     if sides.is_8bit and len(parts) == 2:
         return options
-    network = replace(options.network, input_nc=sides.A.channels)
-    log.info("From the images: --input_nc %d; %s", network.input_nc, "; ".join(map(_described, parts)))
+    channels: dict[str, Any] = {
+        f"{flag}_nc": side.channels
+        for flag, side in (("input", sides.A), ("output", sides.B))
+        if _derives_channels(options, flag)
+    }
+    network = replace(options.network, **channels)
+    described = [*(f"--{name} {value}" for name, value in channels.items()), *map(_described, parts)]
+    log.info("From the images: %s", "; ".join(described))
     return replace(options, files=replace(options.files, value_ranges=json.dumps(found)), network=network)
 
 
@@ -212,11 +218,21 @@ def _side(options: CommandOptions, flag: str, found: Found, known: Record) -> Si
         )
     )
     channels = getattr(options.network, f"{flag}_nc")
-    derived = flag == "input" and options.files.label_nc and isinstance(options, TrainOptions)
-    if samples and side.channels != channels and not (derived and "input_nc" not in options.explicit):
+    if samples and side.channels != channels and not _derives_channels(options, flag):
         sums = " + ".join(f"{part.channels} of {part.name}" for part in side.parts)
         raise UserError(f"--{flag}_nc {channels}: the {flag} has {side.channels} channels ({sums})")
     return side
+
+
+def _derives_channels(options: CommandOptions, flag: str) -> bool:
+    """Return whether a side has as many channels as its classes, parts and bands have together.
+
+    Otherwise ``--input_nc`` or ``--output_nc`` says how many.
+    """
+    files = options.files
+    several = len(part_names(getattr(files, f"{flag}s"))) > 1
+    says = files.holds_classes(flag) or several or bool(getattr(files, f"{flag}_bands"))
+    return says and isinstance(options, TrainOptions) and f"{flag}_nc" not in options.explicit
 
 
 def _part(

@@ -274,6 +274,12 @@ def test_several_inputs_are_joined_by_name(tmp_path: Path) -> None:
     assert unpaired.A.shape[1] == 3
     with pytest.raises(UserError, match=r"--input_nc 1: the input has 3 channels \(1 of A1 \+ 2 of A2\)"):
         loader_for(tmp_path, *flags, "--input_range", "full", "--input_nc", "1")
+    # Without --input_nc, there are as many channels as the parts have.
+    options = options_for(
+        tmp_path, *flags[:4], *flags[6:], "--input_range", "full", "--input_bands", "A2:2,2,1"
+    )
+    network = with_sides(options, create_loader(options, CPU).dataset.sides).network
+    assert (options.network.input_nc, network.input_nc, network.output_nc) == (3, 4, 1)
     (tmp_path / "trainA2/1.npy").unlink()
     with pytest.raises(UserError, match=r"1 images are in only some of .*trainA1 and .*trainA2.*such as 1"):
         loader_for(tmp_path, *flags, "--input_range", "full")
