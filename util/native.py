@@ -14,15 +14,16 @@ from util import formats
 from util.batch import Batch, Box
 from util.display import classes_of, parts_of
 from util.errors import UserError
+from util.formats import dicom, nifti
 from util.formats.base import missing
 from util.pages.native import Native, Volume
 from util.parts import EIGHT_BITS, Part, Side, Values
 from util.shards import Entry
 
-NIFTI, DICOM = (".nii", ".nii.gz"), (".dcm", ".dicom", ".ima")
-OTHERS = tuple({*formats.EXTENSIONS} - {*NIFTI, *DICOM})
+OTHERS = tuple({*formats.EXTENSIONS} - {*dicom.EXTENSIONS, *nifti.EXTENSIONS})
 """Extensions of images that are neither DICOM nor volumes."""
 
+DICOM_CHANNELS = (1, 3)
 UINT16 = Values("uint16", 0, 65535)
 
 ROWS_VALUES = 1 << 22
@@ -77,11 +78,12 @@ class NativeFormat:
     def _native(self, part: Part, image: Tensor, source: "Source") -> Native:
         kind = self.kind
         if kind == "auto":
-            kind = (kind_of(source.path) if part.stored == 1 else "") or "tif"
+            kind = kind_of(source.path) or "tif"
+            kind = "tif" if kind == "dcm" and part.stored not in DICOM_CHANNELS else kind
         _check(kind, part, source.path)
         values = _in_16_bits(part, image) if kind == "png16" else in_file_type(part, image)
         like = source.path if source.has_place or kind == "dcm" else ""
-        fill = part.values.low if part.kind == "values" else part.ignore or 0
+        fill = float(part.values.cast(np.array(part.values.low if part.is_image else part.ignore or 0)))
         volume = self._volume(source.path, fill) if kind == "nii" else None
         return Native(values, kind, like, source.box, volume)
 
@@ -108,7 +110,7 @@ class Source(NamedTuple):
 def kind_of(path: str) -> str:
     """Return nii or dcm for a slice of a volume or a DICOM file, else ""."""
     file = (path.file if isinstance(path, Entry) else path).lower()
-    if file.endswith(NIFTI):
+    if file.endswith(nifti.EXTENSIONS):
         return "nii"
     # Of files without the extension of an image, those of DICOM alone are images.
     return "" if file.endswith(OTHERS) else "dcm"
@@ -169,11 +171,10 @@ def _by_rows(image: Tensor, convert: Callable[[Tensor], Array]) -> Array:
 
 def _check(kind: str, part: Part, like: str) -> None:
     """Raise a `UserError` if images of a part cannot be written in a format."""
-    values, channels = part.values, part.channels if part.is_image else 1
-    reason = ""
+    values, reason = part.values, ""
     if kind == "png16" and part.kind == "values":
-        if channels not in (1, 3):
-            reason = f"PNG files have 1 or 3 channels, {part.name} has {channels}"
+        if part.channels not in (1, 3):
+            reason = f"PNG files have 1 or 3 channels, {part.name} has {part.channels}"
         elif values.low < UINT16.low or values.high > UINT16.high:
             reason = (
                 f"16 bits hold 0 to 65535, the values of {part.name} are {values.low:g} to {values.high:g}"
@@ -185,8 +186,8 @@ def _check(kind: str, part: Part, like: str) -> None:
             )
     elif kind == "dcm" and kind_of(like) != "dcm":
         reason = f"the header comes from a DICOM file, and {like or part.name} is none"
-    elif kind == "dcm" and channels != 1:
-        reason = f"DICOM files have 1 channel here, {part.name} has {channels}"
+    elif kind == "dcm" and part.stored not in DICOM_CHANNELS:
+        reason = f"DICOM files have 1 or 3 channels, {part.name} has {part.stored}"
     if reason:
         raise UserError(f"--format {kind}: {reason}; --format tif and npy hold all images")
 

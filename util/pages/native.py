@@ -145,4 +145,4 @@ class NativeFolder:
         absent = np.full_like(native.image, native.volume.fill)
         images = [slices[at].image if at in slices else absent for at in range(native.volume.length)]
         like = native.volume.first if native.like else ""
-        return partial(vars(formats)["write_volume"], self.folder / path, images, like, native.box)
+        return partial(formats.write_volume, self.folder / path, images, like, native.box)
