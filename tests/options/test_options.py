@@ -190,6 +190,12 @@ def test_testing_takes_one_image_at_a_time_where_nothing_is_cut() -> None:
     assert test("--preprocess", "crop", "--batch_size", "1").data.batch_size == 1
 
 
+def test_default_metrics_depend_on_the_output_range() -> None:
+    assert test("--input_range", "full").metric_names == ("psnr", "ssim", "l1")
+    assert test("--output_range", "full").metric_names == ("psnr", "ssim", "l1", "mae", "rmse")
+    assert test("--output_range", "0,9", "--metrics", "psnr").metric_names == ("psnr",)
+
+
 def test_options_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
         train().data.batch_size = 2  # type: ignore[misc]
