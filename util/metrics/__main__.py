@@ -129,8 +129,9 @@ def by_name(images: Iterable[tuple[str, str]], folder: Path, suffix: str) -> dic
         paths[name] = path
     if not paths:
         ending = f" whose name ends with {suffix}" if suffix else ""
-        others = {path.suffix for path in files_of(folder) if formats.is_image_file(str(path))}
-        hint = f"; {' and '.join(sorted(others))} files are read with --data_range" if others else ""
+        files = [str(path) for path in files_of(folder) if formats.is_image_file(str(path))]
+        others = [Path(file).name for file in files if formats.name_of(file).endswith(suffix)]
+        hint = f"; files such as {others[0]} are read with --data_range" if others else ""
         raise UserError(f"{folder}: there is no image{ending} in it{hint}")
     return paths
 

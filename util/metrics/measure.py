@@ -96,8 +96,9 @@ class Metrics:
         networks: dict[str, Network] = {}
         left_out = reasons_against(names, target or Target())
         if distributed.rank() == 0:
-            for name, reason in left_out.items():
-                log.warning("--metrics %s: left out, it %s", name, reason)
+            for reason in dict.fromkeys(left_out.values()):
+                alike = [name for name in left_out if left_out[name] == reason]
+                log.warning("--metrics %s: left out, it %s", ",".join(alike), reason)
         names = [name for name in names if name not in left_out]
         for network, load in LOADERS.items():
             users = metrics_using(network, names)
@@ -276,6 +277,7 @@ def _merge(parts: Iterable[Mapping[Any, Any]]) -> dict[Any, Any]:
     return {key: value for part in parts for key, value in part.items()}
 
 
-def reasons_against(names: Iterable[str], target: Target) -> dict[str, str]:
+def reasons_against(names: Collection[str], target: Target) -> dict[str, str]:
     """Return why some of the metrics cannot be measured of such images, by name."""
-    return {name: reason for name in names if (reason := target.why_not(METRICS[name]))}
+    reasons = {name: target.why_not(metric) for name, metric in METRICS.items() if name in names}
+    return {name: reason for name, reason in reasons.items() if reason}

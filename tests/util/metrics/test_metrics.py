@@ -241,7 +241,7 @@ def test_the_range_of_an_integer_type(tmp_path: Path) -> None:
     assert means["psnr"] == pytest.approx(peak_signal_noise_ratio(truth, result))
     assert means["psnr[2]"] == pytest.approx(peak_signal_noise_ratio(truth[1], result[1]))
     for flags, message in (
-        ([], r"fake: there is no image in it; \.npy files are read with --data_range"),
+        ([], r"fake: there is no image in it; files such as a\.npy are read with --data_range"),
         (["--data_range", "5,5"], "--data_range 5,5: expected 8bit, full, or an interval"),
         (["--data_range", "1,2,3"], "--data_range 1,2,3: expected"),
     ):
