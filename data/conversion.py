@@ -13,6 +13,7 @@ from PIL import Image
 
 from util import formats
 from util.errors import UserError
+from util.formats.nifti import EXTENSIONS as NIFTI
 from util.formats.tiff import layout_of
 from util.image_io import FORMATS, LOSSY_QUALITY
 
@@ -23,6 +24,9 @@ KEPT = (*TIFF, ".npy", ".png", ".webp", ".tga", ".bmp")
 
 EIGHT_BITS = (".gif", ".apng", ".ico", ".dib", ".avif", ".mpo", ".pbm")
 """Extensions of other files that have 8 bits: results are PNG files, those of the rest TIFF files."""
+
+GDAL_NODATA = 42113
+"""The tag of TIFF files with the value of pixels without data."""
 
 MAX_TIFF = 4_000_000_000
 """Bytes that a TIFF file can hold unless it is a BigTIFF."""
@@ -42,10 +46,12 @@ class Pixels(NamedTuple):
     Attributes:
         values: (C, H, W); uint8, uint16, int16 or float32.
         transparent: whether the last channel is transparency.
+        nodata: the value of pixels without data (of a TIFF file); None without such pixels.
     """
 
     values: NDArray[Any]
     transparent: bool = False
+    nodata: float | None = None
 
 
 def result_extension(name: str) -> str:
@@ -70,14 +76,17 @@ def read_pixels(path: str) -> Pixels:
             return Pixels(values, True)
         if "transparency" in image.info and values.dtype == np.uint8:  # a colour is transparent
             return Pixels(np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0), True)
+    with suppress(Exception), tifffile.TiffFile(getattr(path, "file", path)) as tif:
+        return Pixels(values, nodata=float(tif.pages.first.tags[GDAL_NODATA].value))
     return Pixels(values)
 
 
-def write_pixels(path: Path, pixels: Pixels, like: str = "") -> None:
+def write_pixels(path: Path, pixels: Pixels, like: str = "", box: formats.Box | None = None) -> None:
     """Write an image in the format of the extension of `path`, whole or not at all.
 
     Args:
         like: the file that it is made from, whose colour channels (TIFF) and georeference it keeps.
+        box: what it shows of the image `like`; by default all.
 
     Raises:
         UserError: The format does not hold such an image.
@@ -93,15 +102,19 @@ def write_pixels(path: Path, pixels: Pixels, like: str = "") -> None:
         elif layout is not None:
             tifffile.imwrite(temporary, _channels_last(values), metadata=None, **layout)
         else:
-            formats.write(temporary, values, like)
+            formats.write(temporary, values, like, box)
 
 
 def write_stack(path: Path, images: Sequence[NDArray[Any]], like: str) -> None:
-    """Write the images that a file holds, each (C, H, W), as the pages of a TIFF file.
+    """Write the images that a file holds, each (C, H, W): as pages of a TIFF file, or slices of a volume.
 
     Args:
-        like: the file that they are made from.
+        like: what the first is made from.
     """
+    if path.name.lower().endswith(NIFTI):
+        with _complete(path) as temporary:
+            formats.write_volume(temporary, images, like)
+        return
     large = sum(values.nbytes for values in images) > MAX_TIFF
     with _complete(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=large) as tif:
         for values in images:
@@ -139,8 +152,9 @@ def _tiff_layout(pixels: Pixels, like: str) -> Mapping[str, Any] | None:
     if pixels.transparent:
         photometric = "rgb" if len(values) == 4 else "minisblack"
         return {"photometric": photometric, "planarconfig": "contig", "extrasamples": ["unassalpha"]}
-    with suppress(Exception), tifffile.TiffFile(like) as tif:
+    with suppress(Exception), tifffile.TiffFile(getattr(like, "file", like)) as tif:
         page = tif.pages.first
-        if page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == len(values):
+        colours = page.photometric == tifffile.PHOTOMETRIC.RGB and page.samplesperpixel == len(values)
+        if colours and not page.is_geotiff:
             return {"photometric": "rgb", "planarconfig": "contig", "extrasamples": page.extrasamples}
     return None

@@ -21,6 +21,8 @@ from data.parallel import run_jobs
 from util import formats
 from util.errors import UserError
 from util.files import append_text, read_text, write_atomically
+from util.formats.dicom import EXTENSIONS as DICOM
+from util.formats.nifti import EXTENSIONS as NIFTI
 from util.image_io import upright
 from util.parts import Values
 from util.remarks import remark
@@ -75,25 +77,22 @@ class Target:
         return self.scale or 1.0
 
 
-def scale(image: NDArray[Any], size: Size, transparent: bool = False) -> NDArray[Any]:
-    """Return an image (C, H, W) scaled to `size` by Pillow's antialiased bicubic filter, in its own type.
+def scale(pixels: Pixels, size: Size) -> NDArray[Any]:
+    """Return an image scaled to `size` by Pillow's antialiased bicubic filter, (C, H, W), in its own type.
 
-    NaN and infinite values do not spread: a pixel is NaN if more than half of what it is made of is.
-
-    Args:
-        transparent: whether its last channel is transparency, which weights the others.
+    Pixels without data (NaN, infinite, `Pixels.nodata`) do not spread: a pixel of the result is one if more
+    than half of what it is made of is. Neither do colours that are transparent.
     """
+    image = pixels.values
     if image.shape[:0:-1] == size:
         return image
-    if transparent:
+    if pixels.transparent:
         alpha = image[-1].astype(np.float32)
-        # Colours of transparent pixels do not spread into the others.
-        bands = [_weighted(band, alpha, size) for band in image[:-1]]
-        bands.append(_resize(image[-1], size))
-    elif image.dtype == np.uint8:
-        bands = [_resize(band, size) for band in image]
+        bands = [*(_weighted(band, alpha, size) for band in image[:-1]), _resize(alpha, size)]
+    elif image.dtype == np.uint8 and pixels.nodata is None:
+        return np.stack([_resize(band, size) for band in image])
     else:
-        bands = [_without_gaps(band.astype(np.float32), size) for band in image]
+        bands = [_without_gaps(band.astype(np.float32), pixels.nodata, size) for band in image]
     return Values(image.dtype.name).cast(np.stack(bands))
 
 
@@ -111,13 +110,15 @@ def _resize(band: NDArray[Any], size: Size) -> NDArray[Any]:
     return np.asarray(Image.fromarray(band).resize(size, Image.Resampling.BICUBIC))
 
 
-def _without_gaps(band: NDArray[np.float32], size: Size) -> NDArray[np.floating]:
-    finite = np.isfinite(band)
-    if finite.all():
+def _without_gaps(band: NDArray[np.float32], nodata: float | None, size: Size) -> NDArray[np.floating]:
+    data = np.isfinite(band)
+    if nodata is not None:
+        data &= band != np.float32(nodata)
+    if data.all():
         return _resize(band, size)
-    weight = finite.astype(np.float32)
-    scaled = _weighted(np.where(finite, band, 0), weight, size)
-    return np.where(_resize(weight, size) > 0.5, scaled, np.nan)
+    weight = data.astype(np.float32)
+    scaled = _weighted(np.where(data, band, 0), weight, size)
+    return np.where(_resize(weight, size) > 0.5, scaled, np.nan if nodata is None else nodata)
 
 
 def _weighted(band: NDArray[Any], weight: NDArray[np.float32], size: Size) -> NDArray[np.floating]:
@@ -180,10 +181,12 @@ def resize(job: Job) -> bool:
     """Write one scaled file, and a line in the record."""
     path = job.out / job.name
     images = formats.entries([job.path])
+    if len(images) > 1 and path.suffix.lower() in DICOM:
+        raise UserError(f"{job.path}: has {len(images)} frames; only DICOM files of one are scaled")
     if job.nearest and (numbers := _numbers(job)):
         kind = Image.registered_extensions()[path.suffix.lower()]
         write_atomically(path, lambda file: numbers.save(file, kind))
-    elif len(images) == 1:
+    elif len(images) == 1 and not path.name.lower().endswith(NIFTI):
         write_pixels(path, _scaled(images[0], job), like=images[0])
     else:
         write_stack(path, [_scaled(image, job).values for image in images], like=images[0])
@@ -193,13 +196,13 @@ def resize(job: Job) -> bool:
 
 def _plan(folder: Path, out: Path, target: Target, nearest: Sequence[Path]) -> list[Job]:
     named = list_images(folder)
-    results = {name: f"{formats.stem(name)}{result_extension(name)}" for name in named}
+    results = {name: f"{formats.stem(name)}{_extension(name)}" for name in named}
     counts = Counter(results.values())
     jobs = []
     for name, path in named.items():
         result = results[name]
         if counts[result] > 1 and result != name:  # x.gif beside x.png
-            result = f"{name}{result_extension(name)}"
+            result = f"{name}{_extension(name)}"
         is_nearest = any(parent in nearest for parent in Path(path).parents)
         jobs.append(Job(path, out, result, target, is_nearest))
         if not is_nearest and LABEL_FOLDER.search(str(Path(name).parent)):
@@ -210,13 +213,17 @@ def _plan(folder: Path, out: Path, target: Target, nearest: Sequence[Path]) -> l
     return jobs
 
 
+def _extension(name: str) -> str:
+    """Return the extension of the result of a file: also volumes and DICOM files are written."""
+    extension = name[len(formats.stem(name)) :]
+    return extension if extension.lower() in (*NIFTI, *DICOM) else result_extension(name)
+
+
 def _scaled(image: str, job: Job) -> Pixels:
     pixels = read_pixels(image)
-    values, transparent = pixels
-    size = job.target.of((values.shape[2], values.shape[1]))
-    if job.nearest:
-        return Pixels(scale_nearest(values, size), transparent)
-    return Pixels(scale(values, size, transparent), transparent)
+    size = job.target.of((pixels.values.shape[2], pixels.values.shape[1]))
+    scaled = scale_nearest(pixels.values, size) if job.nearest else scale(pixels, size)
+    return pixels._replace(values=scaled)
 
 
 def _numbers(job: Job) -> Image.Image | None:

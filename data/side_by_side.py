@@ -78,7 +78,9 @@ def join(pair: Pair) -> bool:
     if len(A) != len(B) or images[0].transparent != images[1].transparent:
         images = _with_equal_channels(pair, images)
     joined = np.concatenate([image.values for image in images], axis=2)
-    write_pixels(pair.out, Pixels(joined, images[0].transparent), like=pair.A)
+    # A's georeference holds for A's half.
+    box = (0.0, 0.0, float(joined.shape[2]), float(joined.shape[1]))
+    write_pixels(pair.out, Pixels(joined, images[0].transparent), like=pair.A, box=box)
     return True
 
 
@@ -103,7 +105,7 @@ def _plan(files: Sequence[Files], out: Path) -> tuple[list[Pair], list[str]]:
         elif len(entries_A) == 1:
             pairs.append(Pair(entries_A[0], entries_B[0], out / f"{name}{joint_extension(A, B)}"))
         else:
-            digits = len(str(len(entries_A) - 1))
+            digits = max(3, len(str(len(entries_A) - 1)))
             pairs += [
                 Pair(each_A, each_B, out / f"{name}_{number:0{digits}d}.tif")
                 for number, (each_A, each_B) in enumerate(zip(entries_A, entries_B, strict=True))

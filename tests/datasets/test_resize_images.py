@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from data.conversion import Pixels
 from data.resizing import Target, scale, scale_nearest
 from tests.support.commands import load_command
 from util import formats
@@ -81,16 +82,19 @@ def test_depth_and_channels_are_kept_and_edges_are_antialiased(
 def test_values_without_data_do_not_spread() -> None:
     image = np.full((1, 32, 32), 5, np.float32)
     image[:, :, :9] = np.nan
-    scaled = scale(image, (8, 8))
+    scaled = scale(Pixels(image), (8, 8))
     assert np.isnan(scaled[..., :2]).all() and (abs(scaled[..., 3:] - 5) < 1e-5).all()
     assert scaled.dtype == np.float32
+    marked = np.where(np.isnan(image), -9999, image).astype(np.int16)
+    scaled = scale(Pixels(marked, nodata=-9999), (8, 8))
+    assert (scaled[..., :2] == -9999).all() and (scaled[..., 3:] == 5).all()
 
 
 def test_colours_of_transparent_pixels_do_not_spread() -> None:
     image = np.zeros((4, 32, 32), np.uint16)
     image[0], image[1, :, 16:] = 60000, 40000  # the right half is opaque
     image[3, :, 16:] = 65535
-    scaled = scale(image, (9, 9), transparent=True)
+    scaled = scale(Pixels(image, transparent=True), (9, 9))
     assert (scaled[1, :, 4:] == 40000).all() and (scaled[3, :, 4] < 65535).all()
 
 
@@ -153,7 +157,7 @@ def test_pages_of_a_file_are_scaled_one_by_one(tmp_path: Path) -> None:
     assert run(tmp_path, "--long_side", "12") == 0
     scaled = [read(Path(page)) for page in formats.entries([str(tmp_path / "out" / "stack.tif")])]
     assert [page.shape for page in scaled] == [(1, 10, 12)] * 3
-    assert (scaled[2] == scale(pages[2:], (12, 10))).all()
+    assert (scaled[2] == scale(Pixels(pages[2:]), (12, 10))).all()
 
 
 @pytest.mark.parametrize(
