@@ -230,8 +230,7 @@ def _derives_channels(options: CommandOptions, flag: str) -> bool:
     Otherwise ``--input_nc`` or ``--output_nc`` says how many.
     """
     files = options.files
-    several = len(part_names(getattr(files, f"{flag}s"))) > 1
-    says = files.holds_classes(flag) or several or bool(getattr(files, f"{flag}_bands"))
+    says = files.holds_classes(flag) or files.several(flag) or bool(getattr(files, f"{flag}_bands"))
     return says and isinstance(options, TrainOptions) and f"{flag}_nc" not in options.explicit
 
 

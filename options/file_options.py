@@ -120,6 +120,10 @@ class FileOptions:
                     f"--{flag} {text}: there is no part {min(unknown)} of the {side}, only {parts}"
                 )
 
+    def several(self, side: str) -> bool:
+        """Return whether a side, ``input`` or ``output``, consists of several images."""
+        return len(part_names(getattr(self, f"{side}s"))) > 1
+
     @property
     def label_input(self) -> bool:
         """Whether ``--label_nc`` means the input: no range says which part holds the class numbers."""

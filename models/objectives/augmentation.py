@@ -30,15 +30,15 @@ def parse_policy(text: str) -> tuple[str, ...]:
     return policy
 
 
-def check_channels(policy: tuple[str, ...], channels: int, source: str = "", classes: bool = False) -> None:
+def check_channels(policy: tuple[str, ...], channels: int, source: str = "", one_image: bool = True) -> None:
     """Raise a `UserError` if `policy` has ``color`` and images of so many channels are not RGB or grey.
 
     Args:
         source: the flag that the number comes from, for the message.
-        classes: whether some of the channels are classes.
+        one_image: whether the channels are those of one image, not classes or parts.
     """
-    if "color" in policy and (classes or channels not in COLOR_CHANNELS):
-        what = "hold classes" if classes else f"have {channels} channels"
+    if "color" in policy and (channels not in COLOR_CHANNELS or not one_image):
+        what = f"have {channels} channels" if one_image else "hold classes or several images"
         others = ",".join(part for part in policy if part != "color") or "translation,cutout"
         raise UserError(
             f"--diffaug {','.join(policy)}: color changes RGB and grey images, but the images that the"

@@ -65,8 +65,9 @@ class Objective:
         """
         policy = parse_policy(options.diffaug)
         for flag in judged:
-            classes = files.holds_classes(flag.removesuffix("_nc"))
-            check_channels(policy, getattr(network, flag), flag, classes)
+            side = flag.removesuffix("_nc")
+            one_image = not files.holds_classes(side) and not files.several(side)
+            check_channels(policy, getattr(network, flag), flag, one_image)
         lambda_gp = options.lambda_gp if options.gan_mode == "wgangp" else 0.0
         for flag, weight in (("lambda_gp", lambda_gp), ("lambda_r1", options.lambda_r1)):
             if weight and network.norm == "batch":

@@ -301,7 +301,8 @@ def test_invalid_flags_are_refused(flags: str, message: str, data: dict[str, Pat
         ("memory_colorization", [], r"2 channels \(--output_nc\)"),
         ("cycle_gan", ["--input_nc=4", "--lambda_identity=0"], r"4 channels \(--input_nc\)"),
         ("dcgan", ["--input_nc=2"], r"2 channels \(--input_nc\)"),
-        ("cycle_gan", ["--label_nc=3", "--lambda_identity=0"], r"judges hold classes \(--input_nc\)"),
+        ("cycle_gan", ["--label_nc=3", "--lambda_identity=0"], r"judges hold classes .*\(--input_nc\)"),
+        ("pix2pix", ["--outputs=B1,B2,B3"], r"hold .* several images \(--output_nc\)"),
     ],
 )
 def test_color_is_refused_for_images_that_are_not_rgb_or_grey(
