@@ -217,6 +217,18 @@ def test_new_run_starts_the_page_anew(tmp_path: Path) -> None:
     assert Reader(page).epochs == ["1"]
 
 
+def test_how_images_are_shown_is_said_once(tmp_path: Path) -> None:
+    notes = ["A: uint16, 0 to 4095 shown as black to white", "B: <b>"]
+    for resume in (False, True):
+        page = TrainingPage(tmp_path, "run", resume=resume)
+        page.note_display(notes)
+    content = page.page.path.read_text("utf-8")
+    assert content.count(notes[0]) == 1 and content.count("B: &lt;b&gt;") == 1
+    # With other flags, the later note counts.
+    page.note_display(notes[:1])
+    assert page.page.path.read_text("utf-8").count(notes[0]) == 2
+
+
 def test_close_marks_the_end(tmp_path: Path) -> None:
     page = TrainingPage(tmp_path, "run")
     page.log_losses(record())

@@ -20,9 +20,11 @@ from PIL import Image
 
 from tests.support.environment import ROOT
 from util.errors import UserError
+from util.files import NAME_MAX
 from util.image_io import save_image
 from util.metrics.summary import Summary
 from util.pages.gallery import About, Gallery
+from util.pages.native import Native
 from util.pages.page import PARTS, STATIC
 
 ODD_NAME = "<b>&\"'#% ?ü;<script>alert(1)<h2>.png"
@@ -278,6 +280,34 @@ def test_images_that_the_previous_gallery_listed_are_removed(tmp_path: Path) -> 
     assert not list((tmp_path / "thumbs").iterdir()) and not (tmp_path / "images.list").exists()
 
 
+def test_native_files_are_linked_and_listed_and_removed_with_their_gallery(tmp_path: Path) -> None:
+    def native(kind: str) -> Native:
+        return Native(np.zeros((2, 3, 4), np.int16), kind, "", None)
+
+    long = "n" * 245
+    with Gallery(tmp_path, "results", about=About(display=["B: <int16>"])) as gallery:
+        for name, kind in (("a", "npy"), ("a", "npy"), (long, "tif")):
+            gallery.add(name, {"fake_B": draw_image()}, natives={"fake_B": native(kind)})
+    content = json.loads((tmp_path / "gallery.json").read_text())
+    assert content["display"] == ["B: <int16>"] and "B: <int16>" in read(tmp_path).texts
+    paths = [row["native"]["fake_B"] for row in content["rows"]]
+    assert paths[:2] == ["native/a_fake_B.npy", "native/a_2_fake_B.npy"]
+    assert len(Path(paths[2]).name) <= NAME_MAX
+    assert set(paths) <= set(read(tmp_path).values("a", "href"))
+    assert np.load(tmp_path / paths[0]).shape == (2, 3, 4)
+    mine = tmp_path / "native" / "mine.npy"
+    mine.touch()
+    killed = Gallery(tmp_path, "results")
+    assert [*(tmp_path / "native").iterdir()] == [mine]
+    killed.add("b", {"fake_B": draw_image()}, natives={"fake_B": native("npy")})
+    killed.finish()
+    (tmp_path / "gallery.json").unlink()
+    with Gallery(tmp_path, "results") as gallery:
+        gallery.add("c", {"x": draw_image()})
+    assert [*(tmp_path / "native").iterdir()] == [mine]
+    assert "native" not in json.loads((tmp_path / "gallery.json").read_text())["rows"][0]
+
+
 def test_a_crafted_list_removes_nothing_outside_of_the_gallery(tmp_path: Path) -> None:
     folder, victim = tmp_path / "results", tmp_path / "victim.png"
     (folder / "images" / "folder").mkdir(parents=True)
@@ -294,7 +324,14 @@ def test_a_crafted_list_removes_nothing_outside_of_the_gallery(tmp_path: Path) -
         7,
         None,
     ]
-    files += ["images/folder", "images/link.png", "images/\0", "images/a/b.png"]
+    files += [
+        "native/..",
+        "native/../../victim.png",
+        "images/folder",
+        "images/link.png",
+        "images/\0",
+        "images/a/b.png",
+    ]
     files += ["images/\ud800.png", f"images/{'x' * 300}.png"]
     for name, content in (
         ("gallery.json", {"rows": [{"images": dict(enumerate(files))}]}),
