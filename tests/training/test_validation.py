@@ -6,8 +6,11 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
+from PIL import Image
 
 import test
 import train
@@ -56,6 +59,45 @@ def test_the_best_model_is_kept_and_its_numbers_are_test_s(pairs: Path, tmp_path
     test.main([*places, *flags, "--phase=val", "--epoch=best", "--metrics=psnr,l1"])
     measured = json.loads((tmp_path / "results/run/val_best/metrics.json").read_text())["mean"]
     assert measured == pytest.approx(records[best - 1]["metrics"], rel=1e-6)
+
+
+def test_masked_bands_are_judged_in_their_units(tmp_path: Path) -> None:
+    """The target has five bands in units of its own; validation and test.py agree."""
+    rng = np.random.default_rng(0)
+    for phase in ("train", "val"):
+        for folder in "ABM":
+            (tmp_path / f"{phase}{folder}").mkdir()
+        for name in ("a", "b"):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                tmp_path / f"{phase}A/{name}.png"
+            )
+            bands = rng.uniform(-1000, 3000, (5, 32, 32)).astype(np.float32)
+            np.save(tmp_path / f"{phase}B/{name}.npy", bands)
+            mask = np.zeros((32, 32), np.uint8)
+            mask[:16] = 255
+            Image.fromarray(mask).save(tmp_path / f"{phase}M/{name}.png")
+    flags = [f"--dataroot={tmp_path}", f"--checkpoints_dir={tmp_path}", "--model=pix2pix", "--mask=true"]
+    flags += ["--crop_size=32", "--load_size=32", "--gpu_ids=-1", "--num_threads=0", "--name=run"]
+    training = ["--netG=unet_32", "--ngf=2", "--ndf=2", "--no_html", "--n_epochs=1", "--n_epochs_decay=0"]
+    training += ["--output_nc=5", "--output_range=-1000,3000", "--val_freq=1", "--best=mae"]
+    train.main([*flags, *training])
+    (record,) = found(tmp_path)
+    assert list(record["metrics"]) == ["psnr", "ssim", "l1", "mae", "rmse"]
+
+    test.main([*flags, "--phase=val", "--epoch=best", f"--results_dir={tmp_path}/results"])
+    gallery = tmp_path / "results/run/val_best"
+    document = json.loads((gallery / "metrics.json").read_text())
+    means = document["mean"]
+    overall = {name: value for name, value in means.items() if not name.endswith("]")}
+    assert overall == pytest.approx(record["metrics"], rel=1e-6)
+    bands = [means[f"mae[{band}]"] for band in range(1, 6)]
+    assert means["mae"] == pytest.approx(sum(bands) / 5)
+    for row in document["pictures"]:
+        fake = tifffile.imread(gallery / f"native/{row['name']}_fake_B.tif")
+        real = np.load(tmp_path / f"valB/{row['name']}.npy")
+        errors = np.abs(fake.astype(np.float64) - real)[:, :16]
+        assert row["mae"] == pytest.approx(errors.mean(), rel=1e-6)
+        assert row["mae[5]"] == pytest.approx(errors[4].mean(), rel=1e-6)
 
 
 def test_it_changes_nothing_ends_early_and_resumes(
