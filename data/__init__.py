@@ -56,7 +56,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
         check_stream_flags(data)
     dataset = chosen.from_options(options)
     if dataset.transform.augment:
-        check_augment(dataset.transform.augment, dataset.sides)
+        check_augment(dataset.transform.augment, dataset.sides, learns_input=dataset.learns_input)
     # More workers than cores gain nothing, but an explicit number is kept.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores)

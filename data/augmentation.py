@@ -4,6 +4,7 @@ Geometry is the same for all images of a sample, label maps and masks; values ch
 a word is written with ``:AB``.
 """
 
+import logging
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil, cos, floor, radians, sin
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 from options.augment_options import Augment
 from util.errors import UserError
 from util.parts import Kind, Part, Sides
+
+log = logging.getLogger(__name__)
 
 Window = tuple[int, int, int, int]
 """Left, top, width and height, in pixels of the scaled image."""
@@ -180,8 +183,18 @@ def import_kernels() -> Any:
     return functional
 
 
-def check(augment: Augment, sides: Sides) -> None:
-    """Raise a `UserError` if a photometric word cannot apply to the images of a data set."""
+def check(augment: Augment, sides: Sides, *, learns_input: bool = False) -> None:
+    """Raise a `UserError` if a photometric word cannot apply to the images of a data set.
+
+    Args:
+        learns_input: whether what models learn to produce is made of the input, which a warning says.
+    """
+    damaging = [word for word in augment.photometric if word != "color"]
+    if learns_input and damaging:
+        log.warning(
+            "--augment: %s also change what the model learns to produce: it is made of the input images",
+            " and ".join(damaging),
+        )
     if augment.photometric:
         import_kernels()  # in the main process, so that forked workers need not
     for word in augment.photometric:

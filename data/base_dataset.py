@@ -113,6 +113,8 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     """Other flags of which it supports only one value: the value, or `Fixed` with the reason."""
     paired: ClassVar[bool] = False
     """Whether B is the ground truth for A, which results are compared with."""
+    learns_input: ClassVar[bool] = False
+    """Whether what models learn to produce is made of A, as in colorization."""
     trains: ClassVar[bool] = True
     """Whether train.py can use it."""
     reads_values: ClassVar[bool] = False

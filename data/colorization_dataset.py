@@ -28,6 +28,7 @@ class ColorizationDataset(BaseDataset):
         "direction": Fixed("AtoB", REASON),
     }
     paired = True
+    learns_input = True
     layout = "phase"
 
     def __init__(self, paths: list[str], transform: Transform, *, keep_grey: bool, seed: int):

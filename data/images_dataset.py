@@ -74,6 +74,7 @@ class ImagesDataset(BaseDataset):
     Options = ImagesOptions
     fixed: ClassVar[Mapping[str, object]] = {"direction": Fixed("AtoB", "it has images of one side only")}
     reads_values = True
+    learns_input = True
     layout = "phase"
 
     def __init__(

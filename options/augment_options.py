@@ -57,7 +57,7 @@ class Augment:
     """
 
     words: frozenset[str] = frozenset()
-    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict, hash=False)
     both: frozenset[str] = frozenset()
 
     def interval(self, word: str, neutral: float = 0.0) -> Interval:

@@ -282,6 +282,13 @@ def test_photometric_words_without_images_to_change_are_refused() -> None:
     check(words(EVERYTHING), Sides())
 
 
+def test_a_warning_says_where_the_input_is_also_the_target(caplog: pytest.LogCaptureFixture) -> None:
+    check(words("rotate:15,color:0.2"), Sides(), learns_input=True)
+    assert not caplog.records
+    check(words("noise:0.1,jpeg:60"), Sides(), learns_input=True)
+    assert "--augment: noise and jpeg also change what the model learns to produce" in caplog.text
+
+
 def create(dataroot: Path, *flags: object) -> Loader:
     argv = ["--dataroot", str(dataroot), "--model", "pix2pix", "--gpu_ids", "-1", *map(str, flags)]
     return create_loader(parse(TrainOptions, argv, MODELS, DATASETS), torch.device("cpu"))
