@@ -66,7 +66,7 @@ def test_a_rotation_keeps_images_label_maps_and_masks_aligned() -> None:
     images = {
         "values": (painted, values_part(Values("float32", 0, 128), 2)),
         "8bit": (np.stack([columns, rows, rows]).astype(np.uint8), Part("B")),
-        "mask": (columns[None].astype(np.uint8), Part("M", "mask", channels=1)),
+        "mask": (2 * columns[None].astype(np.uint8), Part("M", "mask", channels=1)),
         "labels": (blocks[None], Part("A2", "labels", channels=117, values=Values("uint16"))),
         "instances": (blocks[None], Part("A3", "instances", channels=1, values=Values("uint16"))),
     }
@@ -92,7 +92,7 @@ def test_a_rotation_keeps_images_label_maps_and_masks_aligned() -> None:
         angles.add(round(change.angle))
 
         np.testing.assert_allclose(result["8bit"][:2], [x, y], atol=0.51)
-        np.testing.assert_allclose(result["mask"][0], x, atol=0.51)
+        np.testing.assert_allclose(result["mask"][0], 2 * x, atol=0.51)
         # Pixels whose nearest neighbour is not in doubt
         sure = seen & (abs(x % 1 - 0.5) > 0.01) & (abs(y % 1 - 0.5) > 0.01)
         expected = np.rint(y) // 9 * 13 + np.rint(x) // 9 + 40_000
