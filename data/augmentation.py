@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from options.augment_options import Augment
 from util.errors import UserError
 from util.parts import Kind, Part, Sides
+from util.seeding import torch_rng
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def draw(augment: Augment, rng: Random) -> Augmentation:
         blur=between("blur", blur),
         noise=between("noise", noise),
         jpeg=round(between("jpeg", jpeg, 100)),
-        seed=rng.getrandbits(64),
+        seed=rng.getrandbits(62),
     )
 
 
@@ -160,16 +161,12 @@ def recolor(image: Tensor, change: Augmentation, part: Part | None, *, is_input:
             colors = kernels.adjust_hue(colors, change.hue)
         fractions = colors.view_as(fractions)
     if "blur" in words and change.blur > 0:
-        # Three standard deviations; the reflected border of a kernel must be smaller than the image.
-        height, width = image.shape[1:]
-        radius = ceil(3 * change.blur)
-        size = [2 * min(radius, width - 1) + 1, 2 * min(radius, height - 1) + 1]
-        fractions = kernels.gaussian_blur(fractions, size, [change.blur] * 2)
+        fractions = _blur(fractions, change.blur)
     if "noise" in words:
         # Not the kernel of torchvision, whose numbers come from torch's global generator
-        rng = np.random.Generator(np.random.PCG64([change.seed, *part.name.encode()]))
-        noise = rng.standard_normal(fractions.shape, dtype=np.float32)
-        fractions = fractions + change.noise * torch.from_numpy(noise)
+        rng = torch_rng(f"noise {part.name}", change.seed)
+        noise = torch.randn(fractions.shape, generator=rng)
+        fractions = fractions + change.noise * noise
     result = fractions.clamp(0, 1) * values.span + values.low
     kept = values.cast(result.numpy())
     return torch.from_numpy(_as_jpeg(kept, change.jpeg) if "jpeg" in words else kept)
@@ -217,6 +214,18 @@ def check(augment: Augment, sides: Sides, *, learns_input: bool = False) -> None
 
 def _is_jpeg(part: Part) -> bool:
     return part.values.dtype == "uint8" and part.channels in (1, RGB)
+
+
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    """Return an image (C, H, W) blurred by a Gaussian kernel of three standard deviations to each side."""
+    blur, radius = import_kernels().gaussian_blur, ceil(3 * sigma)
+    # The reflected border must be smaller than the image.
+    height, width = (2 * min(radius, length - 1) + 1 for length in image.shape[1:])
+    if radius <= 4:
+        return blur(image, [width, height], [sigma, sigma])
+    # One axis after the other, and channels as images, is faster for large kernels alone.
+    across = blur(image[:, None], [width, 1], [sigma, sigma])
+    return blur(across, [1, height], [sigma, sigma])[:, 0]
 
 
 def _as_jpeg(pixels: NDArray[np.generic], quality: int) -> NDArray[np.uint8]:

@@ -215,6 +215,19 @@ def test_neutral_amounts_leave_values_as_they_are() -> None:
         torch.testing.assert_close(result.double(), image.double(), rtol=0, atol=1e-6 * values.span)
 
 
+@pytest.mark.parametrize("sigma", [0.7, 3.0, 60.0])
+def test_a_blur_is_that_of_torchvision(sigma: float) -> None:
+    image = random_image(TYPES["float32"], 2, 64)[:, :, :40]
+    result = recolor(
+        image,
+        Augmentation(words("blur:0-50"), blur=sigma),
+        values_part(TYPES["float32"], 2),
+        is_input=True,
+    )
+    size = [2 * min(int(np.ceil(3 * sigma)), length - 1) + 1 for length in (40, 64)]
+    torch.testing.assert_close(result, kernels.gaussian_blur(image, size, [sigma] * 2), rtol=1e-4, atol=1e-4)
+
+
 def test_masks_and_numbers_of_classes_keep_their_values() -> None:
     image = torch.randint(0, 9, (1, 16, 16), dtype=torch.uint8)
     change = draw(words("color:0.5:AB,noise:0.2:AB,blur:2:AB"), python_rng("kept"))
