@@ -28,13 +28,14 @@ def shrink(image: NDArray[np.generic], height: int, width: int) -> NDArray[np.fl
 def grey(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the mean of an image's channels, (C, H, W); the luminance of three."""
     if len(image) == 3:
-        return np.tensordot(np.float32([0.299, 0.587, 0.114]), image, 1)
+        return np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), image, 1)
     return image.mean(0)
 
 
 def to_levels(image: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
     """Return values as levels, 0 to 255, given those of black and white."""
-    return ((image - low) * (255 / ((high - low) or 1.0))).clip(0, 255).round().astype(np.uint8)
+    levels = ((image - low) * (255 / ((high - low) or 1.0))).clip(0, 255)
+    return np.nan_to_num(levels).round().astype(np.uint8)
 
 
 def box_mean(image: NDArray[np.float32], radius: int) -> NDArray[np.float32]:

@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.support.commands import load_command
 from tests.support.environment import ODD, ONE_THREAD, ROOT, Command, needs_odd
+from util.errors import UserError
 
-check_pictures = load_command("datasets/check_pictures.py")
+doctor = load_command("datasets/doctor.py")
 
 MODEL = "--model pix2pix --dataset_mode template --gpu_ids -1 --netG unet_64 --ngf 8 --ndf 8 --crop_size 64"
 TRAIN = f"{MODEL} --load_size 72 --n_epochs 1 --n_epochs_decay 1 --print_freq 1000"
@@ -74,7 +75,7 @@ def test_a_folder_of_bad_images_is_an_error(command: Command, tmp_path: Path) ->
 
 def test_a_folder_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = mixed_folder(tmp_path / "data")
-    assert check_pictures.main([str(folder)]) == 1
+    assert doctor.main(["--list", str(folder)]) == 1
     output = capsys.readouterr().out
     assert "6 loaded, 3 bad, 3 ignored" in output
     assert re.search(r"4\.png +loaded +80 x 74\n", output)
@@ -83,9 +84,9 @@ def test_a_folder_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for path in folder.iterdir():
         if path.is_file() and (path.suffix != ".png" or path.name == "0a.png"):
             path.unlink()
-    assert check_pictures.main([str(folder)]) == 0
-    with pytest.raises(SystemExit):
-        check_pictures.main([str(tmp_path / "absent")])
+    assert doctor.main(["--list", str(folder)]) == 0
+    with pytest.raises(UserError):
+        doctor.main(["--list", str(tmp_path / "absent")])
 
 
 @needs_odd

@@ -21,6 +21,7 @@ MAX_COLUMNS = 6  # common.css has a rule for each number of columns up to this o
 
 PARTS = {
     "gallery": ("common", "lightbox", "sorting", "chunks", "gallery"),
+    "doctor": ("common", "doctor"),
     "comparison": ("common", "lightbox", "curves", "chart", "compare"),
     "training": ("common", "lightbox", "curves", "chart", "epochs", "training"),
 }
