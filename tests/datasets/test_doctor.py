@@ -107,7 +107,7 @@ def test_planted_faults_in_pairs_are_named(facades: Path, caplog: pytest.LogCapt
     Image.open(train / "07.png").crop((0, 0, 64, 64)).save(train / "07.png")
     Image.new("RGB", (128, 64)).save(train / "08.png")
     A, B = halves(train / "09.png")
-    join(A, B.transpose(Image.Transpose.FLIP_LEFT_RIGHT), train / "09.png")
+    join(A, B.transpose(Image.Transpose.FLIP_TOP_BOTTOM), train / "09.png")
     (train / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1\n")
     (train / "Thumbs.db").write_text("")
     transparent = Image.open(val / "00.png").convert("RGBA")
@@ -125,7 +125,7 @@ def test_planted_faults_in_pairs_are_named(facades: Path, caplog: pytest.LogCapt
         "06.png": "10 x 10 pixels",
         "07.png": "its halves are 32 x 64",
         "08.png": "all pixels are 0",
-        "09.png": "mirrored",
+        "09.png": "B is upside down",
         "lfs.png": "git lfs pull",
     }
     for name, what in faults.items():
