@@ -58,6 +58,17 @@ def for_testing(*flags: str) -> tuple[DcganModel, list[Batch]]:
     return model, [batch.to(CPU, model.dtype) for batch in create_loader(options, CPU).epoch(0)]
 
 
+def test_generated_images_have_the_channels_and_units_of_the_input() -> None:
+    model, (batch, *_) = for_testing("--input_nc=5", "--input_range=-10,30", "--num_samples=2")
+    fake, side = model.translate(batch)["fake"], batch.sides.of("fake")
+    assert (fake.shape[1], side.channels) == (5, 5)
+    torch.testing.assert_close(side.in_units(fake), (fake.double() + 1) * 20 - 10)
+    with pytest.raises(
+        UserError, match=r"--output_range full: dcgan supports only .*values of --input_range"
+    ):
+        for_testing("--output_range=full")
+
+
 @pytest.mark.parametrize("size", sorted(SIDES))
 @pytest.mark.parametrize("classes", [0, 3])
 def test_every_size_comes_out_and_goes_in(size: int, classes: int) -> None:
