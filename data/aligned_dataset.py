@@ -287,12 +287,16 @@ def find_pairs(
     folder, folder_A, folder_B = dataroot / phase, dataroot / f"{phase}A", dataroot / f"{phase}B"
     two_folders = folder_A.is_dir() or folder_B.is_dir()
     if not two_folders and not folder.is_dir():
-        # The layout that the peer's combine_A_and_B.py joins
+        # The layout that combine_A_and_B.py joins
         separate = (dataroot / "A" / phase).is_dir() or (dataroot / "B" / phase).is_dir()
-        advice = f"rename A/{phase} to {phase}A and B/{phase} to {phase}B" if separate else ""
+        advice = "check --dataroot and --phase"
+        if separate:
+            advice = (
+                f"rename A/{phase} to {phase}A and B/{phase} to {phase}B, or use datasets/combine_A_and_B.py"
+            )
         raise UserError(
             f"--dataroot {dataroot}: it has neither a folder {phase} (pairs side by side) nor folders"
-            f" {phase}A and {phase}B (pairs of files); {advice or 'check --dataroot and --phase'}"
+            f" {phase}A and {phase}B (pairs of files); {advice}"
         )
     if not two_folders or has_images(folder, formats.EXTENSIONS):
         return [(path, path) for path in find(folder, "AB")]

@@ -74,8 +74,15 @@ def read_pixels(path: str) -> Pixels:
     with suppress(Exception), Image.open(path, formats=FORMATS) as image:  # others have no transparency
         if len(values) in (2, 4) and image.mode in ("LA", "RGBA", "PA"):
             return Pixels(values, True)
-        if "transparency" in image.info and values.dtype == np.uint8:  # a colour is transparent
+        color = image.info.get(
+            "transparency"
+        )  # which is transparent, or how much each colour of a palette is
+        if color is not None and values.dtype == np.uint8:
             return Pixels(np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0), True)
+        if color is not None:
+            transparent = (values == np.reshape(color, (-1, 1, 1))).all(0, keepdims=True)
+            alpha = np.where(transparent, 0, 65535).astype(values.dtype)
+            return Pixels(np.concatenate([values, alpha]), True)
     with suppress(Exception), tifffile.TiffFile(getattr(path, "file", path)) as tif:
         return Pixels(values, nodata=float(tif.pages.first.tags[GDAL_NODATA].value))
     return Pixels(values)

@@ -1,6 +1,7 @@
 """Join the two images of a pair in one file, A on the left, without changing a value."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,14 +34,23 @@ class Pair(NamedTuple):
         return f"{self.A} and {self.B}"
 
 
-def join_all(files: Sequence[Files], problems: Sequence[str], out: Path, processes: int) -> bool:
+def join_all(
+    files: Sequence[Files],
+    problems: Sequence[str],
+    out: Path,
+    processes: int,
+    *,
+    tiff_pages: str = "samples",
+    slice_axis: int = 2,
+) -> bool:
     """Write pairs to a folder, log what is wrong, and return whether nothing is.
 
     Args:
         files: the pairs of files.
         problems: what is wrong with files that are left out.
+        tiff_pages, slice_axis: which images are in a file, see `formats.entries`.
     """
-    pairs, unequal = _plan(files, out)
+    pairs, unequal = _plan(files, out, tiff_pages, slice_axis)
     problems = [*problems, *unequal]
     for problem in problems:
         log.warning("%s", problem)
@@ -94,12 +104,14 @@ def joint_extension(A: str, B: str) -> str:
     )
 
 
-def _plan(files: Sequence[Files], out: Path) -> tuple[list[Pair], list[str]]:
+def _plan(
+    files: Sequence[Files], out: Path, tiff_pages: str, slice_axis: int
+) -> tuple[list[Pair], list[str]]:
     """Return the pairs of images in pairs of files, and what is wrong with the others."""
     pairs: list[Pair] = []
     problems = []
     for name, A, B in files:
-        entries_A, entries_B = formats.entries([A]), formats.entries([B])
+        entries_A, entries_B = (formats.entries([path], tiff_pages, slice_axis) for path in (A, B))
         if len(entries_A) != len(entries_B):
             problems.append(f"{A} and {B}: hold {len(entries_A)} and {len(entries_B)} images; left out")
         elif len(entries_A) == 1:
@@ -110,13 +122,17 @@ def _plan(files: Sequence[Files], out: Path) -> tuple[list[Pair], list[str]]:
                 Pair(each_A, each_B, out / f"{name}_{number:0{digits}d}.tif")
                 for number, (each_A, each_B) in enumerate(zip(entries_A, entries_B, strict=True))
             ]
-    counts = Counter(pair.out for pair in pairs)
-    problems += [
-        f"{pair}: {pair.out} is the result of other files, too; left out"
+    taken = Counter(pair.out for pair in pairs)
+    # x.gif becomes x.png; beside another x.png it becomes x.gif.png.
+    pairs = [
+        pair._replace(out=pair.out.with_name(f"{os.path.basename(pair.A)}{pair.out.suffix}"))
+        if taken[pair.out] > 1 and not pair.A.endswith(pair.out.suffix)
+        else pair
         for pair in pairs
-        if counts[pair.out] > 1
     ]
-    return [pair for pair in pairs if counts[pair.out] == 1], problems
+    taken = Counter(pair.out for pair in pairs)
+    problems += [f"{pair}: others become {pair.out}, too; left out" for pair in pairs if taken[pair.out] > 1]
+    return [pair for pair in pairs if taken[pair.out] == 1], problems
 
 
 def _with_equal_channels(pair: Pair, images: list[Pixels]) -> list[Pixels]:

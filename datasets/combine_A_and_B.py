@@ -15,6 +15,7 @@ and DATA/trainB).
 Every file without a partner, and every pair that cannot be joined, is named; the exit status is 1 then.
 """
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -83,15 +84,28 @@ def _marked(named: Names, mark: str) -> tuple[Names, set[str]]:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument(
         "--fold_A", type=Path, required=True, help="a folder with a folder of images per split"
     )
     parser.add_argument("--fold_B", type=Path, required=True, help="the same for the partners of the images")
     parser.add_argument("--fold_AB", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("--num_imgs", type=int, default=1000000, help="at most this many pairs of each split")
+    parser.add_argument(
+        "--num_imgs", type=int, default=1000000, help="pairs of each split at most; default: 1000000"
+    )
     parser.add_argument("--use_AB", action="store_true", help="pair 1_A.png with 1_B.png: they become 1.png")
     parser.add_argument("--no_multiprocessing", action="store_true", help="the same as --num_threads 1")
+    parser.add_argument(
+        "--tiff_pages",
+        choices=("samples", "channels"),
+        default="samples",
+        help="pages of TIFF files, as in training",
+    )
+    parser.add_argument(
+        "--slice_axis", type=int, choices=(0, 1, 2), default=2, help="of volumes, as in training"
+    )
     parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: one per core")
     parser.add_argument(
         "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training; default: 0.9"
@@ -115,7 +129,14 @@ def main(argv: list[str]) -> int:
         files = [(stem(name), *both) for name, both in pairs.files.items()][: options.num_imgs]
         if len(files) < len(pairs.files):
             log.info("%s: %d of %d pairs (--num_imgs)", split, len(files), len(pairs.files))
-        complete &= join_all(files, pairs.problems, fold_AB / split, processes)
+        complete &= join_all(
+            files,
+            pairs.problems,
+            fold_AB / split,
+            processes,
+            tiff_pages=options.tiff_pages,
+            slice_axis=options.slice_axis,
+        )
     return 0 if complete else 1
 
 

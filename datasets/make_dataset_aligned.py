@@ -10,6 +10,7 @@ Files keep their format and their values, see combine_A_and_B.py. Every file wit
 that cannot be joined, is named; the exit status is 1 then.
 """
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from data.pairing import list_images, pair_in_order
 from data.parallel import cores
 from data.side_by_side import join_all
 from util.errors import Parser, UserError, run_command
+from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +29,9 @@ PHASES = ("test", "train", "val")
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument(
         *("--dataset-path", "--dataset_path"),
         type=Path,
@@ -35,8 +39,21 @@ def main(argv: list[str]) -> int:
         metavar="DATA",
         help="a folder with trainA and trainB, testA and testB, or valA and valB",
     )
+    parser.add_argument(
+        "--tiff_pages",
+        choices=("samples", "channels"),
+        default="samples",
+        help="pages of TIFF files, as in training",
+    )
+    parser.add_argument(
+        "--slice_axis", type=int, choices=(0, 1, 2), default=2, help="of volumes, as in training"
+    )
     parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: one per core")
+    parser.add_argument(
+        "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training; default: 0.9"
+    )
     options = parser.parse_args(argv)
+    set_max_image_gb(options.max_image_gb)
     root = options.dataset_path
     sides = {phase: (root / f"{phase}A", root / f"{phase}B") for phase in PHASES}
     sides = {phase: folders for phase, folders in sides.items() if any(folder.is_dir() for folder in folders)}
@@ -46,7 +63,14 @@ def main(argv: list[str]) -> int:
     for phase, folders in sides.items():
         pairs = pair_in_order(list_images(folders[0]), list_images(folders[1]), folders)
         numbered = [(f"{number:04d}", *both) for number, both in enumerate(pairs.files.values())]
-        complete &= join_all(numbered, pairs.problems, root / phase, options.num_threads)
+        complete &= join_all(
+            numbered,
+            pairs.problems,
+            root / phase,
+            options.num_threads,
+            tiff_pages=options.tiff_pages,
+            slice_axis=options.slice_axis,
+        )
     return 0 if complete else 1
 
 

@@ -10,6 +10,7 @@ for pix2pix), trainA/0_A.jpg and trainB/0_B.jpg (for cycle_gan), and test, testA
 The exit status is 1 if an image has no partner, or cannot be read; each is named.
 """
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -74,7 +75,9 @@ def _save(image: Image.Image, path: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--gtFine_dir", type=Path, required=True, help="the unpacked folder gtFine")
     parser.add_argument("--leftImg8bit_dir", type=Path, required=True, help="the unpacked folder leftImg8bit")
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write to")

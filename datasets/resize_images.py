@@ -12,6 +12,7 @@ flags have changed since. Files appear under their names when they are complete.
 read is named; the exit status is 1 then.
 """
 
+import argparse
 import logging
 import re
 import sys
@@ -36,7 +37,9 @@ def size(text: str) -> tuple[int, int]:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder with the images")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write to")
     sizes = parser.add_mutually_exclusive_group(required=True)

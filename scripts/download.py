@@ -43,7 +43,8 @@ TIMEOUT = 30
 """Seconds to wait for a connection, and for each part of an answer."""
 
 CITYSCAPES = (
-    "cityscapes: its licence forbids redistribution; download it from https://www.cityscapes-dataset.com"
+    "cityscapes: its licence forbids redistribution; download it from https://www.cityscapes-dataset.com, and"
+    " see datasets/prepare_cityscapes_dataset.py"
 )
 CACHE = "{cache}"
 """Stands for the folder of torch's cache of weights."""

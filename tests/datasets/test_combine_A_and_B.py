@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -143,6 +144,33 @@ def test_partners_may_have_other_extensions(tmp_path: Path, caplog: pytest.LogCa
     assert caplog.text.count("its partner in") == 3  # of the three files named 2
     joined = formats.read(str(tmp_path / "out" / "train" / "1.png"))
     assert (np.moveaxis(joined, 0, -1)[:, :4] == A).all()
+
+
+def test_pages_of_a_file_are_pairs_or_channels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for side, pages in (("A", 3), ("B", 3)):
+        (tmp_path / side / "train").mkdir(parents=True)
+        values = RNG.integers(0, 4000, (pages, 20, 24), dtype=np.uint16)
+        tifffile.imwrite(tmp_path / side / "train" / "1.tif", values, photometric="minisblack")
+    assert run(tmp_path) == 0
+    written = sorted((tmp_path / "out" / "train").iterdir())
+    assert [path.name for path in written] == ["1_000.tif", "1_001.tif", "1_002.tif"]
+    B = formats.read(f"{tmp_path / 'B' / 'train' / '1.tif'}#001")
+    assert (formats.read(str(written[1]))[..., 24:] == B).all()
+    assert run(tmp_path, "--tiff_pages", "channels") == 0
+    assert formats.read(str(tmp_path / "out" / "train" / "1.tif")).shape == (3, 20, 48)
+    assert "3 other images are in it" in caplog.text  # those of the first command
+
+    tifffile.imwrite(tmp_path / "B" / "train" / "1.tif", values[:2], photometric="minisblack")
+    assert run(tmp_path) == 1
+    assert "hold 3 and 2 images" in caplog.text
+
+
+def test_a_converted_file_does_not_replace_another(tmp_path: Path) -> None:
+    for side in "AB":
+        save(tmp_path / side / "train" / "1.png", (4, 4, 3))
+        save(tmp_path / side / "train" / "1.gif", (4, 4, 3))
+    assert run(tmp_path) == 0
+    assert sorted(path.name for path in (tmp_path / "out" / "train").iterdir()) == ["1.gif.png", "1.png"]
 
 
 def test_use_AB_and_num_imgs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
