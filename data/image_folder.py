@@ -116,7 +116,12 @@ def _images_in(folder: Folder, extensions: tuple[str, ...]) -> Sequence[str]:
     if isinstance(folder, ShardFolder):
         return [file for file in folder.members if _is_named_like(os.path.basename(file), extensions)]
     files = files_in(folder)
-    images = [file for file in files if _is_named_like(file.name, extensions)]
+    native = extensions == formats.EXTENSIONS  # which includes DICOM files without an extension
+    images = [
+        file
+        for file in files
+        if _is_named_like(file.name, extensions) or (native and formats.is_image_file(file.path))
+    ]
     for file in files:
         named = _is_named_like(file.name, extensions)
         if file.linked and not named and not os.path.exists(file.path):

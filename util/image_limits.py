@@ -99,6 +99,10 @@ class LimitedFile(BufferedReader):
             raise LimitError(f"decoding it takes more than {MAX_SECONDS:g} s")
         return content
 
+    def restart(self, budget: float) -> None:
+        """Begin with new limits."""
+        self.budget, self._deadline = budget, time.thread_time() + MAX_SECONDS
+
     def untimed(self) -> None:
         """Read without limits from now on, several times as fast."""
         self.read = super().read  # type: ignore[method-assign]

@@ -6,7 +6,8 @@ Images are arrays (C, H, W) in a type of the file's: uint8, uint16, int16 or flo
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -83,17 +84,11 @@ def header(path: str) -> Header:
         BadImage: The file cannot be read, or decoding it would exceed the limits.
         UserError: An optional package is missing.
     """
-    try:
-        file, key = _file_and_key(path)
-        with Source(file) as source:
-            found: Header = _reader(source, key).header(source, key)
+    with _opened(path) as (source, key, reader):
+        found: Header = reader.header(source, key)
         if 0 in found[:3]:
             raise FormatError("no pixels in it")
         return found
-    except UserError:
-        raise
-    except Exception as error:
-        raise bad_image(path, error) from error
 
 
 def read(path: str, window: Window | None = None) -> Array:
@@ -110,15 +105,8 @@ def read(path: str, window: Window | None = None) -> Array:
         BadImage: The file cannot be read, or only with more memory or time than the limits.
         UserError: An optional package is missing.
     """
-    try:
-        file, key = _file_and_key(path)
-        with Source(file) as source:
-            return to_native(_reader(source, key).read(source, key, window))
-    # For damaged files decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
-    except UserError:
-        raise
-    except Exception as error:
-        raise bad_image(path, error) from error
+    with _opened(path) as (source, key, reader):
+        return to_native(reader.read(source, key, window))
 
 
 def read_indices(path: str) -> Array:
@@ -130,36 +118,22 @@ def read_indices(path: str) -> Array:
         BadImage: As for `read`, or it has several channels, or numbers that are not whole.
         UserError: An optional package is missing.
     """
-    try:
-        file, key = _file_and_key(path)
-        with Source(file) as source:
-            reader = _reader(source, key)
-            if reader is bitmaps:
-                numbers = bitmaps.read_indices(source, key)
-            elif reader in (tiff, geotiff, dicom):
-                numbers = reader.read(source, key, None, indices=True)
-            else:
-                numbers = reader.read(source, key, None)
+    with _opened(path) as (source, key, reader):
+        if reader is bitmaps:
+            numbers = bitmaps.read_indices(source, key)
+        elif reader in (tiff, geotiff, dicom):
+            numbers = reader.read(source, key, None, indices=True)
+        else:
+            numbers = reader.read(source, key, None)
         if len(numbers) > 1:
             raise FormatError(f"it has {len(numbers)} channels; a map of numbers has one")
         return _whole_numbers(numbers[0])
-    except UserError:
-        raise
-    except Exception as error:
-        raise bad_image(path, error) from error
 
 
 def can_window(path: str) -> bool:
     """Return whether `read` gets a part of an image without decoding all of it."""
-    try:
-        file, key = _file_and_key(path)
-        with Source(file) as source:
-            reader = _reader(source, key)
-            return reader is not bitmaps and reader.can_window(source, key)
-    except UserError:
-        raise
-    except Exception as error:
-        raise bad_image(path, error) from error
+    with _opened(path) as (source, key, reader):
+        return reader is not bitmaps and bool(reader.can_window(source, key))
 
 
 def thumbnail(path: str, longest: int) -> Array:
@@ -174,9 +148,8 @@ def thumbnail(path: str, longest: int) -> Array:
     found = header(path)
     step = max(1.0, max(found.height, found.width) / longest)
     height, width = max(1, int(found.height / step)), max(1, int(found.width / step))
-    if _is_scene(path):
-        file, _ = _file_and_key(path)
-        with Source(file) as source:
+    with _opened(path) as (source, _, reader):
+        if reader is geotiff:
             return to_native(geotiff.thumbnail(source, height, width))
     rows = (np.arange(height) * found.height // height).tolist()
     columns = np.arange(width) * found.width // width
@@ -360,10 +333,23 @@ def _file_and_key(path: str) -> tuple[str, str]:
     return (file, key) if sign and os.path.exists(file) else (path, "")
 
 
+@contextmanager
+def _opened(path: str) -> Iterator[tuple[Source, str, ModuleType]]:
+    """Open an image for the module that reads it; errors name it."""
+    file, key = _file_and_key(path)
+    try:
+        with Source(file) as source:
+            yield source, key, _reader(source, key)
+    except UserError:
+        raise
+    # For damaged files decoders raise SyntaxError, TypeError, ValueError, MemoryError and others.
+    except Exception as error:
+        raise bad_image(path, error) from error
+
+
 def _reader(source: Source, key: str) -> ModuleType:
     """Return the module that reads an image of a file, by the file's content."""
-    source.seek(0)
-    head, name = source.peek(132), source.path.lower()
+    head, name = source.head, source.path.lower()
     if head.startswith(tiff.MAGIC):
         if not tiff.is_georeferenced(source, key):
             return tiff

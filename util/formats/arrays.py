@@ -125,7 +125,7 @@ def _whole(file: IO[bytes]) -> Array:
 
 
 def _is_zip(source: Source) -> bool:
-    return source.peek(2)[:2] == b"PK"
+    return source.head.startswith(b"PK")
 
 
 def _in_zip(source: Source, key: str, read: Callable[[IO[bytes]], T]) -> T:

@@ -19,6 +19,8 @@ Window = tuple[int, int, int, int]
 Box = tuple[float, float, float, float]
 """What an image shows of the image in its source file: left, top, right, bottom, in the source's pixels."""
 
+HEAD_BYTES = 1024
+
 SCIENCE = "pip install -r requirements-science.txt"
 
 
@@ -45,6 +47,7 @@ class Source(LimitedFile):
     Attributes:
         path: its path, or the member of a tar file that it is.
         size: its bytes.
+        head: the first of them, at least 132.
     """
 
     def __init__(self, path: str):
@@ -58,6 +61,7 @@ class Source(LimitedFile):
                 raise OSError("not a regular file")  # opening a named pipe would wait for a writer
             raw, self.size = FileIO(path), status.st_size
         super().__init__(raw, 2 * self.size + HEADER_BYTES)
+        self.head = self.peek(HEAD_BYTES)
 
     @property
     def on_disk(self) -> bool:

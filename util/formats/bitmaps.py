@@ -1,6 +1,7 @@
 """Photographs and drawings: what Pillow reads, PNG files of 16 bits, and netpbm files in their own values."""
 
 import re
+import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ COLOURS = {"P": 3, "PA": 3, "CMYK": 3, "YCbCr": 3, "LAB": 3, "HSV": 3}
 
 GREY_BITS = {"L;2": 85, "L;4": 17}
 """What Pillow multiplies grey levels of 2 and 4 bits by."""
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row of the passes of an interlaced PNG file, and their steps."""
 
 NETPBM = re.compile(
     rb"(P[2356Ff])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+([-+.\deE]+)(?:#[^\n]*)?\s"
@@ -77,6 +81,7 @@ def png8(image: Array) -> bytes:
 
 def _opened(source: Source) -> Image.Image:
     source.check_size()
+    source.seek(0)
     image = Image.open(source, formats=FORMATS)
     check_header(image)
     return image
@@ -104,11 +109,49 @@ def _png16(image: Image.Image) -> str:
 
 
 def _png(content: bytes) -> Array:
+    """Decode a PNG file of 16 bits, (C, H, W)."""
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
-    encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    encoded = torch.frombuffer(bytearray(_checked_png(content)), dtype=torch.uint8)
     return np.asarray(decode_image(encoded, ImageReadMode.UNCHANGED).numpy())
+
+
+def _checked_png(content: bytes) -> bytes:
+    """Return a PNG file of 16 bits with nothing but its pixels.
+
+    Raises:
+        FormatError: It is damaged; torchvision's decoder would end the process by a segmentation fault.
+    """
+    chunks: dict[bytes, list[bytes]] = {}
+    at = 8
+    while at + 12 <= len(content) and b"IEND" not in chunks:
+        length, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
+        data, checksum = content[at + 8 : at + 8 + length], content[at + 8 + length : at + 12 + length]
+        if kind in (b"IHDR", b"IDAT") and zlib.crc32(kind + data) != int.from_bytes(checksum):
+            raise FormatError("damaged: a checksum is wrong")
+        chunks.setdefault(kind, []).append(data)
+        at += 12 + length
+    header, data = chunks[b"IHDR"][0], b"".join(chunks.get(b"IDAT", []))
+    width, height = int.from_bytes(header[:4]), int.from_bytes(header[4:8])
+    pixel = 2 * {0: 1, 2: 3, 4: 2, 6: 4}[header[9]]
+    passes = ADAM7 if header[12] else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    lines = [1 + columns * pixel for columns, rows in sizes if columns > 0 for _ in range(rows)]
+    inflate = zlib.decompressobj()
+    filtered = inflate.decompress(data, sum(lines) + 1)
+    if not inflate.eof:
+        inflate.decompress(inflate.unconsumed_tail, 1)  # the checksum at its end
+    starts = np.cumsum([0, *lines[:-1]])
+    if len(filtered) != sum(lines) or not inflate.eof:
+        raise FormatError("damaged: it does not hold as many pixels as its header says")
+    if np.frombuffer(filtered, np.uint8)[starts].max() > 4:
+        raise FormatError("damaged: a row is filtered in an unknown way")
+    # Stored, because it would be decompressed a second time.
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered, 0)), (b"IEND", b""))
+    return content[:8] + b"".join(
+        len(part).to_bytes(4) + kind + part + zlib.crc32(kind + part).to_bytes(4) for kind, part in parts
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -141,8 +184,7 @@ def _array(image: Image.Image) -> Array:
 
 def _netpbm_header(source: Source) -> tuple[Header, bytes, float, int] | None:
     """Return the header, kind, largest value and length of the header of a netpbm file, or None."""
-    source.seek(0)
-    head = source.peek(1024)
+    head = source.head
     if head[:1] != b"P" or (match := NETPBM.match(head)) is None:
         return None
     kind, width, height, largest = match[1], int(match[2]), int(match[3]), float(match[4])
@@ -169,6 +211,7 @@ def _netpbm(source: Source) -> Array:
         values = np.array(text.split()[:count], dtype=np.int64)
         if len(values) == count and not 0 <= values.min() <= values.max() <= largest:
             raise FormatError(f"values outside 0 to {largest:g}")
+        values = values.astype(head.dtype)
     else:
         stored = np.dtype(head.dtype).newbyteorder("<" if largest < 0 else ">")
         content = source.read(count * stored.itemsize)

@@ -3,8 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,12 +59,14 @@ STALE = (
 )
 """Elements that are not true of an image with other pixels."""
 
+# Keep pydicom's warnings about files out of the training log; errors are raised.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def is_dicom(source: Source) -> bool:
     """Return whether a file is one, by its content or its extension."""
-    return source.peek(132)[128:132] == MAGIC or source.path.lower().endswith(EXTENSIONS)
+    return source.head[128:132] == MAGIC or source.path.lower().endswith(EXTENSIONS)
 
 
 def in_order(paths: Sequence[str]) -> list[str]:
@@ -103,6 +104,8 @@ def in_order(paths: Sequence[str]) -> list[str]:
 def samples(source: Source) -> list[str]:
     """Return the keys of the frames of a file: "" if there is only one."""
     frames = _frames(_dataset(source, ("NumberOfFrames",)))
+    if frames > source.size:
+        raise FormatError(f"its header claims {frames} frames, more than the file has bytes")
     return [str(number) for number in range(frames)] if frames > 1 else [""]
 
 
@@ -188,41 +191,39 @@ def spacing(source: Source, key: str) -> Array | None:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix  # DICOM's x and y point to the left and back
 
 
-@contextmanager
-def _pydicom() -> Iterator[Any]:
+def _pydicom() -> Any:
     try:
         import pydicom
     except ImportError:
         raise missing("pydicom", "a DICOM file") from None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield pydicom
+    return pydicom
 
 
 def _dataset(source: Source, tags: Sequence[str] = ()) -> "Dataset":
     """Return the elements of a file before the pixels, or only those with some names."""
     source.seek(0)
-    with _pydicom() as pydicom:
-        found = pydicom.dcmread(source, stop_before_pixels=True, force=True, specific_tags=list(tags) or None)
-        if not tags and "Rows" not in found:
-            raise FormatError("a DICOM file without an image")
-        return found
+    found: Dataset = _pydicom().dcmread(
+        source, stop_before_pixels=True, force=True, specific_tags=list(tags) or None
+    )
+    if not tags and "Rows" not in found:
+        raise FormatError("a DICOM file without an image")
+    return found
 
 
 def _stored(source: Source, tags: "Dataset", frame: int) -> Array:
     """Decode the numbers of a frame, (H, W) or (H, W, C)."""
+    pydicom = _pydicom()
     from pydicom.pixels import pixel_array
     from pydicom.uid import ImplicitVRLittleEndian
 
     if not 0 <= frame < _frames(tags):
         raise FormatError(f"it has no frame {frame}")
     source.seek(0)
-    with _pydicom() as pydicom:
-        if "TransferSyntaxUID" in getattr(tags, "file_meta", {}):
-            return np.asarray(pixel_array(source, index=frame))
-        whole = pydicom.dcmread(source, force=True)
-        whole.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
-        return np.asarray(pixel_array(whole, index=frame))
+    if "TransferSyntaxUID" in getattr(tags, "file_meta", {}):
+        return np.asarray(pixel_array(source, index=frame))
+    whole = pydicom.dcmread(source, force=True)
+    whole.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return np.asarray(pixel_array(whole, index=frame))
 
 
 def _frames(tags: "Dataset") -> int:

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from util.files import sync, sync_folder, temporary_path
-from util.formats.base import Array, Box, Header, Source, Window, check_shape, missing, native_type, sampling
+from util.formats.base import (
+    Array,
+    Box,
+    FormatError,
+    Header,
+    Source,
+    Window,
+    check_shape,
+    missing,
+    native_type,
+    sampling,
+)
 
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
@@ -132,12 +143,12 @@ def _opened(source: Source) -> "Iterator[DatasetReader]":
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore")
         stack.enter_context(rasterio.Env(**SETTINGS))
-        source.seek(0)
         # GDAL would choose among hundreds of formats by the content.
-        driver = "JP2OpenJPEG" if source.peek(8).startswith(JPEG2000) else "GTiff"
+        driver = "JP2OpenJPEG" if source.head.startswith(JPEG2000) else "GTiff"
         if source.on_disk:
             yield stack.enter_context(rasterio.open(source.path, driver=driver, sharing=False))
         else:
+            source.seek(0)
             content = stack.enter_context(MemoryFile(source.read()))
             yield stack.enter_context(content.open(driver=driver))
 
@@ -158,11 +169,16 @@ def _palette(scene: "DatasetReader") -> Array | None:
 
 def _read(source: Source, window: Window | None, size: tuple[int, int] | None, indices: bool) -> Array:
     with _opened(source) as scene:
+        from rasterio.errors import RasterioIOError
+
         dtype = _dtype(scene)
         left, top, right, bottom = window or (0, 0, scene.width, scene.height)
         shape = (scene.count, *(size or (bottom - top, right - left)))
         check_shape(shape, dtype)
-        pixels = scene.read(window=((top, bottom), (left, right)), out_shape=shape, out_dtype=dtype)
+        try:
+            pixels = scene.read(window=((top, bottom), (left, right)), out_shape=shape, out_dtype=dtype)
+        except RasterioIOError as error:
+            raise FormatError(str(error.__cause__ or error)) from error
         palette = None if indices else _palette(scene)
         return pixels if palette is None else np.moveaxis(palette[pixels[0]], -1, 0)
 

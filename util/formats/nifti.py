@@ -148,13 +148,13 @@ def _nibabel() -> Any:
 
 
 def _is_compressed(source: Source) -> bool:
-    source.seek(0)
-    return source.peek(2)[:2] == b"\x1f\x8b"
+    return source.head.startswith(b"\x1f\x8b")
 
 
 def _volume(source: Source) -> "Nifti1Image":
     """Return a volume whose data are not read yet."""
     nibabel = _nibabel()
+    source.seek(0)
     compressed = _is_compressed(source)
     stream = cast(IO[bytes], gzip.GzipFile(fileobj=source) if compressed else source)
     size = int.from_bytes(stream.read(4), "little")

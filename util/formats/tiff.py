@@ -1,6 +1,8 @@
 """TIFF files, by tifffile."""
 
 import logging
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +30,8 @@ from util.formats.base import (
     turned,
 )
 from util.image_io import read_image
-from util.image_limits import LimitError, max_image_bytes
+from util.image_limits import HEADER_BYTES, LimitError, max_image_bytes
+from util.shards import file_identity
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -46,6 +49,11 @@ MAX_BANDS = 32
 
 SEGMENT_BYTES = 1 << 26
 """Up to this size of its strips or tiles, a part of an image is decoded by itself."""
+
+OPEN_FILES = 4
+"""Files with several images that stay open."""
+
+_open_files: list[tuple[object, Source, TiffFile]] = []
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
@@ -72,8 +80,10 @@ def samples(source: Source, pages: str) -> list[str]:
     Args:
         pages: ``samples`` or ``channels``.
     """
-    with _opened(source) as tif:
+    with _opened(source, "") as tif:
         count = sum(_count(series) for series in _series(tif))
+    if count > source.size / 8:
+        raise FormatError(f"its header claims {count} pages, more than the file can have")
     if count == 1:
         return [""]
     return [ALL] if pages == "channels" else [str(number) for number in range(count)]
@@ -81,13 +91,13 @@ def samples(source: Source, pages: str) -> list[str]:
 
 def header(source: Source, key: str) -> Header:
     """Return the header of an image; its orientation is applied."""
-    with _opened(source) as tif:
+    with _opened(source, key) as tif:
         planes = _planes(tif, key)
         page = _first_page(planes)
         channels, (_, height, width) = sum(plane.shape[0] for plane in planes), planes[0].shape
         if _orientation(page) > 4:
             height, width = width, height
-        if _is_palette(page) or _colour_space(page):
+        if _is_palette(page) or _by_pillow(page, key):
             return Header(3, height, width, "uint8")
         return Header(channels, height, width, native_type(_dtype(page)).name)
 
@@ -98,10 +108,10 @@ def read(source: Source, key: str, window: Window | None, indices: bool = False)
     Args:
         indices: return the indices of palettes.
     """
-    with _opened(source) as tif, _names_extra():
+    with _opened(source, key) as tif, _names_extra():
         planes = _planes(tif, key)
         page = _first_page(planes)
-        if _colour_space(page):
+        if _by_pillow(page, key):
             return crop(np.moveaxis(np.asarray(read_image(source.path)), -1, 0), window)
         check_shape((sum(plane.shape[0] for plane in planes), *_part(planes[0], window)), _dtype(page))
         if window is not None and _orientation(page) == 1:
@@ -116,32 +126,49 @@ def read(source: Source, key: str, window: Window | None, indices: bool = False)
 
 def can_window(source: Source, key: str) -> bool:
     """Return whether a part is read without decoding all."""
-    with _opened(source) as tif:
+    with _opened(source, key) as tif:
         planes = _planes(tif, key)
         page = _first_page(planes)
-        if _orientation(page) != 1 or _colour_space(page):
+        if _orientation(page) != 1 or _by_pillow(page, key):
             return False
         return all(_is_mapped(source, plane) or _segmented(plane) is not None for plane in planes)
 
 
 def is_georeferenced(source: Source, key: str) -> bool:
     """Return whether a file is one image with a georeference."""
-    with _opened(source) as tif:
+    with _opened(source, key) as tif:
         return not key and tif.pages.first.is_geotiff and sum(_count(series) for series in _series(tif)) == 1
 
 
 def nodata(source: Source) -> str | None:
     """Return GDAL's tag with the value of pixels without data."""
-    with _opened(source) as tif:
+    with _opened(source, "") as tif:
         tag = tif.pages.first.tags.get(42113)
         return None if tag is None else str(tag.value)
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[TiffFile]:
-    source.seek(0)
-    with TiffFile(source) as tif:
-        yield tif
+def _opened(source: Source, key: str) -> Iterator[TiffFile]:
+    """Open a file; those with several images stay open, because finding one takes as long as reading it."""
+    if not key or not source.on_disk:
+        source.seek(0)
+        with TiffFile(source) as tif:
+            yield tif
+        return
+    # A file that is shared with another process or thread has one position.
+    identity = (os.getpid(), threading.get_ident(), file_identity(source.path))
+    for kept in _open_files:
+        if kept[0] == identity:
+            kept[1].restart(2 * kept[1].size + HEADER_BYTES)
+            yield kept[2]
+            return
+    while len(_open_files) >= OPEN_FILES:
+        _, file, _ = _open_files.pop(0)
+        file.close()
+    file = Source(source.path)
+    tif = TiffFile(file)
+    yield tif
+    _open_files.append((identity, file, tif))
 
 
 @contextmanager
@@ -233,13 +260,11 @@ def _is_palette(page: TiffPage) -> bool:
     return page.photometric == 3 and page.colormap is not None and page.samplesperpixel == 1
 
 
-def _colour_space(page: TiffPage) -> bool:
-    """Return whether a page is to be converted to RGB, which Pillow does."""
-    return (
-        page.photometric in COLOUR_SPACES
-        and page.bitspersample == 8
-        and page.compression not in (JPEG if page.photometric == 6 else ())
-    )
+def _by_pillow(page: TiffPage, key: str) -> bool:
+    """Return whether an image is the first one and in a colour space that Pillow converts to RGB."""
+    if page.photometric not in COLOUR_SPACES or page.bitspersample != 8 or (key and set(key) != {"0"}):
+        return False
+    return page.photometric != 6 or page.compression not in JPEG
 
 
 def _part(plane: Plane, window: Window | None) -> tuple[int, int]:

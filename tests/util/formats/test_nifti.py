@@ -59,6 +59,15 @@ def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
     assert formats.header(formats.entries([path])[0]).dtype == "uint16"
 
 
+def test_slices_of_a_large_compressed_volume(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(-2000, 2000, (90, 80, 30)).astype(np.int16)
+    slices = formats.entries([saved(tmp_path / "x.nii.gz", array)])
+    for number in (29, 0, 17):
+        assert np.array_equal(formats.read(slices[number])[0], array[:, :, number].T)
+    other = formats.entries([saved(tmp_path / "y.nii.gz", array + 1)])
+    assert np.array_equal(formats.read(other[4])[0], array[:, :, 4].T + 1)
+
+
 def test_a_fourth_axis_has_the_channels(tmp_path: Path) -> None:
     array = numbers(5, 6, 4, 3, dtype=np.float64)
     slices = formats.entries([saved(tmp_path / "x.nii.gz", array)])
