@@ -263,6 +263,8 @@ def test_a_damaged_metrics_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"metrics\.json"):
         read_metrics(tmp_path / "metrics.json")
     assert read_metrics(tmp_path / "absent.json") == {}
+    (tmp_path / "metrics.json").write_text(json.dumps({"mean": {"mae": 2.0, "mae[4]": 3.0, "psnr": None}}))
+    assert read_metrics(tmp_path / "metrics.json") == {"mae": 2.0}  # not by channel
 
 
 def test_validation_curves_are_read(tmp_path: Path) -> None:
