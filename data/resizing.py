@@ -133,6 +133,7 @@ class Job(NamedTuple):
     Attributes:
         name: of the result, in the folder `out`.
         nearest: take the nearest pixels.
+        pairs: scale the left and the right half of the image, each to a size by itself.
     """
 
     path: str
@@ -140,6 +141,7 @@ class Job(NamedTuple):
     name: str
     target: Target
     nearest: bool
+    pairs: bool
 
     def __str__(self) -> str:
         return self.path
@@ -152,17 +154,21 @@ class Job(NamedTuple):
             "source": [source.st_size, source.st_mtime_ns],
             "target": asdict(self.target),
             "nearest": self.nearest,
+            "pairs": self.pairs,
             "bytes": result.stat().st_size if result.is_file() else None,
         }
 
 
-def resize_folder(folder: Path, out: Path, target: Target, nearest: Sequence[Path], processes: int) -> bool:
+def resize_folder(
+    folder: Path, out: Path, target: Target, nearest: Sequence[Path], pairs: bool, processes: int
+) -> bool:
     """Write the scaled images of a folder to another; return whether all are there.
 
     Args:
         nearest: folders whose images are scaled by taking the nearest pixels.
+        pairs: every file holds two images side by side.
     """
-    jobs = _plan(folder, out, target, nearest)
+    jobs = _plan(folder, out, target, nearest, pairs)
     if not jobs:
         raise UserError(f"{folder}: no images in it")
     made = _read_record(out)
@@ -194,7 +200,7 @@ def resize(job: Job) -> bool:
     return True
 
 
-def _plan(folder: Path, out: Path, target: Target, nearest: Sequence[Path]) -> list[Job]:
+def _plan(folder: Path, out: Path, target: Target, nearest: Sequence[Path], pairs: bool) -> list[Job]:
     named = list_images(folder)
     results = {name: f"{formats.stem(name)}{_extension(name)}" for name in named}
     counts = Counter(results.values())
@@ -204,7 +210,7 @@ def _plan(folder: Path, out: Path, target: Target, nearest: Sequence[Path]) -> l
         if counts[result] > 1 and result != name:  # x.gif beside x.png
             result = f"{name}{_extension(name)}"
         is_nearest = any(parent in nearest for parent in Path(path).parents)
-        jobs.append(Job(path, out, result, target, is_nearest))
+        jobs.append(Job(path, out, result, target, is_nearest, pairs))
         if not is_nearest and LABEL_FOLDER.search(str(Path(name).parent)):
             remark(
                 "label maps",
@@ -221,17 +227,37 @@ def _extension(name: str) -> str:
 
 def _scaled(image: str, job: Job) -> Pixels:
     pixels = read_pixels(image)
-    size = job.target.of((pixels.values.shape[2], pixels.values.shape[1]))
-    scaled = scale_nearest(pixels.values, size) if job.nearest else scale(pixels, size)
-    return pixels._replace(values=scaled)
+    scaled = [
+        scale_nearest(half, job.target.of(half.shape[:-3:-1]))
+        if job.nearest
+        else scale(pixels._replace(values=half), job.target.of(half.shape[:-3:-1]))
+        for half in _halves(pixels.values, job)
+    ]
+    return pixels._replace(values=np.concatenate(scaled, axis=-1))
 
 
 def _numbers(job: Job) -> Image.Image | None:
     """Return the scaled image of a file with a palette or of 1 bit, which stay; None for other files."""
     with suppress(Exception), Image.open(job.path, formats=("PNG", "GIF", "BMP", "TIFF")) as image:
         if image.mode in ("1", "P") and getattr(image, "n_frames", 1) == 1:
-            return upright(image).resize(job.target.of(upright(image).size), Image.Resampling.NEAREST)
+            halves = _halves(np.asarray(upright(image)), job)
+            numbers = [scale_nearest(half, job.target.of(half.shape[::-1])) for half in halves]
+            scaled = Image.fromarray(np.concatenate(numbers, axis=-1))
+            if image.mode == "P":
+                scaled.putpalette(image.getpalette() or [])
+                scaled.info = image.info
+            return scaled
     return None
+
+
+def _halves(image: NDArray[Any], job: Job) -> list[NDArray[Any]]:
+    """Return an image, (..., H, W), or the two that it holds side by side."""
+    width = image.shape[-1]
+    if not job.pairs:
+        return [image]
+    if width < 2:
+        raise UserError(f"{job.path}: is 1 pixel wide and cannot hold two images side by side")
+    return [image[..., : width // 2], image[..., width - width // 2 :]]
 
 
 def _read_record(out: Path) -> dict[str, str]:

@@ -50,6 +50,11 @@ def main(argv: list[str]) -> int:
     sizes.add_argument("--scale", type=float, help="a factor, such as 0.5")
     parser.add_argument("--only_shrink", action="store_true", help="keep the size of smaller images")
     parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="files hold two images side by side, A and B: sizes are those of one, and each is scaled alone",
+    )
+    parser.add_argument(
         "--nearest",
         nargs="*",
         metavar="SUBFOLDER",
@@ -85,7 +90,7 @@ def main(argv: list[str]) -> int:
         options.scale,
         options.only_shrink,
     )
-    return 0 if resize_folder(folder, out, target, nearest, options.num_threads) else 1
+    return 0 if resize_folder(folder, out, target, nearest, options.pairs, options.num_threads) else 1
 
 
 if __name__ == "__main__":

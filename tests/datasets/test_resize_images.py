@@ -121,6 +121,22 @@ def test_label_maps_keep_their_numbers_and_palettes(tmp_path: Path, caplog: pyte
     assert "a label map?" in caplog.text
 
 
+def test_the_images_of_a_pair_are_scaled_one_by_one(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pair = np.zeros((20, 41, 3), np.uint8)
+    pair[:, 21:] = 255
+    Image.fromarray(pair).save(folder / "1.png")
+    Image.fromarray(pair[..., 0]).quantize(2).save(folder / "2.png")
+    assert run(tmp_path, "--size", "7", "--pairs") == 0
+    scaled = read(tmp_path / "out" / "1.png")
+    assert scaled.shape == (3, 7, 14) and (scaled[..., :7] == 0).all() and (scaled[..., 7:] == 255).all()
+    assert run(tmp_path, "--size", "5", "--pairs", "--nearest") == 0
+    with Image.open(tmp_path / "out" / "2.png") as image:
+        assert image.mode == "P" and image.size == (10, 5)
+        assert (np.asarray(image.convert("L")) == np.repeat([0, 255], 5)).all()
+
+
 def test_the_same_command_scales_only_what_has_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
