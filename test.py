@@ -15,6 +15,7 @@ import logging
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain, islice
+from pathlib import Path
 from typing import NamedTuple, Self
 
 import torch
@@ -27,11 +28,12 @@ from data.prefetch import on_device
 from models import MODELS, create_model
 from models.base_model import BaseModel
 from models.objectives.backbones import untrained_backbones
+from models.scenes import translate_scene
 from options.parse import argument_text, check_run, check_weights, options_text, parse, save
 from options.records import read_changed
 from options.test_options import PREVIEW_FORMATS, TestOptions
 from util import distributed, formats
-from util.batch import Batch
+from util.batch import Batch, Scene
 from util.checking import read_limited
 from util.device import prepare_device, processes_to_launch
 from util.display import Display
@@ -41,9 +43,10 @@ from util.metrics.measure import Metrics
 from util.metrics.names import of_all_channels
 from util.metrics.summary import remove_summary, write_summary
 from util.metrics.target import Target
-from util.native import NativeFormat
+from util.native import Bands, NativeFormat
 from util.pages.gallery import About, Gallery
 from util.pages.native import Native
+from util.remarks import remark
 from util.text import decode
 from util.weights import EMA_SUFFIX, load_weights, weights_path
 
@@ -81,6 +84,7 @@ class Outputs(NamedTuple):
 
     display: Display
     native: NativeFormat | None
+    folder: Path
 
     @classmethod
     def from_options(cls, options: TestOptions, dataset: BaseDataset) -> Self:
@@ -95,12 +99,12 @@ class Outputs(NamedTuple):
         if kind in PREVIEW_FORMATS:
             if not dataset.sides.B.is_8bit:
                 log.info("--format %s: 8-bit images alone; --format auto keeps type and units too", kind)
-            return cls(display, None)
+            return cls(display, None, options.results_folder)
         if kind != "auto":
             dataset.find_boxes = True
         native = NativeFormat(kind, files.tiff_pages, files.slice_axis)
         native.check_packages()
-        return cls(display, native)
+        return cls(display, native, options.results_folder)
 
 
 def main(argv: list[str]) -> int:
@@ -193,6 +197,8 @@ def results_of(
     batch: Batch, model: BaseModel, metrics: Metrics, outputs: Outputs, paired: bool
 ) -> dict[int, Result]:
     """Return the results of a batch by the images' positions in the data set."""
+    if batch.scene:
+        return {int(batch.index): result_of_scene(batch, batch.scene, model, outputs, paired)}
     visuals, captions = model.translate(batch), model.captions(batch)
     measured = metrics.update_visuals(batch, visuals, paired)
     results: dict[int, Result] = {}
@@ -207,6 +213,20 @@ def results_of(
             outputs.native.natives(images, batch, row, paired) if outputs.native else {},
         )
     return results
+
+
+def result_of_scene(batch: Batch, scene: Scene, model: BaseModel, outputs: Outputs, paired: bool) -> Result:
+    """Return the result of an image too large for memory: previews, and files that are written in bands."""
+    path = batch.paths_A[0]
+    remark(
+        "scenes",
+        f"{path}: {scene.width} x {scene.height} pixels are translated in parts; such images have no metrics",
+    )
+    with Bands(outputs.native, outputs.folder, batch, paired) as bands:
+        for images in translate_scene(model, batch, scene.read, scene.height, scene.width):
+            bands.add(images)
+    previews = outputs.display.previews(bands.previews())
+    return Result(formats.name_of(path), path, previews, {}, {}, bands.natives())
 
 
 def write_gallery(

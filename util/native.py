@@ -1,22 +1,27 @@
 """Generated images in the type and the units of their targets."""
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from util import formats
 from util.batch import Batch, Box
 from util.display import classes_of, parts_of
 from util.errors import UserError
+from util.files import make_folder
 from util.formats import dicom, nifti
 from util.formats.base import missing
-from util.pages.native import Native, Volume
+from util.pages.native import FOLDER, Native, Volume
 from util.parts import EIGHT_BITS, Part, Side, Values
 from util.shards import Entry
 
@@ -25,6 +30,9 @@ OTHERS = tuple({*formats.EXTENSIONS} - {*dicom.EXTENSIONS, *nifti.EXTENSIONS})
 
 DICOM_CHANNELS = (1, 3)
 UINT16 = Values("uint16", 0, 65535)
+
+PREVIEW_SIDE = 2048
+"""The longer side of a preview of an image too large for memory, in pixels, at most."""
 
 ROWS_VALUES = 1 << 22
 """Values that are converted at a time."""
@@ -91,6 +99,84 @@ class NativeFormat:
         file = path.file if isinstance(path, Entry) else path
         positions = _positions(file, self.tiff_pages, self.slice_axis)
         return Volume(file, next(iter(positions)), positions[path], len(positions), fill)
+
+
+class Bands:
+    """Writes the images of a sample too large for memory, which come in bands of rows, and scales them down.
+
+    Used in a ``with`` block, at whose end the files are complete.
+
+    Args:
+        native: how generated images are written; None: they are not.
+        folder: that of the gallery.
+        batch: the sample alone.
+        paired: whether B shows what A shows.
+    """
+
+    def __init__(self, native: NativeFormat | None, folder: Path, batch: Batch, paired: bool):
+        assert batch.scene is not None
+        self.native, self.folder, self.batch, self.paired = native, folder, batch, paired
+        self.height, self.width = batch.scene.height, batch.scene.width
+        self._step = -(-max(self.height, self.width) // PREVIEW_SIDE)
+        self._done = 0
+        self._waiting: dict[str, Tensor] = {}
+        self._small: dict[str, list[Tensor]] = {}
+        self._writers: dict[str, Any] = {}
+        self._files = ExitStack()
+        self._natives: dict[str, Native] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
+
+    def add(self, images: Mapping[str, Tensor]) -> None:
+        """Write the next band of all images, (C, h, W) as a model returns them, by label."""
+        for label, image in images.items():
+            rows = torch.cat([self._waiting[label], image], 1) if label in self._waiting else image
+            whole = rows.shape[1] // self._step * self._step
+            self._small.setdefault(label, []).append(_reduced(rows[:, :whole], self._step))
+            self._waiting[label] = rows[:, whole:]
+        natives = self.native.natives(images, self.batch, 0, self.paired) if self.native else {}
+        for label, native in natives.items():
+            if label not in self._writers:
+                self._natives[label] = self._opened(label, native)
+            self._writers[label].write_rows(self._done, native.image)
+        self._done += next(iter(images.values())).shape[1]
+
+    def previews(self) -> dict[str, Tensor]:
+        """Return the images scaled down by an integer: each pixel is the mean of those it covers."""
+        return {
+            label: torch.cat([*bands, _reduced(self._waiting[label], self._step)], 1)
+            for label, bands in self._small.items()
+        }
+
+    def natives(self) -> dict[str, Native]:
+        """Return the files of generated images by label."""
+        return self._natives
+
+    def _opened(self, label: str, native: Native) -> Native:
+        """Open the file of a generated image, given its first band; return the image without its pixels."""
+        if native.kind != "tif":
+            raise UserError(
+                f"--format {native.kind}: {self.batch.paths_A[0]} has {self.width} x {self.height} pixels;"
+                " images of this size are written in parts, as TIFF: use --format tif"
+            )
+        path = self.folder / FOLDER / f".{self.batch.index.item()}_{label}.tif"
+        make_folder(path.parent)
+        channels, dtype = len(native.image), native.image.dtype
+        writer = formats.open_writer(path, native.like, channels, dtype, self.height, self.width, native.box)
+        self._writers[label] = self._files.enter_context(writer)
+        return native._replace(image=np.empty((channels, 0, 0), dtype), written=path)
+
+
+def _reduced(image: Tensor, step: int) -> Tensor:
+    """Return an image, (C, H, W), with the means of squares of `step` pixels, on the CPU."""
+    channels, height, width = image.shape
+    if not height:
+        return torch.empty(channels, 0, -(-width // step))
+    return F.avg_pool2d(image.float(), step, ceil_mode=True).cpu()
 
 
 class Source(NamedTuple):

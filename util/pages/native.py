@@ -1,6 +1,7 @@
 """The files of a gallery's generated images in the type and the units of their targets."""
 
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ class Native(NamedTuple):
         like: the image whose georeference, affine or header it gets; "" for none.
         box: what it shows of the image `like`; None for all.
         volume: its place in a volume; None if it has a file of its own.
+        written: the file that has been written already, of an image too large for memory; it is renamed.
     """
 
     image: NDArray[Any]
@@ -55,6 +57,7 @@ class Native(NamedTuple):
     like: str
     box: Box | None
     volume: Volume | None = None
+    written: Path | None = None
 
     @property
     def extension(self) -> str:
@@ -110,6 +113,8 @@ class NativeFolder:
         """
         make_folder(self.folder / FOLDER)
         image, like, box, volume = native.image, native.like, native.box, native.volume
+        if native.written:
+            return partial(os.replace, native.written, self.folder / path)
         if volume is None:
             return partial(formats.write, self.folder / path, image, like, box)
         if path in self._complete:  # the slice is translated again, for another partner
