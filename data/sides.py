@@ -157,7 +157,9 @@ def resolve(options: CommandOptions, A: Found, B: Found | None = None) -> Sides:
         UserError: The flags do not fit each other or the files.
     """
     known = _known(options)
-    return Sides(_side(options, "input", A, known), _side(options, "output", B or Found(["B"], []), known))
+    # Without files of B, as for one direction of a model, it is what is recorded with the run.
+    B = B or Found(part_names(options.files.outputs) or ["B"], [])
+    return Sides(_side(options, "input", A, known), _side(options, "output", B, known))
 
 
 def with_sides(options: Options, sides: Sides) -> Options:
@@ -253,6 +255,11 @@ def _part(
         return _label_part(options, part)
     if kind == "instances":
         return replace(part, channels=1, values=Values(_dtype(paths) if paths else "uint16"))
+    if not alone and not paths and not recorded:
+        raise UserError(
+            f"--{flag}s {getattr(files, f'{flag}s')}: what {name} holds is not known: there are no files of"
+            " it, and it is not recorded with the run"
+        )
     if kind == "8bit":
         if bands:
             raise UserError(

@@ -428,6 +428,23 @@ def test_images_of_one_folder_keep_their_channels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(batch.A[0].numpy(), np.load(tmp_path / "0.npy"))
 
 
+def test_outputs_without_files_are_those_recorded_with_the_run(tmp_path: Path) -> None:
+    fill(tmp_path, int16_bands)
+    flags = ["--input_nc", "2", "--input_range", "full", "--outputs", "B1,B2", "--output_nc", "3"]
+    record = {
+        name: {"range": "8bit", "channels": channels, "dtype": "uint8", "low": 0, "high": 255}
+        for name, channels in (("B1", 1), ("B2", 2))
+    }
+    given = ["--value_ranges", json.dumps(record)]
+    loader = loader_for(tmp_path, *flags, *given, mode="single", kind=TestOptions)
+    assert [(part.name, part.channels) for part in loader.dataset.sides.of("fake").parts] == [
+        ("B1", 1),
+        ("B2", 2),
+    ]
+    with pytest.raises(UserError, match="--outputs B1,B2: what B1 holds is not known"):
+        loader_for(tmp_path, *flags, mode="single", kind=TestOptions)
+
+
 def test_parts_travel_in_a_type_that_holds_all_their_values() -> None:
     parts = [Part(name, "values", channels=1, values=Values(name)) for name in ("uint8", "uint16", "int16")]
     assert Side((parts[0], parts[1])).dtype == np.uint16
