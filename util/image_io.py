@@ -140,8 +140,8 @@ def _remark_on_range(image: Image.Image, path: str | Path) -> None:
         remark(
             "range of 16 bits",
             f"{path}: no 16-bit value in it is above {highest}: an image of {bits} bits? 65535 is read as"
-            f" white, so that it is nearly black, at most level {highest >> 8} of 255. If so, multiply the"
-            f" values in such files by {1 << (16 - bits)}",
+            f" white, so that it is nearly black, at most level {highest >> 8} of 255. If so, read such"
+            f" files by --input_range 0,{(1 << bits) - 1} (or --output_range)",
         )
 
 
