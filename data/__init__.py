@@ -85,7 +85,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
 def unread_pixels(options: CommandOptions, dataset: BaseDataset) -> int:
     """Return the pixels of an image above which only parts of it are read; 0 if all are read whole."""
     data = options.data
-    if data.preprocess == "crop" and dataset.cache is None and dataset.transform.augment is None:
+    if data.preprocess == "crop" and dataset.cache is None:
         return CROPS * data.crop_size**2
     if data.preprocess == "none" and dataset.reads_scenes and isinstance(options, TestOptions):
         return SCENE_PIXELS if options.results.tile else 0

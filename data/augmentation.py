@@ -5,6 +5,7 @@ a word is written with ``:AB``.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from math import ceil, cos, floor, radians, sin
@@ -130,6 +131,27 @@ def cut(
     return np.rot90(result, change.turns if width == height else change.turns & 2, (1, 2))
 
 
+def surroundings(
+    shape: Sequence[int], window: Window, change: Augmentation | None
+) -> tuple[int, int, int, int]:
+    """Return the left, top, right and bottom edge of what `cut` reads of an image (C, H, W)."""
+    left, top, width, height = window
+    if change is None or not change.moves:
+        return left, top, left + width, top + height
+    center_x, center_y = left + width / 2, top + height / 2
+    half_x, half_y = width * (0.5 + abs(change.shift[0])), height * (0.5 + abs(change.shift[1]))
+    sine, cosine = abs(sin(radians(change.angle))), abs(cos(radians(change.angle)))
+    # With a border for the interpolation
+    reach_x = (cosine * half_x + sine * half_y) / change.scale + 2
+    reach_y = (cosine * half_y + sine * half_x) / change.scale + 2
+    return (
+        max(0, floor(center_x - reach_x)),
+        max(0, floor(center_y - reach_y)),
+        min(shape[2], ceil(center_x + reach_x)),
+        min(shape[1], ceil(center_y + reach_y)),
+    )
+
+
 def recolor(image: Tensor, change: Augmentation, part: Part | None, *, is_input: bool) -> Tensor:
     """Return an image, (C, H, W), with the photometric changes, in its type and within its range.
 
@@ -249,12 +271,8 @@ def _move(
     sine = sin(radians(change.angle)) / change.scale
     cosine = cos(radians(change.angle)) / change.scale
 
-    # The part of the image that the window shows, with a border for the interpolation
-    half_x, half_y = width / 2 + abs(right), height / 2 + abs(down)
-    reach_x = abs(cosine) * half_x + abs(sine) * half_y + 2
-    reach_y = abs(cosine) * half_y + abs(sine) * half_x + 2
-    x, y = max(0, floor(center_x - reach_x)), max(0, floor(center_y - reach_y))
-    around = torch.from_numpy(pixels[:, y : ceil(center_y + reach_y), x : ceil(center_x + reach_x)])
+    x, y, end_x, end_y = surroundings(pixels.shape, window, change)
+    around = torch.from_numpy(pixels[:, y:end_y, x:end_x])
     rows, columns = around.shape[1:]
 
     # From positions in the window to positions around it, both from -1 to 1

@@ -234,9 +234,9 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         self, image: Tensor | Unread, decision: Decision, path: str, part: Part, *, is_input: bool
     ) -> Tensor:
         if isinstance(image, Unread):
-            left, top, right, bottom = self.transform.crop_of(image.shape, decision, path)
-            image = image.read(left, top, right, bottom)
-            decision = replace(decision, x=0, y=0)
+            edges = self.transform.needed(image.shape, decision, path)
+            image = image.read(*edges)
+            decision = replace(decision, x=decision.x - edges[0], y=decision.y - edges[1])
         return self.transform.apply(image, decision, path, part, is_input=is_input)
 
     def _box(self, opened: Opened, decision: Decision) -> Box:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from data.augmentation import Augmentation, cut, draw, recolor
+from data.augmentation import Augmentation, cut, draw, recolor, surroundings
 from options.augment_options import Augment, parse_augment
 from options.base_options import DataOptions
 from util.batch import Box
@@ -173,6 +173,11 @@ class Transform:
                 f" {height} pixels; lower it, or scale with --preprocess resize_and_crop"
             )
         return decision.x, decision.y, decision.x + self.crop_size, decision.y + self.crop_size
+
+    def needed(self, shape: Sequence[int], decision: Decision, path: str) -> tuple[int, int, int, int]:
+        """Return the edges of the part of a scaled image that `apply` reads, as `crop_of` does."""
+        left, top, right, bottom = self.crop_of(shape, decision, path)
+        return surroundings(shape, (left, top, right - left, bottom - top), decision.change)
 
     def box(self, decision: Decision, size: Size) -> Box:
         """Return what a prepared image covers of the image of this size in its file."""
