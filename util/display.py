@@ -109,9 +109,9 @@ class Display:
             if view.percentile is not None and part.name not in windows:
                 values = image[list(view.shown)].flatten()
                 values = values[:: math.ceil(len(values) / MAX_SAMPLED)].double()
-                low, high = np.nanpercentile(
-                    values.numpy(force=True), (view.percentile, 100 - view.percentile)
-                )
+                finite = values[values.isfinite()].numpy(force=True)
+                ends = view.percentile, 100 - view.percentile
+                low, high = np.percentile(finite, ends) if len(finite) else (-1, 1)
                 windows[part.name] = float(low), float(high)
         return windows
 

@@ -1,5 +1,6 @@
 """Generated images in the type and the units of their targets."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from util.formats import dicom, nifti
 from util.formats.base import missing
 from util.pages.native import FOLDER, Native, Volume
 from util.parts import EIGHT_BITS, Part, Side, Values
-from util.shards import Entry
+from util.shards import Entry, Member
 
 OTHERS = tuple({*formats.EXTENSIONS} - {*dicom.EXTENSIONS, *nifti.EXTENSIONS})
 """Extensions of images that are neither DICOM nor volumes."""
@@ -199,7 +200,12 @@ def kind_of(path: str) -> str:
     if file.endswith(nifti.EXTENSIONS):
         return "nii"
     # Of files without the extension of an image, those of DICOM alone are images.
-    return "" if file.endswith(OTHERS) else "dcm"
+    return "" if file.endswith(OTHERS) or not is_file(path) else "dcm"
+
+
+def is_file(path: str) -> bool:
+    """Return whether a sample's path is that of a file, an image in one, or a member of a shard."""
+    return isinstance(path, Entry | Member) or os.path.isfile(path)
 
 
 def _source(batch: Batch, row: int, paired: bool, of_A: bool) -> Source:
@@ -211,7 +217,8 @@ def _source(batch: Batch, row: int, paired: bool, of_A: bool) -> Source:
     path_A, path_B = batch.paths_A[row], batch.paths_B[row]
     box = batch.boxes[row] if batch.boxes else None
     if batch.B is None or not (paired or of_A):
-        return Source(path_A, box=box)
+        # Noise that becomes an image has a name, and no file.
+        return Source(path_A, is_file(path_A), box)
     if path_A == path_B:  # two halves of one file
         return Source(path_A, has_place=False)
     if box is None:

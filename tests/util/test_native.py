@@ -210,23 +210,40 @@ def test_results_of_dicom_files_are_dicom_files(tmp_path: Path) -> None:
     assert result.SOPInstanceUID != pydicom.dcmread(path).SOPInstanceUID
 
 
-def test_several_outputs_and_both_directions_have_files_of_their_own() -> None:
+def test_images_made_of_noise_have_no_source(tmp_path: Path) -> None:
+    sides = Sides(B=Side((part("uint16", 0, 9),)))
+    name = "sample_0001"
+    batch = Batch(torch.zeros(1, 1, 1, 1), None, [name], [name], torch.tensor([0]), sides=sides)
+    for kind, extension in (("auto", "tif"), ("npy", "npy"), ("nii", "nii.gz")):
+        row = NativeFormat(kind).natives({"fake": torch.zeros(1, 2, 2)}, batch, 0, paired=False)
+        (file,) = gallery_of(tmp_path / kind, row)
+        assert file.name == ("sample_0001" if kind == "nii" else "x") + f"_fake.{extension}"
+    with pytest.raises(UserError, match="the header comes from a DICOM file, and sample_0001 is none"):
+        NativeFormat("dcm").natives({"fake": torch.zeros(1, 2, 2)}, batch, 0, paired=False)
+
+
+def test_several_outputs_and_both_directions_have_files_of_their_own(tmp_path: Path) -> None:
     sides = Sides(A=Side((part("int16", -5, 5),)), B=Side((part("uint16", 0, 9, name="B1"), Part("B2"))))
+    path_A, path_B = (str(tmp_path / f"{side}.npy") for side in "ab")
+    np.save(path_A, np.zeros((3, 3), np.int16))
 
     def image(*shape: int) -> Tensor:
         return torch.zeros(*shape, 3, 3)
 
-    batch = Batch(
-        image(1, 1), image(1, 4), ["a.npy"], ["b.npy"], torch.tensor([0]), sides=sides, boxes=[(0, 0, 3, 3)]
-    )
-    images = {"fake_B": image(4), "rec_A": image(1), "fake_A": image(1), "idt_B": image(1)}
-    with pytest.raises(UserError):  # where B was cropped is looked up in A's file
-        NativeFormat("npy").natives(images, batch, 0, paired=False)
-    batch = Batch(image(1, 1), image(1, 4), ["a.npy"], ["b.npy"], torch.tensor([0]), sides=sides)
-    found = NativeFormat("npy").natives(images, batch, 0, paired=False)
-    assert {label: native.like for label, native in found.items()} == {
-        "fake_B1": "a.npy",
-        "fake_B2": "a.npy",
-        "fake_A": "b.npy",
+    def found(box: Box) -> dict[str, Native]:
+        batch = Batch(
+            image(1, 1), image(1, 4), [path_A], [path_B], torch.tensor([0]), sides=sides, boxes=[box]
+        )
+        images = {"fake_B": image(4), "rec_A": image(1), "fake_A": image(1), "idt_B": image(1)}
+        return NativeFormat("npy").natives(images, batch, 0, paired=False)
+
+    whole = found((0, 0, 3, 3))
+    assert {label: native.like for label, native in whole.items()} == {
+        "fake_B1": path_A,
+        "fake_B2": path_A,
+        "fake_A": path_B,
     }
-    assert found["fake_B2"].image.dtype == np.uint8 and found["fake_A"].image.dtype == np.int16
+    assert whole["fake_B2"].image.dtype == np.uint8 and whole["fake_A"].image.dtype == np.int16
+    # Where the image of the other side was cropped is not known.
+    cropped = found((0, 0, 2, 2))
+    assert cropped["fake_B1"].box == (0, 0, 2, 2) and cropped["fake_A"].like == ""
