@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 from data.image_folder import find_images, name_in
 from data.reading import Half, full_range, read_colors, read_part
 from data.shards import Folder, is_url
+from data.url import read_shard
 from options.base_options import CommandOptions
 from options.file_options import by_part, part_names
 from options.records import read_training_record
@@ -22,6 +24,7 @@ from util.checking import Rule, parse_json
 from util.errors import UserError
 from util.image_io import BadImage
 from util.parts import DTYPES, Kind, Part, Side, Sides, Values
+from util.shards import Member, streamed
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +162,28 @@ def resolve(options: CommandOptions, A: Found, B: Found | None = None) -> Sides:
     known = _known(options)
     # Without files of B, as for one direction of a model, it is what is recorded with the run.
     B = B or Found(part_names(options.files.outputs) or ["B"], [])
-    return Sides(_side(options, "input", A, known), _side(options, "output", B, known))
+    sides = []
+    for flag, found in (("input", A), ("output", B)):
+        with _readable(options, flag, found) as first:
+            sides.append(_side(options, flag, first, known))
+    return Sides(*sides)
+
+
+@contextmanager
+def _readable(options: CommandOptions, flag: str, found: Found) -> Iterator[Found]:
+    """Yield samples whose files can be read: of a stream, the first of a shard, which is read for that."""
+    all_8bit = len(found.parts) == 1 and kind_of(options, found.parts[0], flag) == "8bit"
+    if all_8bit or not found.samples or not is_url(options.run.dataroot):
+        yield found
+        return
+    samples = [(source,) if isinstance(source, str) else source for source in found.samples]
+    members = [tuple(file for file in files if isinstance(file, Member)) for files in samples]
+    shard = members[0][0].shard
+    in_shard = [files for files in members if files[0].shard == shard]
+    first = sorted(in_shard, key=lambda files: files[0].offset)[:PROBED_FILES]
+    contents = [content for sample in read_shard(shard, first) for content in sample]
+    with streamed([file for files in first for file in files], contents):
+        yield found._replace(samples=first)
 
 
 def with_sides(options: Options, sides: Sides) -> Options:

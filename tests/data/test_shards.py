@@ -90,6 +90,9 @@ def test_several_images_of_a_sample_are_packed_together(layout: str, tmp_path: P
     plain, packed = (dataset(folder, "aligned", *flags, *nc) for folder in (root, shards))
     assert_equal(plain, packed, (root, shards))
     assert all(torch.equal(plain[1, index].mask, packed[1, index].mask) for index in range(3))
+    if layout == "inputs":  # a stream tells what its files hold before it is read
+        stream = dataset(f"pipe:cat {shards}/{{train-000000.tar,train-000001.tar}}", "aligned", *flags, *nc)
+        assert stream.sides == plain.sides
     names = [member.name for member in members_of(shards / "train-000001.tar")]
     letters = {"inputs": "abcd", "pix2pixHD": "abcd", "two folders": "abc"}[layout]
     assert [name.split(".")[:2] for name in names] == [["000000002", letter] for letter in letters]
