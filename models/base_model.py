@@ -18,6 +18,7 @@ from options.base_options import CommandOptions
 from options.option import NoOptions
 from options.train_options import TrainOptions
 from util.batch import Batch, Step
+from util.errors import UserError
 from util.seeding import seed_for
 
 Update = Callable[[str, Tensor], None]
@@ -65,6 +66,8 @@ class BaseModel(ABC):
     trains: ClassVar[bool] = True
     reads_B: ClassVar[bool] = False
     """Whether `train_step` needs images of side B."""
+    takes_masks: ClassVar[bool] = False
+    """Whether `train_step` weights losses of pixels by ``batch.mask``; otherwise ``--mask`` is refused."""
     flag_rules = staticmethod(flag_rules)
 
     options: Any
@@ -76,6 +79,8 @@ class BaseModel(ABC):
         self.state: dict[str, Stateful] = {}
         self.diagnostics = Diagnostics()
         if isinstance(options, TrainOptions):
+            if options.files.mask and not self.takes_masks:
+                raise UserError(f"--mask: --model {options.run.model} does not weight its losses by masks")
             self.objective = Objective.from_options(
                 options.adversarial, options.network, options.files, self.diagnostics, self.judged
             )

@@ -60,6 +60,7 @@ class ColorizationModel(Pix2PixModel):
     }
     example_flags: ClassVar[Mapping[str, object]] = {"vgg_weights": "random"}
     reads_B = False
+    takes_masks = False
     perceptual: Features | None = None
     frequencies: ColorFrequencies | None = None
 

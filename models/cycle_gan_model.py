@@ -46,6 +46,7 @@ class CycleGANModel(BaseModel):
     judged = ("output_nc", "input_nc")
     watched_losses = ("cycle_A", "cycle_B")
     reads_B = True
+    takes_masks = True
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         network = options.network

@@ -36,6 +36,7 @@ class Pix2PixModel(BaseModel):
     fixed: ClassVar[Mapping[str, object]] = {"pool_size": 0}
     watched_losses = ("G_L1",)
     reads_B = True
+    takes_masks = True
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         network = options.network

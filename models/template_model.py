@@ -40,6 +40,8 @@ class TemplateModel(BaseModel):
     watched_losses = ("G_L1",)
     # Training needs images of both sides: other data sets are refused at the start.
     reads_B = True
+    # The loss is weighted by the masks of --mask.
+    takes_masks = True
 
     def build(self, options: CommandOptions) -> dict[str, nn.Module]:
         """Return the networks by name: "G" is saved as latest_net_G.pth and trained by the optimizer "G".

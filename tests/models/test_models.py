@@ -10,7 +10,7 @@ import torch
 from data import DATASETS, create_loader
 from models import MODELS, create_model
 from models.layers.initialization import initialise
-from options.option import Fixed, flags_of
+from options.option import flags_of
 from options.parse import parse
 from options.test_options import TestOptions
 from options.train_options import GAN_MODES, TrainOptions
@@ -166,8 +166,9 @@ def test_models_of_rgb_images_refuse_others_with_the_reason(
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_mask_weights_losses_or_is_refused(name: str, data: dict[str, Path]) -> None:
-    if "mask" in MODELS.get(name).fixed:
-        assert isinstance(MODELS.get(name).fixed["mask"], Fixed)
+    if not MODELS.get(name).takes_masks:
+        with pytest.raises(UserError, match=r"^--mask"):
+            create_trainer(parse(TrainOptions, arguments(name, data, "--mask"), MODELS, DATASETS))
         return
     trainers, batches = zip(*(trainer_and_batches(name, data) for _ in range(2)), strict=True)
     (masked, *_) = with_masks(name, batches[0])

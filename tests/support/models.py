@@ -55,7 +55,7 @@ def trainer_and_batches(name: str, data: dict[str, Path], *flags: str) -> tuple[
 
 def with_masks(name: str, batches: list[Batch]) -> list[Batch]:
     """Return the batches with masks if the model takes any; one image has no weight at all."""
-    if "mask" in MODELS.get(name).fixed:
+    if not MODELS.get(name).takes_masks:
         return batches
     masks = [torch.rand(len(batch), 1, *batch.A.shape[2:]).to(batch.A) for batch in batches]
     masks[0][-1] = 0
