@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from util.formats.base import Array, FormatError, Header, Source, Window, check_shape, crop, missing, turned
+from util.formats import codecs
+from util.formats.base import Array, FormatError, Header, Source, Window, check_shape, crop, turned
 from util.image_io import FORMATS, PNG_LEVEL, raw_mode, read_image, upright
 from util.image_limits import HEADER_BYTES, check_header, check_size
 
@@ -64,11 +65,7 @@ def png16(image: Array) -> bytes:
         content = BytesIO()
         Image.fromarray(image[0]).save(content, "PNG", compress_level=PNG_LEVEL)
         return content.getvalue()
-    try:
-        import imagecodecs
-    except ImportError:
-        raise missing("imagecodecs", "a PNG file of more than one channel with 16 bits") from None
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(np.moveaxis(image, 0, -1)), level=PNG_LEVEL))
+    return codecs.png16(image, PNG_LEVEL)
 
 
 def png8(image: Array) -> bytes:

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from util.errors import UserError
+from util.formats import codecs
 from util.formats.base import (
     Array,
     Box,
@@ -191,11 +193,17 @@ def spacing(source: Source, key: str) -> Array | None:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix  # DICOM's x and y point to the left and back
 
 
+@cache
 def _pydicom() -> Any:
     try:
         import pydicom
     except ImportError:
         raise missing("pydicom", "a DICOM file") from None
+    from pydicom.pixels import get_decoder
+
+    for syntax in codecs.DECODER_DEPENDENCIES:
+        if not get_decoder(syntax).is_available and codecs.is_available(syntax):
+            get_decoder(syntax).add_plugin("imagecodecs", (codecs.__name__, "decode"))
     return pydicom
 
 
@@ -219,7 +227,10 @@ def _stored(source: Source, tags: "Dataset", frame: int) -> Array:
     if not 0 <= frame < _frames(tags):
         raise FormatError(f"it has no frame {frame}")
     source.seek(0)
-    if "TransferSyntaxUID" in getattr(tags, "file_meta", {}):
+    syntax = getattr(tags, "file_meta", {}).get("TransferSyntaxUID")
+    if syntax in codecs.DECODER_DEPENDENCIES and not codecs.is_available(syntax):
+        raise missing("imagecodecs", f"a DICOM file of the compression {syntax.name}")
+    if syntax:
         return np.asarray(pixel_array(source, index=frame))
     whole = pydicom.dcmread(source, force=True)
     whole.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian

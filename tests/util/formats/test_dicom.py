@@ -8,7 +8,7 @@ import pytest
 
 from util import formats
 from util.errors import UserError
-from util.formats import BadImage
+from util.formats import BadImage, codecs
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
@@ -69,6 +69,22 @@ def test_values_are_in_units_of_the_modality(
     assert formats.header(path) == (1, 5, 7, read) and image.dtype == read
     assert np.array_equal(image[0], (stored * slope + intercept).astype(read))
     assert np.array_equal(formats.read(path, (1, 2, 6, 4)), image[:, 2:4, 1:6])
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessSV1", "JPEGLSLossless"])
+def test_lossless_jpeg(tmp_path: Path, syntax: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    imagecodecs = pytest.importorskip("imagecodecs")
+    stored = numbers(40, 50)
+    path = saved(tmp_path / "x.dcm", stored, BitsStored=12, RescaleSlope=1, RescaleIntercept=-1024)
+    encode = imagecodecs.jpegls_encode if "LS" in syntax else imagecodecs.ljpeg_encode
+    ds = pydicom.dcmread(path)
+    ds.PixelData = pydicom.encaps.encapsulate([bytes(encode(stored))])
+    ds.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
+    ds.save_as(path)
+    assert np.array_equal(formats.read(path)[0], stored.astype(int) - 1024)
+    monkeypatch.setattr(codecs, "is_available", lambda uid: False)
+    with pytest.raises(UserError, match=r"needs the package imagecodecs.*requirements-science\.txt"):
+        formats.read(path)
 
 
 def test_a_series_is_in_the_order_of_positions(tmp_path: Path) -> None:
