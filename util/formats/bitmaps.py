@@ -90,7 +90,7 @@ def _read(source: Source, convert: "Callable[[Image.Image, str], Array]") -> Arr
         if _png16(image):
             orientation = _orientation(image)
             source.seek(0)
-            return turned(_png(source.read()), orientation)
+            return turned(codecs.decode_png(_checked_png(source.read())), orientation)
         if image.mode == "LAB":
             return np.moveaxis(np.asarray(read_image(source.path)), -1, 0)
         image.load()
@@ -105,20 +105,11 @@ def _png16(image: Image.Image) -> str:
     return raw if image.format == "PNG" and raw.endswith(";16B") and image.mode != "I;16" else ""
 
 
-def _png(content: bytes) -> Array:
-    """Decode a PNG file of 16 bits, (C, H, W)."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_image
-
-    encoded = torch.frombuffer(bytearray(_checked_png(content)), dtype=torch.uint8)
-    return np.asarray(decode_image(encoded, ImageReadMode.UNCHANGED).numpy())
-
-
 def _checked_png(content: bytes) -> bytes:
     """Return a PNG file of 16 bits with nothing but its pixels.
 
     Raises:
-        FormatError: It is damaged; torchvision's decoder would end the process by a segmentation fault.
+        FormatError: It is damaged; libpng could end the process by a segmentation fault.
     """
     chunks: dict[bytes, list[bytes]] = {}
     at = 8

@@ -1,4 +1,4 @@
-"""What imagecodecs does beside TIFF: PNG files of 16 bits are encoded, lossless JPEG in DICOM is decoded."""
+"""What imagecodecs does beside TIFF: PNG files of 16 bits, and lossless JPEG in DICOM files."""
 
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -34,6 +34,21 @@ def decode(content: bytes, runner: "DecodeRunner") -> bytearray:
     if pixels.ndim == 3:
         runner.set_option("planar_configuration", 0)
     return bytearray(np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("<")).tobytes())
+
+
+def decode_png(content: bytes) -> Array:
+    """Decode a PNG file of 16 bits that is not damaged, (C, H, W)."""
+    try:
+        import imagecodecs
+    except ImportError:
+        import torch
+        from torchvision.io import ImageReadMode, decode_image
+
+        # It expects writable memory.
+        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return np.asarray(decode_image(encoded, ImageReadMode.UNCHANGED).numpy())
+    pixels = imagecodecs.png_decode(content)
+    return np.moveaxis(pixels.reshape(*pixels.shape[:2], -1), -1, 0)
 
 
 def png16(image: Array, level: int) -> bytes:

@@ -77,29 +77,26 @@ def in_order(paths: Sequence[str]) -> list[str]:
     They are ordered along the normal of the image plane; where not all have a position, by instance number.
     A series takes the places that its files have in `paths`.
     """
-    series: dict[tuple[str, str, str], list[tuple[int, Dataset]]] = {}
+    series: dict[tuple[str, str, str], list[tuple[float | None, int, int]]] = {}
     for at, path in enumerate(paths):
         try:
             with Source(path) as source:
                 tags = _dataset(source, ORDER_TAGS)
+            plane = " ".join(f"{float(value):.3f}" for value in tags.get("ImageOrientationPatient") or ())
+            key = (os.path.dirname(path), str(tags.get("SeriesInstanceUID", path)), plane)
+            place = _position(tags), int(tags.get("InstanceNumber") or 0), at
         except UserError:
             raise
         except Exception:  # it is named when it is read
             continue
-        plane = " ".join(f"{float(value):.3f}" for value in tags.get("ImageOrientationPatient") or ())
-        key = (os.path.dirname(path), str(tags.get("SeriesInstanceUID", path)), plane)
-        series.setdefault(key, []).append((at, tags))
+        series.setdefault(key, []).append(place)
     ordered = list(paths)
     for files in series.values():
-        positions = [_position(tags) for _, tags in files]
-        known = all(position is not None for position in positions)
-        keys = [
-            (position if known and position is not None else 0.0, int(tags.get("InstanceNumber") or 0), at)
-            for position, (at, tags) in zip(positions, files, strict=True)
-        ]
-        places = sorted(at for at, _ in files)
-        for place, (_, _, at) in zip(places, sorted(keys), strict=True):
-            ordered[place] = paths[at]
+        known = all(position is not None for position, _, _ in files)
+        keys = [(position or 0.0 if known else 0.0, number, at) for position, number, at in files]
+        places = sorted(at for _, _, at in files)
+        for target, (_, _, at) in zip(places, sorted(keys), strict=True):
+            ordered[target] = paths[at]
     return ordered
 
 

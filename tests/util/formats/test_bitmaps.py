@@ -38,9 +38,14 @@ def png(path: Path, pixels: np.ndarray, orientation: int = 1) -> str:
     return str(path)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torchvision")
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_png_files_of_16_bits(tmp_path: Path, channels: int, orientation: int) -> None:
+@pytest.mark.parametrize(("orientation", "codecs"), [(1, True), (6, True), (1, False)])
+def test_png_files_of_16_bits(
+    tmp_path: Path, channels: int, orientation: int, codecs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not codecs:
+        monkeypatch.setitem(sys.modules, "imagecodecs", None)
     pixels = numbers(5, 8, channels)
     path = png(tmp_path / "x.png", pixels, orientation)
     image = formats.read(path)
