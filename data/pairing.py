@@ -71,8 +71,12 @@ def pair_in_order(A: Names, B: Names, places: tuple[Path, Path]) -> Pairs:
     if not by_name.problems:
         return by_name
     if len(A) != len(B):
-        counts = f"{places[0]} has {len(A)} images and {places[1]} {len(B)}: none is joined, because pairs"
-        return Pairs({}, [f"{counts} are those of the same position", *by_name.problems])
+        counts = (
+            f"{places[0]} has {len(A)} images and {places[1]} {len(B)}: none is joined, because pairs are"
+            " images of one position"
+        )
+        # If no name is in both folders, that of the one that is missing is not known.
+        return Pairs({}, [counts, *(by_name.problems if by_name.files else ())])
     files = dict(zip(A, zip(A.values(), B.values(), strict=True), strict=True))
     other = [name for name in files if name not in by_name.files]
     log.warning(

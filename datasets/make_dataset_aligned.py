@@ -55,6 +55,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     set_max_image_gb(options.max_image_gb)
     root = options.dataset_path
+    if not root.is_dir():
+        raise UserError(f"--dataset-path {root}: there is no such folder")
     sides = {phase: (root / f"{phase}A", root / f"{phase}B") for phase in PHASES}
     sides = {phase: folders for phase, folders in sides.items() if any(folder.is_dir() for folder in folders)}
     if not sides:
