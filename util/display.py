@@ -91,7 +91,8 @@ class Display:
 
     def notes(self) -> list[str]:
         """Return how each part is shown, except for 8-bit images that are shown as they are."""
-        parts = (*self.sides.A.parts, *self.sides.B.parts)
+        # Models that generate images from noise have the same part on both sides.
+        parts = dict.fromkeys((*self.sides.A.parts, *self.sides.B.parts))
         return [
             f"{part.name}: {_note(part, self._view(part))}"
             for part in parts
