@@ -226,7 +226,8 @@ def result_of_scene(batch: Batch, scene: Scene, model: BaseModel, outputs: Outpu
         for images in translate_scene(model, batch, scene.read, scene.height, scene.width):
             bands.add(images)
     previews = outputs.display.previews(bands.previews())
-    return Result(formats.name_of(path), path, previews, {}, {}, bands.natives())
+    captions = {label: f"{label}, scaled to 1/{bands.step}" for label in previews}
+    return Result(formats.name_of(path), path, previews, captions, {}, bands.natives())
 
 
 def write_gallery(

@@ -108,9 +108,14 @@ def save_image(image: NDArray[np.uint8], path: Path, png_level: int = PNG_LEVEL)
     write_in_place(path, lambda file: Image.fromarray(image).save(file, file_format, **options))
 
 
+def quantised(images: "Tensor") -> "Tensor":
+    """Return images in [-1, 1] as uint8, rounded."""
+    return ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
+
+
 def to_levels(images: "Tensor") -> "Tensor":
     """Quantise images (..., 1 or 3, H, W) in [-1, 1] as they are saved: uint8, (..., 3, H, W), rounded."""
-    levels = ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).byte()
+    levels = quantised(images)
     return levels.expand(*levels.shape[:-3], 3, -1, -1)
 
 

@@ -71,7 +71,9 @@ class NativeFormat:
         natives: dict[str, Native] = {}
         for given, image in images.items():
             side = batch.sides.of(given)
-            if not given.startswith("fake") or (self.kind == "auto" and side.is_8bit):
+            # Pages have 8-bit images whole, unless they are too large for memory.
+            on_page = self.kind == "auto" and side.is_8bit and batch.scene is None
+            if on_page or not given.startswith("fake"):
                 continue
             source = _source(batch, row, paired, of_A=side is batch.sides.A)
             for label, part, image_of_part in parts_of({given: image}, batch.sides):
@@ -112,13 +114,16 @@ class Bands:
         folder: that of the gallery.
         batch: the sample alone.
         paired: whether B shows what A shows.
+
+    Attributes:
+        step: how many times smaller previews are.
     """
 
     def __init__(self, native: NativeFormat | None, folder: Path, batch: Batch, paired: bool):
         assert batch.scene is not None
         self.native, self.folder, self.batch, self.paired = native, folder, batch, paired
         self.height, self.width = batch.scene.height, batch.scene.width
-        self._step = -(-max(self.height, self.width) // PREVIEW_SIDE)
+        self.step = -(-max(self.height, self.width) // PREVIEW_SIDE)
         self._done = 0
         self._waiting: dict[str, Tensor] = {}
         self._small: dict[str, list[Tensor]] = {}
@@ -136,8 +141,8 @@ class Bands:
         """Write the next band of all images, (C, h, W) as a model returns them, by label."""
         for label, image in images.items():
             rows = torch.cat([self._waiting[label], image], 1) if label in self._waiting else image
-            whole = rows.shape[1] // self._step * self._step
-            self._small.setdefault(label, []).append(_reduced(rows[:, :whole], self._step))
+            whole = rows.shape[1] // self.step * self.step
+            self._small.setdefault(label, []).append(_reduced(rows[:, :whole], self.step))
             self._waiting[label] = rows[:, whole:]
         natives = self.native.natives(images, self.batch, 0, self.paired) if self.native else {}
         for label, native in natives.items():
@@ -149,7 +154,7 @@ class Bands:
     def previews(self) -> dict[str, Tensor]:
         """Return the images scaled down by an integer: each pixel is the mean of those it covers."""
         return {
-            label: torch.cat([*bands, _reduced(self._waiting[label], self._step)], 1)
+            label: torch.cat([*bands, _reduced(self._waiting[label], self.step)], 1)
             for label, bands in self._small.items()
         }
 

@@ -19,7 +19,7 @@ from util import formats
 from util.batch import Batch, Box
 from util.errors import UserError
 from util.image_io import to_uint8
-from util.native import NativeFormat, in_file_type
+from util.native import Bands, NativeFormat, in_file_type
 from util.pages.gallery import Gallery
 from util.pages.native import Native
 from util.parts import Part, Side, Sides, Values
@@ -220,6 +220,31 @@ def test_images_made_of_noise_have_no_source(tmp_path: Path) -> None:
         assert file.name == ("sample_0001" if kind == "nii" else "x") + f"_fake.{extension}"
     with pytest.raises(UserError, match="the header comes from a DICOM file, and sample_0001 is none"):
         NativeFormat("dcm").natives({"fake": torch.zeros(1, 2, 2)}, batch, 0, paired=False)
+
+
+class Large:
+    """A sample that is too large for memory."""
+
+    height, width = 5, 5000
+
+    def read(self, left: int, top: int, right: int, bottom: int) -> tuple[Tensor, None]:
+        raise NotImplementedError
+
+
+def test_large_images_are_written_in_bands_and_shown_smaller(tmp_path: Path) -> None:
+    empty = torch.zeros(1, 3, 0, 0)
+    batch = Batch(empty, None, ["a"], ["a"], torch.tensor([7]), scene=Large())
+    image = torch.rand(3, 5, 5000) * 2 - 1
+    with Bands(NativeFormat("auto"), tmp_path, batch, paired=False) as bands:
+        for rows in (slice(0, 2), slice(2, 5)):
+            bands.add({"fake": image[:, rows]})
+    (file,) = gallery_of(tmp_path, bands.natives())
+    assert file.name == "x_fake.tif" and np.array_equal(tifffile.imread(file), to_uint8(image))
+    small = bands.previews()["fake"]
+    assert bands.step == 3 and small.shape == (3, 2, 1667)
+    assert torch.allclose(small[:, 1, 0], image[:, 3:, :3].mean((1, 2)))
+    with pytest.raises(UserError, match="written in parts, as TIFF: use --format tif"):
+        Bands(NativeFormat("npy"), tmp_path, batch, paired=False).add({"fake": image})
 
 
 def test_several_outputs_and_both_directions_have_files_of_their_own(tmp_path: Path) -> None:
