@@ -22,6 +22,7 @@ from util.errors import UserError
 from util.files import make_folder
 from util.formats import dicom, nifti
 from util.formats.base import missing
+from util.image_io import quantised
 from util.pages.native import FOLDER, Native, Volume
 from util.parts import EIGHT_BITS, Part, Side, Values
 from util.shards import Entry, Member
@@ -248,6 +249,8 @@ def in_file_type(part: Part, image: Tensor) -> Array:
         return classes[None].numpy(force=True).astype(part.values.dtype)
     if part.kind == "instances":
         return (image > 0.5).numpy(force=True).astype(np.uint8)
+    if part.kind == "8bit":  # the levels in images/
+        return _by_rows(image, lambda rows: quantised(rows).numpy(force=True))
     return _by_rows(
         image, lambda rows: part.values.cast(Side((part,)).in_units(rows.clamp(-1, 1)).numpy(force=True))
     )
