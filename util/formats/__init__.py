@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -249,7 +250,7 @@ def open_writer(
     with errors_name(path):
         if _is_scene(like):
             return geotiff.Writer(path, _file_and_key(like)[0], shape, dtype, box)
-        return tiff.Writer(path, shape, dtype, _nodata(like))
+        return tiff.Writer(path, shape, dtype, _kept(like, box, shape))
 
 
 def _content(path: Path, image: Array, like: str, box: Box | None) -> bytes:
@@ -259,7 +260,7 @@ def _content(path: Path, image: Array, like: str, box: Box | None) -> bytes:
     if name.endswith(TIFF_EXTENSIONS):
         if _is_scene(like):
             return geotiff.written(image, source[0], box)
-        return tiff.written(image, _nodata(like))
+        return tiff.written(image, _kept(like, box, image.shape))
     if name.endswith(nifti.EXTENSIONS):
         return nifti.written(path, [image], source, box)
     if name.endswith(dicom.EXTENSIONS):
@@ -281,13 +282,13 @@ def _is_scene(like: str) -> bool:
         return _reader(source, key) is geotiff
 
 
-def _nodata(like: str) -> str | None:
-    """Return GDAL's tag with the value of pixels without data of a TIFF file."""
-    file, _ = _file_and_key(like)
+def _kept(like: str, box: Box | None, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return what a TIFF file gets from the one that its image is made from."""
+    file, key = _file_and_key(like)
     if not file.lower().endswith(TIFF_EXTENSIONS):
-        return None
+        return {}
     with Source(file) as source:
-        return tiff.nodata(source) if _reader(source, "") is tiff else None
+        return tiff.kept(source, key, box, shape) if _reader(source, key) is tiff else {}
 
 
 def _in_order(paths: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
@@ -19,6 +19,7 @@ from tifffile import TiffFile, TiffFrame, TiffPage, TiffPageSeries
 from util.files import sync, sync_folder, temporary_path
 from util.formats.base import (
     Array,
+    Box,
     FormatError,
     Header,
     Source,
@@ -27,6 +28,7 @@ from util.formats.base import (
     crop,
     missing,
     native_type,
+    sampling,
     turned,
 )
 from util.image_io import read_image
@@ -46,6 +48,9 @@ JPEG = (6, 7, 34892, 33007)
 
 MAX_BANDS = 32
 """Up to this length, the last axis of an array that was written without its axes is its channels."""
+
+NODATA = 42113
+"""GDAL's tag with the value of pixels without data."""
 
 SEGMENT_BYTES = 1 << 26
 """Up to this size of its strips or tiles, a part of an image is decoded by itself."""
@@ -108,9 +113,10 @@ def read(source: Source, key: str, window: Window | None, indices: bool = False)
     Args:
         indices: return the indices of palettes.
     """
-    with _opened(source, key) as tif, _names_extra():
+    with _opened(source, key) as tif, ExitStack() as stack:
         planes = _planes(tif, key)
         page = _first_page(planes)
+        stack.enter_context(_names_extra(source, page))
         if _by_pillow(page, key):
             return crop(np.moveaxis(np.asarray(read_image(source.path)), -1, 0), window)
         check_shape((sum(plane.shape[0] for plane in planes), *_part(planes[0], window)), _dtype(page))
@@ -140,11 +146,30 @@ def is_georeferenced(source: Source, key: str) -> bool:
         return not key and tif.pages.first.is_geotiff and sum(_count(series) for series in _series(tif)) == 1
 
 
-def nodata(source: Source) -> str | None:
-    """Return GDAL's tag with the value of pixels without data."""
-    with _opened(source, "") as tif:
-        tag = tif.pages.first.tags.get(42113)
-        return None if tag is None else str(tag.value)
+def kept(source: Source, key: str, box: Box | None, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return what tifffile is to write of a file into one that shows a box of it: no-data value, resolution.
+
+    Args:
+        shape: channels, height and width of the image that is written.
+    """
+    with _opened(source, key) as tif:
+        planes = _planes(tif, key)
+        tags = _first_page(planes).tags
+        options: dict[str, Any] = {}
+        if (nodata := tags.get(NODATA)) is not None:
+            options["extratags"] = [(NODATA, 2, 0, str(nodata.value), True)]
+        x, y, unit = (tags.get(name) for name in ("XResolution", "YResolution", "ResolutionUnit"))
+        if x is None or y is None or not (all(x.value) and all(y.value)):
+            return options
+        (_, step_x), (_, step_y) = sampling(box, shape[1:], planes[0].shape[1:])
+        options["resolution"] = (x.value[0] / x.value[1] / step_x, y.value[0] / y.value[1] / step_y)
+        options["resolutionunit"] = 2 if unit is None else int(unit.value)
+        imagej = tif.imagej_metadata or {}
+        if "unit" in imagej and shape[0] == 1:
+            # The unit of ImageJ's resolution has no tag; it writes a micro sign like this.
+            name = str(imagej["unit"]).replace("\u00b5", "\\u00B5").encode("ascii", "replace").decode()
+            options["description"] = f"ImageJ=1.54\nunit={name}\n"
+        return options
 
 
 @contextmanager
@@ -172,12 +197,14 @@ def _opened(source: Source, key: str) -> Iterator[TiffFile]:
 
 
 @contextmanager
-def _names_extra() -> Iterator[None]:
+def _names_extra(source: Source, page: TiffPage) -> Iterator[None]:
+    """Turn tifffile's error that it has no decoder into one that names the package."""
     try:
         yield
-    except ValueError as error:
-        if "requires the 'imagecodecs' package" in str(error):
-            raise missing("imagecodecs", f"a TIFF file with {str(error).split(' requires')[0]}") from error
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ImportError) or "requires the 'imagecodecs' package" in str(error):
+            name = getattr(page.compression, "name", page.compression)
+            raise missing("imagecodecs", f"{source.path}: its compression {name}") from error
         raise
 
 
@@ -387,19 +414,19 @@ def _window(source: Source, plane: Plane, window: Window) -> Array:
     return image
 
 
-def written(image: Array, nodata: str | None = None) -> bytes:
+def written(image: Array, options: dict[str, Any]) -> bytes:
     """Return the content of a TIFF file of an image, (C, H, W).
 
     Three channels of unsigned integers are RGB; several others are bands, each in a plane of its own.
 
     Args:
-        nodata: GDAL's tag with the value of pixels without data.
+        options: see `kept`.
     """
     content, layout = BytesIO(), layout_of(len(image), image.dtype)
     pixels = image[0] if len(image) == 1 else image
     if layout["photometric"] == "rgb":
         pixels = np.moveaxis(image, 0, -1)
-    tifffile.imwrite(content, np.ascontiguousarray(pixels), extratags=nodata_tag(nodata), **layout)
+    tifffile.imwrite(content, np.ascontiguousarray(pixels), **layout, **options)
     return content.getvalue()
 
 
@@ -416,7 +443,9 @@ def layout_of(channels: int, dtype: np.dtype[Any]) -> dict[str, Any]:
 class Writer:
     """Write a TIFF file by rows, from the top; in a ``with`` block, after which the file exists."""
 
-    def __init__(self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], nodata: str | None):
+    def __init__(
+        self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any], options: dict[str, Any]
+    ):
         channels, self._height, width = shape
         layout = layout_of(channels, dtype)
         self._planar = layout["photometric"] != "rgb"
@@ -424,7 +453,7 @@ class Writer:
         self._path, self._temporary, self._next = path, temporary_path(path), 0
         self._row, self._dtype = width * dtype.itemsize * (1 if self._planar else channels), dtype
         layout |= {"shape": stored[1:] if channels == 1 else stored, "dtype": dtype}
-        layout |= {"extratags": nodata_tag(nodata), "returnoffset": True}
+        layout |= {"returnoffset": True, **options}
         # The space of the pixels, which are then written over.
         found = tifffile.imwrite(self._temporary, bigtiff=prod(shape) * dtype.itemsize > 1 << 31, **layout)
         assert found is not None
@@ -455,8 +484,3 @@ class Writer:
         finally:
             with suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
-
-
-def nodata_tag(nodata: str | None) -> list[tuple[int, int, int, str, bool]]:
-    """Return tifffile's description of GDAL's tag with the value of pixels without data."""
-    return [(42113, 2, 0, nodata, True)] if nodata else []

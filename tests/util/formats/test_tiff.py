@@ -69,6 +69,30 @@ def test_what_is_written_is_read_again(tmp_path: Path, dtype: str, channels: int
         )
 
 
+def test_results_keep_resolution_and_the_value_without_data(tmp_path: Path) -> None:
+    tags = [(42113, 2, 0, "-99", True)]
+    options: dict[str, Any] = {"resolution": (400, 200), "resolutionunit": 3, "extratags": tags}
+    path = saved(tmp_path / "x.tif", numbers(8, 12), **options)
+    formats.write(tmp_path / "y.tif", numbers(1, 2, 4), like=path, box=(2, 4, 10, 8))
+    stack = saved(
+        tmp_path / "stack.tif",
+        numbers(3, 8, 12),
+        imagej=True,
+        resolution=(5, 5),
+        metadata={"axes": "ZYX", "unit": "\\u00B5m"},
+    )
+    formats.write(tmp_path / "z.tif", numbers(1, 8, 12), like=formats.entries([stack])[1])
+    with tifffile.TiffFile(stack) as tif:
+        unit = tif.imagej_metadata["unit"]
+    with tifffile.TiffFile(tmp_path / "y.tif") as tif:
+        page = tif.pages.first
+        assert page.resolution == (200, 100) and page.resolutionunit == 3
+        assert page.tags[42113].value == "-99"
+    with tifffile.TiffFile(tmp_path / "z.tif") as tif:
+        assert tif.pages.first.resolution == (5, 5) and tif.imagej_metadata["unit"] == unit
+    assert np.array_equal(formats.read(str(tmp_path / "z.tif")), numbers(1, 8, 12))
+
+
 def test_pages_are_samples_or_channels(tmp_path: Path) -> None:
     array = numbers(12, 20, 30)
     path = saved(tmp_path / "x.tif", array, photometric="minisblack", compression="zlib")
