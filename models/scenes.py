@@ -22,6 +22,9 @@ SCALING: dict[str, Any] = {"mode": "bilinear", "antialias": True, "align_corners
 STRIP_PIXELS = 1 << 22
 """Pixels of the strips in which the input is read for its thumbnail."""
 
+BAND_PIXELS = 1 << 20
+"""Pixels of the bands that are handed over at most, unless a row has more."""
+
 
 def translate_scene(
     model: BaseModel, batch: Batch, read: Read, height: int, width: int
@@ -65,7 +68,8 @@ def translate_scene(
         for band in blend_bands(output, rows, columns, tile, multiple):
             kept = band[0, :, : height - done, :width]
             done += kept.shape[1]
-            yield dict(zip(channels, kept.split(list(channels.values())), strict=True))
+            for rows in kept.split(max(1, BAND_PIXELS // width), 1):
+                yield dict(zip(channels, rows.split(list(channels.values())), strict=True))
 
 
 def _thumbnail(
