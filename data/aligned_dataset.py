@@ -129,22 +129,20 @@ class AlignedDataset(BaseDataset):
         left, right = (self.sides.B, self.sides.A) if self.swap else (self.sides.A, self.sides.B)
         if A == B:
             (path,) = files_of(A)
-            images = self._open_halves(path, left.parts[0], right.parts[0])
-            opened = [
-                Opened(side, (path,), (image,)) for side, image in zip((left, right), images, strict=True)
-            ]
+            image_A, image_B = self._open_halves(path, left.parts[0], right.parts[0])
+            opened = [Opened(left, (path,), (image_A,)), Opened(right, (path,), (image_B,))]
         else:
             opened = [self.open(A, left), self.open(B, right)]
         if self.swap:
             opened.reverse()
         return [*opened, self.open(self.masks[position], MASK)] if self.masks else opened
 
-    def _open_halves(self, path: str, *parts: Part) -> tuple[Tensor, ...]:
-        if all(part.kind == "8bit" for part in parts):
-            grey_A, grey_B = (part.channels == 1 for part in parts)
+    def _open_halves(self, path: str, A: Part, B: Part) -> tuple[Tensor, ...]:
+        if A.kind == B.kind == "8bit":
+            grey_A, grey_B = A.channels == 1, B.channels == 1
             return self.cached(path, f"{grey_A=} {grey_B=}", lambda: self._halves(path, grey_A, grey_B))
-        halves = list(zip(parts, HALVES, strict=True))
-        return self.cached(path, repr(parts), lambda: tuple(self._half(path, *half) for half in halves))
+        halves = (A, HALVES[0]), (B, HALVES[1])
+        return self.cached(path, repr((A, B)), lambda: tuple(self._half(path, *half) for half in halves))
 
     def _halves(self, path: str, *grey: bool) -> tuple[Tensor, ...]:
         both = read_image(path)

@@ -210,9 +210,12 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         first, first_path = opened[0].images[0], opened[0].files[0]
         for _, files, images in opened:
             for path, image in zip(files, images, strict=True):
-                check_equal_sizes(first, image, first_path, path)
-        if self.transform.preprocess == "none" and any(
-            isinstance(image, Unread) for _, _, images in opened for image in images
+                if image is not first:
+                    check_equal_sizes(first, image, first_path, path)
+        if (
+            self.unread_pixels
+            and self.transform.preprocess == "none"
+            and any(isinstance(image, Unread) for _, _, images in opened for image in images)
         ):
             empty = [torch.empty(sum(image.shape[0] for image in images), 0, 0) for _, _, images in opened]
             box = 0.0, 0.0, float(first.shape[2]), float(first.shape[1])

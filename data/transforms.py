@@ -146,19 +146,21 @@ class Transform:
         Raises:
             UserError: The crop is larger than the image at `path`.
         """
-        pixels = scaled.numpy()
-        height, width = pixels.shape[1:]
-        window = 0, 0, width, height
+        pixels, change = scaled.numpy(), decision.change
+        left, top, right, bottom = 0, 0, pixels.shape[2], pixels.shape[1]
         if "crop" in self.preprocess:
             left, top, right, bottom = self.crop_of(pixels.shape, decision, path)
+        if change is None:
+            pixels = pixels[:, top:bottom, left:right]
+        else:
             window = left, top, right - left, bottom - top
-        pixels = cut(pixels, window, decision.change, part.kind if part else "8bit")
-        if pixels.strides[2] != 1 or min(pixels.strides) < 0 or not decision.flip:
+            pixels = np.ascontiguousarray(cut(pixels, window, change, part.kind if part else "8bit"))
+        if not (decision.flip and pixels.strides[2] == pixels.itemsize):
             # NumPy copies faster than torch, above all from channels last, and flips more slowly.
             pixels = np.array(pixels, order="C")
         image = torch.from_numpy(pixels)
         image = image.flip(2) if decision.flip else image
-        return recolor(image, decision.change, part, is_input=is_input) if decision.change else image
+        return recolor(image, change, part, is_input=is_input) if change else image
 
     def crop_of(self, shape: Sequence[int], decision: Decision, path: str) -> tuple[int, int, int, int]:
         """Return the left, top, right and bottom edge of the crop of a scaled image, (C, H, W).
@@ -166,13 +168,14 @@ class Transform:
         Raises:
             UserError: The crop is larger than the image at `path`.
         """
-        height, width = shape[1:]
-        if min(width, height) < self.crop_size:
+        _, height, width = shape
+        size = self.crop_size
+        if width < size or height < size:
             raise UserError(
-                f"{path}: --crop_size {self.crop_size} is larger than this image of {width} x"
+                f"{path}: --crop_size {size} is larger than this image of {width} x"
                 f" {height} pixels; lower it, or scale with --preprocess resize_and_crop"
             )
-        return decision.x, decision.y, decision.x + self.crop_size, decision.y + self.crop_size
+        return decision.x, decision.y, decision.x + size, decision.y + size
 
     def needed(self, shape: Sequence[int], decision: Decision, path: str) -> tuple[int, int, int, int]:
         """Return the edges of the part of a scaled image that `apply` reads, as `crop_of` does."""

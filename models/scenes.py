@@ -68,8 +68,8 @@ def translate_scene(
         for band in blend_bands(output, rows, columns, tile, multiple):
             kept = band[0, :, : height - done, :width]
             done += kept.shape[1]
-            for rows in kept.split(max(1, BAND_PIXELS // width), 1):
-                yield dict(zip(channels, rows.split(list(channels.values())), strict=True))
+            for part_of_band in kept.split(max(1, BAND_PIXELS // width), 1):
+                yield dict(zip(channels, part_of_band.split(list(channels.values())), strict=True))
 
 
 def _thumbnail(
