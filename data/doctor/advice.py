@@ -27,12 +27,16 @@ class Flag(NamedTuple):
 def advise(survey: Survey) -> list[Flag]:
     """Return the flags for training on a data set."""
     mode = survey.layout.mode
-    flags = [Flag("model", MODELS[mode], _model_reason(survey))]
-    flags.append(
-        Flag("dataset_mode", mode, _mode_reason(survey), default=MODELS[mode] != "test" or mode == "single")
-    )
+    model = MODELS[mode]
+    if mode == "single" and "train" in survey.layout.phases:
+        model = mode = "colorization"
+    flags = [Flag("model", model, _model_reason(survey))]
+    # Every one of these models has its data set as a default.
+    flags.append(Flag("dataset_mode", mode, _mode_reason(survey), default=True))
     if not survey.images:
         return flags
+    if model == "colorization":
+        return [*flags, *_sizes(survey)]
     sides = _sides(survey)
     flags += _parts(survey)
     swap, reason = _direction(survey)
@@ -68,7 +72,7 @@ def _sides(survey: Survey) -> tuple[list[list[Facts]], list[list[Facts]]]:
 
 def _model_reason(survey: Survey) -> str:
     return {"aligned": "pairs", "unaligned": "two sets without pairs"}.get(
-        survey.layout.mode, "one image per file: a data set to test on, or for colorization"
+        survey.layout.mode, "one image per file: to translate by a trained model, or to colorize"
     )
 
 

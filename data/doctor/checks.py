@@ -306,7 +306,7 @@ def misaligned(survey: Survey) -> Iterator[Finding]:
             "undo that, or remove the pair",
             _paths(probe),
         )
-    if len(pairs) >= 10 and np.quantile(correlations, 0.05) > 0.4 * middle and middle > 0.1:
+    if len(pairs) >= 10 and np.quantile(correlations, 0.15) > 0.5 * middle and middle > 0.1:
         for probe, found in pairs:
             if found.correlation < 0.2 * middle and not any(found.shift) and not found.change:
                 yield Finding(
@@ -343,7 +343,8 @@ def swapped(survey: Survey) -> Iterator[Finding]:
     spread = np.median(np.abs(differences - middle), 0) + 1
     scores = np.clip(differences / spread, -10, 10) @ (middle / spread)
     typical = float(np.median(np.abs(scores)))
-    if (scores > 0).mean() < 0.6 or (np.abs(scores) < 0.2 * typical).mean() > 0.1:
+    ordered = scores[scores > 0]
+    if len(ordered) < 0.85 * len(scores) or np.quantile(ordered, 0.1) < 0.3 * typical:
         return  # A and B look too much alike to tell them apart
     for (probe, _, _), score in zip(pairs, scores, strict=True):
         if score < -0.3 * typical:
@@ -369,7 +370,7 @@ def duplicates(survey: Survey) -> Iterator[Finding]:
 
 def _duplicate_samples(survey: Survey) -> Iterator[Finding]:
     """Yield samples of which all images are near-duplicates, and those of which one is."""
-    alike: Counter[tuple[int, int]] = Counter()
+    alike: dict[tuple[int, int], list[str]] = defaultdict(list)
     by_sample = [
         {facts.part: facts for facts in probe.facts if facts.kind == "image" and not facts.error}
         for probe in survey.probes
@@ -377,12 +378,11 @@ def _duplicate_samples(survey: Survey) -> Iterator[Finding]:
     for part in survey.images:
         positions = [k for k, facts in enumerate(by_sample) if part in facts]
         for one, other in _alike([by_sample[k][part] for k in positions]):
-            alike[positions[one], positions[other]] += 1
-    for (one, other), count in alike.items():
+            alike[positions[one], positions[other]].append(part)
+    for (one, other), parts in alike.items():
         first, second = by_sample[one], by_sample[other]
         detailed = sum(facts.thumb.std() >= 6 for facts in second.values())
-        shared = next(iter(second))
-        yield from _duplicate(first.get(shared, next(iter(first.values()))), second[shared], count < detailed)
+        yield from _duplicate(first[parts[0]], second[parts[0]], len(parts) < detailed)
 
 
 def _alike(files: Sequence[Facts]) -> Iterator[tuple[int, int]]:
@@ -537,12 +537,13 @@ def sizes(survey: Survey) -> Iterator[Finding]:
             own, aspect = min(facts.size), facts.width / facts.height
             others = f"{size[0]} x {size[1]}" if share > MOST else f"about {short:.0f}"
             if own < survey.crop_size <= short or own < 0.25 * short:
+                cropped = own < survey.crop_size
                 yield Finding(
-                    "fault" if own < max(survey.crop_size, short) / 2 else "warning",
+                    "fault" if own < survey.crop_size / 2 or share > MOST else "warning",
                     "too small",
                     facts.path,
-                    f"{_size(facts)} pixels, other files of {part} {others}: smaller than a crop of"
-                    f" {survey.crop_size}",
+                    f"{_size(facts)} pixels, other files of {part} {others}"
+                    + f": smaller than a crop of {survey.crop_size}" * cropped,
                     "get it in full size, or remove it",
                     (facts.path,),
                 )
@@ -784,6 +785,9 @@ def masks(survey: Survey) -> Iterator[Finding]:
 def phases(survey: Survey) -> Iterator[Finding]:
     counts = Counter(probe.sample.phase for probe in survey.probes)
     root = str(survey.layout.dataroot)
+    if survey.layout.others:
+        listed = ", ".join(survey.layout.others[:8])
+        yield Finding("note", "other folders", root, f"folders of no phase, not looked at: {listed}")
     if "" not in counts:
         if "train" not in counts:
             yield Finding("warning", "phases", root, f"no train folder; there are {', '.join(counts)}")

@@ -61,6 +61,7 @@ class Layout:
 
     Attributes:
         mode: the ``--dataset_mode`` that reads it: aligned, unaligned or, for one image per file, single.
+        others: names of folders that belong to no phase.
         by_order: whether files belong together by their order, as pix2pixHD's may, instead of by name.
     """
 
@@ -68,6 +69,7 @@ class Layout:
     mode: str
     parts: list[Part]
     by_order: bool = False
+    others: tuple[str, ...] = ()
 
     @property
     def phases(self) -> list[str]:
@@ -152,7 +154,9 @@ def find_layout(
     else:
         mode = mode or ("aligned" if _is_paired(found) else "unaligned")
         by_order = mode == "aligned" and _by_order(found)
-    return Layout(dataroot, mode, found, by_order)
+    used = {os.path.basename(str(part.folder)) for part in found}
+    others = tuple(name for name in names if name not in used) if found[0].phase and not phases else ()
+    return Layout(dataroot, mode, found, by_order, others)
 
 
 @dataclass(frozen=True)
@@ -205,9 +209,10 @@ def _children(dataroot: Folder) -> list[str]:
 
 def _phases(names: Sequence[str]) -> list[str]:
     present = set(names)
+    main = any(name.startswith(PHASES) for name in names)
     found = [
         phase
-        for phase in (*PHASES, *OTHER_PHASES)
+        for phase in (*PHASES, *(OTHER_PHASES if main else ()))
         if any(f"{phase}{suffix}" in present for suffix in ("", *PARTS)) or _suffixes(names, phase)
     ]
     for name in names:
