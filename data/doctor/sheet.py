@@ -51,9 +51,10 @@ def summary(files: Sequence[Facts]) -> str:
 
 
 def histogram(files: Sequence[Facts]) -> tuple[float, float, list[int]]:
-    """Return the lower and upper end, and the counts, of a histogram in which every image counts the same."""
-    values = np.concatenate([facts.quantiles for facts in files])
-    if all(facts.dtype == "uint8" for facts in files):
+    """Return both ends and the counts of a histogram of the images of the usual type, with equal weights."""
+    dtype, _ = usual(facts.dtype for facts in files)
+    values = np.concatenate([facts.quantiles for facts in files if facts.dtype == dtype])
+    if dtype == "uint8":
         low, high = 0.0, 255.0
     else:
         low, high = float(values.min()), float(values.max())
