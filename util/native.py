@@ -127,7 +127,8 @@ class Bands:
         self.step = -(-max(self.height, self.width) // PREVIEW_SIDE)
         self._done = 0
         self._waiting: dict[str, Tensor] = {}
-        self._small: dict[str, list[Tensor]] = {}
+        self._small: dict[str, Tensor] = {}
+        self._shrunk: dict[str, int] = {}  # rows of previews that are complete
         self._writers: dict[str, Any] = {}
         self._files = ExitStack()
         self._natives: dict[str, Native] = {}
@@ -143,8 +144,8 @@ class Bands:
         for label, image in images.items():
             rows = torch.cat([self._waiting[label], image], 1) if label in self._waiting else image
             whole = rows.shape[1] // self.step * self.step
-            self._small.setdefault(label, []).append(_reduced(rows[:, :whole], self.step))
-            self._waiting[label] = rows[:, whole:]
+            self._shrink(label, rows[:, :whole])
+            self._waiting[label] = rows[:, whole:].clone()
         natives = self.native.natives(images, self.batch, 0, self.paired) if self.native else {}
         for label, native in natives.items():
             if label not in self._writers:
@@ -154,14 +155,24 @@ class Bands:
 
     def previews(self) -> dict[str, Tensor]:
         """Return the images scaled down by an integer: each pixel is the mean of those it covers."""
-        return {
-            label: torch.cat([*bands, _reduced(self._waiting[label], self.step)], 1)
-            for label, bands in self._small.items()
-        }
+        for label, rows in self._waiting.items():
+            self._shrink(label, rows)
+        return self._small
 
     def natives(self) -> dict[str, Native]:
         """Return the files of generated images by label."""
         return self._natives
+
+    def _shrink(self, label: str, rows: Tensor) -> None:
+        """Add the next rows of an image, a multiple of `step` or the last ones, to its preview."""
+        if label not in self._small:
+            height, width = (-(-side // self.step) for side in (self.height, self.width))
+            self._small[label] = torch.zeros(len(rows), height, width)
+            self._shrunk[label] = 0
+        if rows.shape[1]:
+            small, first = F.avg_pool2d(rows.float(), self.step, ceil_mode=True), self._shrunk[label]
+            self._small[label][:, first : first + small.shape[1]] = small
+            self._shrunk[label] += small.shape[1]
 
     def _opened(self, label: str, native: Native) -> Native:
         """Open the file of a generated image, given its first band; return the image without its pixels."""
@@ -176,14 +187,6 @@ class Bands:
         writer = formats.open_writer(path, native.like, channels, dtype, self.height, self.width, native.box)
         self._writers[label] = self._files.enter_context(writer)
         return native._replace(image=np.empty((channels, 0, 0), dtype), written=path)
-
-
-def _reduced(image: Tensor, step: int) -> Tensor:
-    """Return an image, (C, H, W), with the means of squares of `step` pixels, on the CPU."""
-    channels, height, width = image.shape
-    if not height:
-        return torch.empty(channels, 0, -(-width // step))
-    return F.avg_pool2d(image.float(), step, ceil_mode=True).cpu()
 
 
 class Source(NamedTuple):

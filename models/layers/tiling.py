@@ -47,13 +47,24 @@ def blend_tiles(run: Callable[[Tensor], Tensor], x: Tensor, tile: int, multiple:
     def output(top: int, left: int) -> Tensor:
         return run(x[..., top : top + tile, left : left + tile])
 
-    return torch.cat(list(blend_bands(output, x.shape[-2], x.shape[-1], tile, multiple)), 2)
+    height, width = x.shape[-2:]
+    result: Tensor | None = None
+    top = 0
+    for band in blend_bands(output, height, width, tile, multiple):
+        if result is None:
+            result = band.new_empty(*band.shape[:2], height, width)
+        result[..., top : top + band.shape[-2], :] = band
+        top += band.shape[-2]
+    assert result is not None
+    return result
 
 
 def blend_bands(
     output: Callable[[int, int], Tensor], height: int, width: int, tile: int, multiple: int
 ) -> Iterator[Tensor]:
     """Yield an image that is computed tile by tile, in bands of rows from top to bottom, (N, K, h, width).
+
+    A band is valid until the next one.
 
     Neighbouring tiles overlap by at least a quarter of a tile. A quarter of the overlap is discarded on
     either side, where a tile's own border affects the output; the outputs are blended linearly in between.
@@ -71,15 +82,14 @@ def blend_bands(
     )
     band: Tensor | None = None  # the rows of the current tiles
     for number, (top, row) in enumerate(zip(rows, row_weights, strict=True)):
-        above = band
-        band = None
+        if band is not None:
+            begun = band[..., top - rows[number - 1] :, :].clone()  # shared with the tiles above
+            band[..., : begun.shape[-2], :] = begun
+            band[..., begun.shape[-2] :, :] = 0
         for left, column in zip(columns, column_weights, strict=True):
             y = output(top, left)
             if band is None:
-                band = y.new_zeros(*y.shape[:2], min(tile, height - top), width)
-                if above is not None:  # what the tiles above have in common with these
-                    begun = above[..., top - rows[number - 1] :, :]
-                    band[..., : begun.shape[-2], :] = begun
+                band = y.new_zeros(*y.shape[:2], min(tile, height), width)
             weights = torch.outer(row[top : top + tile], column[left : left + tile])
             band[..., left : left + tile] += y * weights.to(y)
         assert band is not None
