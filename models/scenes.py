@@ -39,7 +39,7 @@ def translate_scene(
         height, width: its size.
 
     Returns:
-        Images by name, (C, h, width), for each band.
+        Images by name, (C, h, width), for each band; valid until the next one.
     """
     generators = [net for net in model.nets.values() if isinstance(net, Generator)]
     tile, multiple = generators[0].tile, max(net.multiple for net in generators)
