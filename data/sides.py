@@ -15,7 +15,7 @@ from data.reading import Half, full_range, read_colors, read_part
 from data.shards import Folder, is_url
 from data.url import read_shard
 from options.base_options import CommandOptions
-from options.file_options import by_part, part_names
+from options.file_options import BY_PART, by_part, from_parts, part_names
 from options.records import read_training_record
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -202,7 +202,12 @@ def with_sides(options: Options, sides: Sides) -> Options:
     network = replace(options.network, **channels)
     described = [*(f"--{name} {value}" for name, value in channels.items()), *map(_described, parts)]
     log.info("From the images: %s", "; ".join(described))
-    return replace(options, files=replace(options.files, value_ranges=json.dumps(found)), network=network)
+    # A file with values by part may not be there when the run is tested.
+    texts: dict[str, Any] = {
+        flag: from_parts(by_part(flag, getattr(options.files, flag))) for flag in BY_PART
+    }
+    files = replace(options.files, value_ranges=json.dumps(found), **texts)
+    return replace(options, files=files, network=network)
 
 
 def _described(part: Part) -> str:

@@ -13,6 +13,8 @@ PER_PART = "; with --inputs or --outputs one for all, or by part: A1:full,A2:0,4
 
 
 SIDES = ("input", "output")
+BY_PART = ("input_range", "output_range", "input_bands", "output_bands")
+"""The flags with values by part."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class FileOptions:
     output_bands: str = option("", "channels of output files to use, see --input_bands", architecture=True)
     nan_value: float | None = option(
         None,
-        "value in the file's units in place of NaN and infinite values, which are an error otherwise",
+        "value in the file's units in place of NaN and infinite values; inf: they are an error",
         architecture=True,
     )
     inputs: str = option(
@@ -59,7 +61,7 @@ class FileOptions:
     )
     label_ignore: int | None = option(
         None,
-        "class number without a class, whose pixels are 0 in all channels, such as 255",
+        "class number without a class, such as 255, whose pixels are 0 in all channels; inf: there is none",
         minimum=0,
         architecture=True,
     )
@@ -112,7 +114,7 @@ class FileOptions:
             "input": part_names(self.inputs) or ("A", "label", "inst"),
             "output": part_names(self.outputs) or ("B",),
         }
-        for flag in ("input_range", "output_range", "input_bands", "output_bands"):
+        for flag in BY_PART:
             side = flag.partition("_")[0]
             text, parts = getattr(self, flag), ", ".join(known[side])
             if unknown := by_part(flag, text).keys() - {*known[side], ""}:
@@ -153,6 +155,11 @@ def only_rgb(reason: str, losses: str) -> dict[str, Fixed]:
 def part_names(text: str) -> tuple[str, ...]:
     """Return the names in a value of ``--inputs`` or ``--outputs``."""
     return tuple(text.split(",")) if text else ()
+
+
+def from_parts(values: Mapping[str, str]) -> str:
+    """Return values by part as a flag's text, see `by_part`."""
+    return ",".join(f"{name}:{value}" if name else value for name, value in sorted(values.items()))
 
 
 def by_part(flag: str, text: str) -> Mapping[str, str]:

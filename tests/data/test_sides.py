@@ -268,6 +268,8 @@ def test_several_inputs_are_joined_by_name(tmp_path: Path) -> None:
             batch.A[0, 0].numpy(), np.asarray(Image.open(tmp_path / "trainA1/0.png"))
         )
         np.testing.assert_array_equal(batch.A[0, 1:].numpy(), np.load(tmp_path / "trainA2/0.npy"))
+        options = with_sides(options_for(tmp_path, *flags, "--input_range", text), loader.dataset.sides)
+        assert options.files.input_range == "A1:full,A2:-300,300"
         names = [(part.name, image.shape[1]) for part, image in batch.sides.A.split(batch.to(CPU).A)]
         assert names == [("A1", 1), ("A2", 2)]
     unpaired = first(loader_for(tmp_path, *flags, "--input_range", "full", mode="unaligned"))
