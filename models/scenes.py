@@ -77,10 +77,15 @@ def _thumbnail(
 ) -> Batch:
     """Return the whole image scaled to a size, as `thumbnail` scales it, read in strips."""
     height, width = size
+    first = part(0, 0, 1, 1)
+    # In one piece: small tensors kept among large ones would prevent the reuse of their memory.
+    narrow = first.A.new_empty(1, first.A.shape[1], rows, width)
     step = max(1, STRIP_PIXELS // columns)
-    strips: list[Tensor] = []
     for top in range(0, rows, step):
-        strip = part(0, top, columns, min(rows, top + step))
-        strips.append(F.interpolate(strip.A, (strip.A.shape[2], width), **SCALING))
-    small = F.interpolate(torch.cat(strips, 2), (height, width), **SCALING)
-    return replace(strip, A=small, B=None if strip.B is None else small.new_zeros(1, strip.B.shape[1], *size))
+        bottom = min(rows, top + step)
+        strip = part(0, top, columns, bottom).A
+        narrow[:, :, top:bottom] = F.interpolate(strip, (bottom - top, width), **SCALING)
+    small = F.interpolate(narrow, size, **SCALING)
+    return replace(
+        first, A=small, B=None if first.B is None else small.new_zeros(1, first.B.shape[1], height, width)
+    )
