@@ -185,17 +185,17 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
     def open(self, source: Source, side: Side) -> Opened:
         """Return the scaled images of a side of a sample, from the cache if possible."""
         files = files_of(source)
-        parts = zip(files, side.parts, strict=True)
-        return Opened(side, files, tuple(self.open_part(path, part) for path, part in parts))
+        images = [self.open_part(path, part) for path, part in zip(files, side.parts, strict=True)]
+        return Opened(side, files, tuple(images))
 
     def open_part(self, path: str, part: Part) -> Tensor | Unread:
         """Return the scaled image of a part, (C, H, W), from the cache if possible."""
+        if part.kind == "8bit" or (part.kind == "mask" and path.lower().endswith(EXTENSIONS)):
+            return self.scaled(path, grey=part.channels == 1)
         if part.kind == "values" and self.unread_pixels and formats.can_window(path):
             header = formats.header(path)
             if header.height * header.width > self.unread_pixels:
                 return Unread(path, part, (part.channels, header.height, header.width))
-        if part.kind == "8bit" or (part.kind == "mask" and path.lower().endswith(EXTENSIONS)):
-            return self.scaled(path, grey=part.channels == 1)
         (image,) = self.cached(
             path, repr(part), lambda: (self.transform.scale_values(read_part(path, part), part),)
         )
@@ -209,9 +209,9 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         """
         first, first_path = opened[0].images[0], opened[0].files[0]
         for _, files, images in opened:
-            for path, image in zip(files, images, strict=True):
+            for position, image in enumerate(images):
                 if image is not first:
-                    check_equal_sizes(first, image, first_path, path)
+                    check_equal_sizes(first, image, first_path, files[position])
         if (
             self.unread_pixels
             and self.transform.preprocess == "none"
@@ -221,26 +221,21 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
             box = 0.0, 0.0, float(first.shape[2]), float(first.shape[1])
             return Prepared(empty, box, LargeSample(tuple(opened)))
         decision = self.transform.decide(first, rng)
-        prepared = [
-            join(
-                [
-                    self._apply(image, decision, files[0], part, is_input=side is self.sides.A)
-                    for image, part in zip(images, side.parts, strict=True)
-                ],
-                side,
-            )
-            for side, files, images in opened
-        ]
+        prepared = [self._joined(each, decision) for each in opened]
         return Prepared(prepared, self._box(opened[0], decision) if self.find_boxes else None)
 
-    def _apply(
-        self, image: Tensor | Unread, decision: Decision, path: str, part: Part, *, is_input: bool
-    ) -> Tensor:
-        if isinstance(image, Unread):
-            edges = self.transform.needed(image.shape, decision, path)
-            image = image.read(*edges)
-            decision = replace(decision, x=decision.x - edges[0], y=decision.y - edges[1])
-        return self.transform.apply(image, decision, path, part, is_input=is_input)
+    def _joined(self, opened: Opened, decision: Decision) -> Tensor:
+        """Return the images of a side, cropped, flipped and augmented, and joined along the channels."""
+        side, files, images = opened
+        transform, is_input, prepared = self.transform, side is self.sides.A, []
+        for image, part in zip(images, side.parts, strict=True):
+            decided = decision
+            if isinstance(image, Unread):
+                left, top, right, bottom = transform.needed(image.shape, decision, files[0])
+                image = image.read(left, top, right, bottom)
+                decided = decision._replace(x=decision.x - left, y=decision.y - top)
+            prepared.append(transform.apply(image, decided, files[0], part, is_input=is_input))
+        return prepared[0] if len(prepared) == 1 else join(prepared, side)
 
     def _box(self, opened: Opened, decision: Decision) -> Box:
         header = formats.header(opened.files[0])
@@ -259,7 +254,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         """
         if self.cache is None:
             return make()
-        return self.cache.get(path, f"{self.transform} {what}", make)
+        return self.cache.get(path, f"{self.transform.text} {what}", make)
 
     def first_good(self, open_at: Callable[[int], T], position: int, count: int) -> T:
         """Return ``open_at(position)``; with `replace_bad`, at the next position whose image can be read.

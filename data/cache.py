@@ -9,12 +9,15 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import blake2b
+from typing import Any
 
+import numpy as np
 import PIL
 import torch
 from torch import Tensor
 
 from util.errors import UserError
+from util.parts import DTYPES
 from util.shards import file_identity
 
 log = logging.getLogger(__name__)
@@ -23,11 +26,11 @@ Images = tuple[Tensor, ...]
 """One or two images made from one file, (C, H, W), of types in `TYPES`."""
 
 Shape = tuple[int, int, int]
-Shapes = list[tuple[Shape, torch.dtype]]
+Shapes = list[tuple[Shape, np.dtype[Any]]]
 """The shapes and types of the images of an entry."""
 
-TYPES = (torch.uint8, torch.uint16, torch.int16, torch.float32)
-"""The types of images; headers have the positions in this list."""
+TYPES = tuple(np.dtype(name) for name in DTYPES)
+"""The types of images; headers have the positions in this tuple."""
 
 STATE = struct.Struct("<16sQQ")
 """The head of the memory: magic bytes, version, and the offset of its unused part."""
@@ -111,9 +114,10 @@ class ImageCache:
             self._read_to = after
 
     def _add(self, key: bytes, images: Images) -> None:
-        sizes = [size for image in images for size in (*image.shape, TYPES.index(image.dtype))]
+        arrays = [image.numpy() for image in images]
+        sizes = [size for array in arrays for size in (*array.shape, TYPES.index(array.dtype))]
         sizes += [0] * (8 - len(sizes))
-        pixels = b"".join(image.numpy().tobytes() for image in images)
+        pixels = b"".join(array.tobytes() for array in arrays)
         pixels += bytes(-len(pixels) % ALIGNMENT)
         entry = HEADER.pack(key, *sizes, self._checksum(key, sizes, pixels)) + pixels
         begin = STATE.unpack_from(self._memory)[2]
@@ -148,9 +152,9 @@ class ImageCache:
     def _views(self, offset: int, shapes: Shapes) -> Images:
         views = []
         for shape, dtype in shapes:
-            count = math.prod(shape)
-            views.append(torch.frombuffer(self._memory, dtype=dtype, count=count, offset=offset).view(shape))
-            offset += count * dtype.itemsize
+            array = np.ndarray(shape, dtype, self._memory, offset)  # in a third of torch.frombuffer's time
+            views.append(torch.from_numpy(array))
+            offset += array.nbytes
         return tuple(views)
 
     def _warn_once(self, message: str, *values: object) -> None:

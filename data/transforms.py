@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -34,8 +35,7 @@ Size = tuple[int, int]
 """Width and height."""
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """Where to crop (left and top edge, in pixels of the scaled image), whether to flip, and what else."""
 
     x: int
@@ -65,6 +65,11 @@ class Transform:
     exact: bool = False
     # Not in its text, which is part of the keys of cached images: they are those before augmentation.
     augment: Augment | None = field(default=None, repr=False)
+
+    @cached_property
+    def text(self) -> str:
+        """Its text in keys of the cache, made once because every sample needs it."""
+        return str(self)
 
     @classmethod
     def from_options(cls, options: DataOptions) -> "Transform":
@@ -122,8 +127,8 @@ class Transform:
     def decide(self, scaled: HasShape, rng: Random) -> Decision:
         """Draw a decision for a scaled image, (C, H, W)."""
         height, width = scaled.shape[1:]
-        x = rng.randint(0, max(0, width - self.crop_size))
-        y = rng.randint(0, max(0, height - self.crop_size))
+        x = rng.randrange(max(0, width - self.crop_size) + 1)
+        y = rng.randrange(max(0, height - self.crop_size) + 1)
         flip = self.flip and rng.random() < 0.5
         # After all other draws, which are the same without it
         return Decision(x, y, flip, draw(self.augment, rng) if self.augment else None)
@@ -147,9 +152,10 @@ class Transform:
             UserError: The crop is larger than the image at `path`.
         """
         pixels, change = scaled.numpy(), decision.change
-        left, top, right, bottom = 0, 0, pixels.shape[2], pixels.shape[1]
         if "crop" in self.preprocess:
             left, top, right, bottom = self.crop_of(pixels.shape, decision, path)
+        else:
+            left, top, right, bottom = 0, 0, pixels.shape[2], pixels.shape[1]
         if change is None:
             pixels = pixels[:, top:bottom, left:right]
         else:

@@ -90,16 +90,18 @@ class UnalignedDataset(BaseDataset):
 
     def read_at(self, index: int, positions: tuple[int, int], rng: Random) -> Sample:
         sources = list(zip((self.paths_A, self.paths_B), positions, strict=True))
-        prepared, paths, boxes = list[Tensor](), list[str](), list[Box | None]()
+        images: list[Tensor] = []
+        paths: list[str] = []
+        boxes: list[Box | None] = []
         for (samples, position), side in zip(
             reversed(sources) if self.swap else sources, (self.sides.A, self.sides.B), strict=True
         ):
             opened = self.first_good(partial(self._open, samples, side), position, len(samples))
             (image,), box, _ = self.prepare([opened], rng)
-            prepared.append(image)
+            images.append(image)
             paths.append(opened.files[0])
             boxes.append(box)
-        return Sample(index, prepared[0], prepared[1], paths[0], paths[1], box=boxes[0])
+        return Sample(index, images[0], images[1], paths[0], paths[1], box=boxes[0])
 
     def _open(self, samples: Sequence[Source], side: Side, position: int) -> Opened:
         return self.open(samples[position], side)

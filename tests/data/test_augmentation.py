@@ -333,7 +333,7 @@ def test_labels_images_and_masks_of_a_data_set_stay_aligned(tmp_path: Path) -> N
             assert (batch.A.shape[1], batch.mask.shape[1]) == (1, 1)
             x, y = loader.dataset.transform.apply(
                 torch.from_numpy(painted),
-                replace(decision, change=replace(decision.change, augment=words("rotate:15"))),
+                decision._replace(change=replace(decision.change, augment=words("rotate:15"))),
                 "",
             ).numpy()
             noise = (batch.B[0].numpy() - [x, y]) / 128
