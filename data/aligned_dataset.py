@@ -8,11 +8,11 @@ from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from data.base_dataset import BaseDataset, Opened, Sample, Source, files_of
+from data.base_dataset import BaseDataset, Files, Opened, Sample, Source, files_of
 from data.image_folder import find_images, has_images
 from data.reading import Half, half_image, read_part
 from data.shards import Folder, open_folder
-from data.sides import Files, Found, by_name, find_files, folder_names, kind_of, match_names, resolve, stem
+from data.sides import Found, by_name, find_files, folder_names, kind_of, match_names, resolve, stem
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from util import formats

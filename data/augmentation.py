@@ -26,7 +26,7 @@ from util.seeding import torch_rng
 
 log = logging.getLogger(__name__)
 
-Window = tuple[int, int, int, int]
+Area = tuple[int, int, int, int]
 """Left, top, width and height, in pixels of the scaled image."""
 
 HUE = 0.25
@@ -108,7 +108,7 @@ def draw(augment: Augment, rng: Random) -> Augmentation:
 
 
 def cut(
-    pixels: NDArray[np.generic], window: Window, change: Augmentation | None, kind: Kind
+    pixels: NDArray[np.generic], window: Area, change: Augmentation | None, kind: Kind
 ) -> NDArray[np.generic]:
     """Return a window of an image with the geometric changes: rotated and scaled about the window's centre.
 
@@ -132,7 +132,7 @@ def cut(
 
 
 def surroundings(
-    shape: Sequence[int], window: Window, change: Augmentation | None
+    shape: Sequence[int], window: Area, change: Augmentation | None
 ) -> tuple[int, int, int, int]:
     """Return the left, top, right and bottom edge of what `cut` reads of an image (C, H, W)."""
     left, top, width, height = window
@@ -261,9 +261,7 @@ def _as_jpeg(pixels: NDArray[np.generic], quality: int) -> NDArray[np.uint8]:
     return result[None] if result.ndim == 2 else np.ascontiguousarray(result.transpose(2, 0, 1))
 
 
-def _move(
-    pixels: NDArray[np.generic], window: Window, change: Augmentation, mode: str
-) -> NDArray[np.generic]:
+def _move(pixels: NDArray[np.generic], window: Area, change: Augmentation, mode: str) -> NDArray[np.generic]:
     """Return a window of an image (C, H, W), rotated, scaled and shifted about its centre."""
     left, top, width, height = window
     center_x, center_y = left + width / 2, top + height / 2

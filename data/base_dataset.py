@@ -29,8 +29,11 @@ from util.seeding import python_rng
 
 T = TypeVar("T")
 
-Source = str | tuple[str, ...]
-"""The file of one side of a sample, or its files, one for each part."""
+Files = tuple[str, ...]
+"""The files of one side of a sample, one for each of its parts."""
+
+Source = str | Files
+"""The file of one side of a sample, or its files."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Opened(NamedTuple):
     """The scaled images of one side of a sample, one for each of its parts, or images to read in parts."""
 
     side: Side
-    files: tuple[str, ...]
+    files: Files
     images: tuple[Tensor | Unread, ...]
 
 
@@ -318,7 +321,7 @@ def check_channels(flag: str, channels: int) -> bool:
     return channels == 1
 
 
-def files_of(source: Source) -> tuple[str, ...]:
+def files_of(source: Source) -> Files:
     """Return the files of one side of a sample."""
     return (source,) if isinstance(source, str) else source
 

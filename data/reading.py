@@ -16,7 +16,7 @@ from util import formats
 from util.checking import read_limited
 from util.errors import UserError
 from util.image_io import BadImage, read_image
-from util.parts import EIGHT_BITS, Part
+from util.parts import EIGHT_BITS, Part, full_range
 from util.remarks import remark
 from util.text import decode
 
@@ -241,14 +241,6 @@ def _as_type(image: NDArray[Any], path: str, part: Part) -> NDArray[Any]:
         f"{path}: its values are {image.dtype}, those of other files of {part.name} {dtype}, which cannot"
         " hold them; convert the files to one type"
     )
-
-
-def full_range(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """Return the interval of a type's values that ``full`` maps to [-1, 1]."""
-    if dtype.kind == "f":
-        return 0.0, 1.0
-    limits = np.iinfo(dtype)
-    return float(limits.min), float(limits.max)
 
 
 def _check_interval(image: NDArray[Any], path: str, part: Part) -> None:

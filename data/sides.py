@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from data.base_dataset import Files, Source
 from data.image_folder import find_images, name_in
-from data.reading import Half, full_range, read_colors, read_part
+from data.reading import Half, read_colors, read_part
 from data.shards import Folder, is_url
 from data.url import read_shard
 from options.base_options import CommandOptions
@@ -23,16 +24,20 @@ from util import formats
 from util.checking import Rule, parse_json
 from util.errors import UserError
 from util.image_io import BadImage
-from util.parts import DTYPES, Kind, Part, Side, Sides, Values
+from util.parts import (
+    DTYPES,
+    Kind,
+    Part,
+    Side,
+    Sides,
+    Values,
+    full_range,
+    parse_interval,
+    parse_percentile,
+)
 from util.shards import Member, streamed
 
 log = logging.getLogger(__name__)
-
-Files = tuple[str, ...]
-"""The files of one side of a sample, one for each of its parts."""
-
-Source = str | Files
-"""The file of one side of a sample, or its files, one for each part."""
 
 Options = TypeVar("Options", bound=CommandOptions)
 
@@ -355,18 +360,17 @@ def _bands(options: CommandOptions, name: str, flag: str) -> tuple[int, ...]:
 
 def _measured(options: CommandOptions, part: Part, paths: Sequence[str], half: Half) -> Part:
     """Return the part with the type of the values in these files, and their interval that the flags mean."""
-    kind, colon, number = part.range.partition(":")
-    if kind == "full" and not colon:
+    if part.range == "full":
         if not paths:
             raise UserError(
                 f"--{part.flag}_range full: the type of {part.name} is not known, because there are no files;"
                 f" give an interval, such as --{part.flag}_range 0,65535"
             )
         dtype = _dtype(paths)
-        return replace(part, values=Values(dtype, *full_range(np.dtype(dtype))))
-    if kind == "percentile":
-        share = _number(number)
-        if share is None or not 0 <= share < 50:
+        return replace(part, values=Values(dtype, *full_range(dtype)))
+    if part.range.partition(":")[0] == "percentile":
+        share = parse_percentile(part.range)
+        if share is None:
             raise UserError(
                 f"--{part.flag}_range {part.range}: expected a percentage from 0 to below 50, such as"
                 " percentile:1"
@@ -377,21 +381,13 @@ def _measured(options: CommandOptions, part: Part, paths: Sequence[str], half: H
                 f" none recorded for {part.name}; give an interval, such as --{part.flag}_range 0,4095"
             )
         return replace(part, values=_percentiles(part, paths, share, half))
-    low, high = (_number(word) for word in (*part.range.split(","), "", "")[:2])
-    if part.range.count(",") != 1 or low is None or high is None or not low < high:
+    interval = parse_interval(part.range)
+    if interval is None:
         raise UserError(
             f"--{part.flag}_range {part.range}: expected 8bit, full, LO,HI (such as 0,4095 or -1000,3000) or"
             " percentile:P (such as percentile:1)"
         )
-    return replace(part, values=Values(_dtype(paths) if paths else "float32", low, high))
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if np.isfinite(number) else None
+    return replace(part, values=Values(_dtype(paths) if paths else "float32", *interval))
 
 
 def _dtype(paths: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from util.errors import UserError
 from util.image_io import Visuals, to_uint8
-from util.parts import Part, Sides
+from util.parts import Part, Sides, parse_interval, parse_percentile
 
 MAX_SAMPLED = 1 << 20
 """Values of an image of which percentiles are taken."""
@@ -189,30 +189,20 @@ def _view(part: Part, window: str = "", bands: str = "") -> View:
     """Return how a part is shown, given the values of ``--display_range`` and ``--display_bands`` for it."""
     shown = _shown(part, bands) if bands else tuple(range(3)) if part.channels >= 3 else (0,)
     low, high = part.values.low, part.values.high
-    kind, _, share = window.partition(":")
     if not window:
         return View(shown, low, high)
-    numbers = [_number(word) for word in ([share] if kind == "percentile" else window.split(","))]
-    if kind == "percentile" and 0 <= numbers[0] < 50:
-        return View(shown, low, high, numbers[0])
-    if len(numbers) != 2 or not -math.inf < numbers[0] < numbers[1] < math.inf:
+    percentile, interval = parse_percentile(window), parse_interval(window)
+    if percentile is None and interval is None:
         raise UserError(
             f"--display_range {window}: expected LO,HI in the file's units, such as 0,4095, or percentile:P"
             " with P from 0 to below 50"
         )
-    return View(shown, *numbers)
+    return View(shown, *(interval or (low, high)), percentile)
 
 
 def _in_network(part: Part, value: float) -> float:
     """Return a value in the file's units as networks see it."""
     return (value - part.values.low) * 2 / part.values.span - 1
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _shown(part: Part, text: str) -> tuple[int, ...]:

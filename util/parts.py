@@ -1,5 +1,6 @@
 """What the channels of the images A and B hold, and how file values become the input of networks and back."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,6 +53,34 @@ class Values:
 
 
 EIGHT_BITS = Values()
+
+
+def full_range(dtype: DTypeLike) -> tuple[float, float]:
+    """Return the interval of a type's values that ``full`` maps to [-1, 1]: 0 to 1 of floating point."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return 0.0, 1.0
+    limits = np.iinfo(dtype)
+    return float(limits.min), float(limits.max)
+
+
+def parse_interval(text: str) -> tuple[float, float] | None:
+    """Return the ends of ``LO,HI``; None if the text is not two finite numbers, the smaller one first."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        return None
+    return (low, high) if -math.inf < low < high < math.inf else None
+
+
+def parse_percentile(text: str) -> float | None:
+    """Return P of ``percentile:P``; None if the text is something else or P is not from 0 to below 50."""
+    word, _, number = text.partition(":")
+    try:
+        share = float(number)
+    except ValueError:
+        return None
+    return share if word == "percentile" and 0 <= share < 50 else None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from data.doctor.layout import Layout, Part, similar_name
 from data.doctor.probe import MAX_COLOURS, Facts, Probe
+from util.parts import full_range
 from util.perceptual_hash import near_duplicates
 
 Level = Literal["fault", "warning", "note"]
@@ -768,7 +769,7 @@ def _rare_colours(files: Sequence[Facts]) -> Iterator[Finding]:
 def masks(survey: Survey) -> Iterator[Finding]:
     files = survey.by_part.get("M", [])
     for facts in files:
-        full = 1.0 if facts.dtype.startswith("float") else float(np.iinfo(facts.dtype).max)
+        full = full_range(facts.dtype)[1]
         if facts.high == 0:
             advice = "correct it, or remove the sample"
             yield Finding("fault", "mask", facts.path, "empty: no pixel has a weight", advice, (facts.path,))

@@ -17,6 +17,7 @@ from data.doctor.pixels import grey, shrink, to_levels
 from util.errors import UserError
 from util.formats import read, read_indices
 from util.image_limits import open_limited
+from util.parts import full_range
 from util.perceptual_hash import SIDE
 from util.shards import Member
 
@@ -208,7 +209,7 @@ def _content(path: str) -> str:
 def _describe(facts: Facts, image: NDArray[Any]) -> NDArray[Any]:
     """Fill in what is known of an image, (C, H, W); return it without its alpha channel."""
     if facts.alpha:
-        limit = 1.0 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+        limit = full_range(image.dtype)[1]
         facts.transparent = float((image[-1] < limit).mean())
         image = image[:-1]
     facts.channels, facts.height, facts.width = image.shape

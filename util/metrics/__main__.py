@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import math
 import sys
 from collections.abc import Collection, Iterable
 from functools import partial
@@ -30,7 +29,7 @@ from util.metrics.names import (
 )
 from util.metrics.summary import write_summary
 from util.metrics.target import Target
-from util.parts import Part, Side, Values
+from util.parts import Part, Side, Values, full_range, parse_interval
 
 log = logging.getLogger(__name__)
 
@@ -143,17 +142,12 @@ def target_of(data_range: str, path: str) -> Target:
         UserError: it is not a range.
     """
     header = formats.header(path)
-    kind = np.dtype(header.dtype)
-    limits = (0.0, 1.0) if kind.kind == "f" else (np.iinfo(kind).min, np.iinfo(kind).max)
-    try:
-        low, high = limits if data_range == "full" else map(float, data_range.split(","))
-        if not -math.inf < low < high < math.inf:
-            raise ValueError
-    except ValueError:
+    interval = full_range(header.dtype) if data_range == "full" else parse_interval(data_range)
+    if interval is None:
         raise UserError(
             f"--data_range {data_range}: expected 8bit, full, or an interval such as 0,4095 or -1000,3000"
-        ) from None
-    values = Values(kind.name, float(low), float(high))
+        )
+    values = Values(header.dtype, *interval)
     return Target(Side((Part("B", "values", channels=header.channels, values=values),)))
 
 
