@@ -183,6 +183,8 @@ class Bands:
             )
         path = self.folder / FOLDER / f".{self.batch.index.item()}_{label}.tif"
         make_folder(path.parent)
+        for left in path.parent.glob(f"{path.name}*"):  # by a process that was killed
+            left.unlink()
         channels, dtype = len(native.image), native.image.dtype
         writer = formats.open_writer(path, native.like, channels, dtype, self.height, self.width, native.box)
         self._writers[label] = self._files.enter_context(writer)
