@@ -25,9 +25,6 @@ KEPT = (*TIFF, ".npy", ".png", ".webp", ".tga", ".bmp")
 EIGHT_BITS = (".gif", ".apng", ".ico", ".dib", ".avif", ".mpo", ".pbm")
 """Extensions of other files that have 8 bits: results are PNG files, those of the rest TIFF files."""
 
-GDAL_NODATA = 42113
-"""The tag of TIFF files with the value of pixels without data."""
-
 MAX_TIFF = 4_000_000_000
 """Bytes that a TIFF file can hold unless it is a BigTIFF."""
 
@@ -83,9 +80,7 @@ def read_pixels(path: str) -> Pixels:
             transparent = (values == np.reshape(color, (-1, 1, 1))).all(0, keepdims=True)
             alpha = np.where(transparent, 0, 65535).astype(values.dtype)
             return Pixels(np.concatenate([values, alpha]), True)
-    with suppress(Exception), tifffile.TiffFile(getattr(path, "file", path)) as tif:
-        return Pixels(values, nodata=float(tif.pages.first.tags[GDAL_NODATA].value))
-    return Pixels(values)
+    return Pixels(values, nodata=formats.nodata(path))
 
 
 def write_pixels(path: Path, pixels: Pixels, like: str = "", box: formats.Box | None = None) -> None:

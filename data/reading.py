@@ -45,9 +45,8 @@ def read_part(path: str, part: Part, half: Half = "", window: formats.Window | N
         return _as_type(_half(formats.read_indices(path)[None], path, half), path, part)
     image = _with_bands(_half(formats.read(path, window), path, half), path, part)
     image = _without_nan(image, path, part)
-    image = _as_type(image, path, part)
     _check_interval(image, path, part)
-    return image
+    return _as_type(image, path, part)
 
 
 @dataclass(frozen=True)
@@ -248,6 +247,8 @@ def _check_interval(image: NDArray[Any], path: str, part: Part) -> None:
     low, high = part.values.low, part.values.high
     if part.range.startswith("percentile") or (part.range == "full" and image.dtype.kind != "f"):
         return
+    if part.range == "full":
+        low, high = full_range(image.dtype)
     lowest, highest = float(image.min()), float(image.max())
     if lowest >= low and highest <= high:
         return

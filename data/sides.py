@@ -404,17 +404,24 @@ def _dtype(paths: Sequence[str]) -> str:
 
 def _percentiles(part: Part, paths: Sequence[str], share: float, half: Half) -> Values:
     """Return the interval between the percentiles of the values of these files, in a bounded sample."""
-    part = replace(part, values=Values(_dtype(paths)))
+    nan_value = None if part.nan_value is None else np.nan  # left out below
+    part = replace(part, values=Values(_dtype(paths)), nan_value=nan_value)
     samples = []
     for path in _spread(paths, MEASURED_FILES):
         try:
             values = read_part(path, part, half).reshape(-1)
+            nodata = formats.nodata(path)
         except BadImage:  # named when it is read in training
             continue
-        samples.append(values[:: -(-values.size // MEASURED_VALUES)])
+        values = values[:: -(-values.size // MEASURED_VALUES)]
+        values = values[np.isfinite(values)]
+        samples.append(values if nodata is None else values[values != nodata])
     if not samples:
         raise UserError(f"--{part.flag}_range {part.range}: none of the {len(paths)} images can be read")
-    low, high = (float(end) for end in np.percentile(np.concatenate(samples), (share, 100 - share)))
+    sample = np.concatenate(samples)
+    if not sample.size:
+        raise UserError(f"--{part.flag}_range {part.range}: none of the {len(paths)} images has data")
+    low, high = (float(end) for end in np.percentile(sample, (share, 100 - share)))
     if not low < high:
         raise UserError(
             f"--{part.flag}_range {part.range}: both ends are {low:g}, because nearly all values are equal;"

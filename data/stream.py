@@ -13,6 +13,7 @@ from data.base_dataset import BaseDataset, Rejected, Sample
 from data.stream_order import advance, deal, mix
 from data.url import Content, read_shard
 from data.workers import Workers, in_worker, pack
+from util import formats
 from util.errors import UserError
 from util.image_io import BadImage
 from util.seeding import numpy_rng
@@ -256,8 +257,22 @@ class Lane:
         content: Content,
         positions: tuple[int, int] | None = None,
     ) -> Result:
+        dataset = self.stream.dataset
         with streamed(files, content):
-            return self.stream.dataset.sample(self.stream.epoch, index, positions)
+            if not dataset.sides.is_8bit and (error := _several_images(files)):
+                return Rejected(index, error)
+            return dataset.sample(self.stream.epoch, index, positions)
+
+
+def _several_images(files: Sequence[str]) -> UserError | None:
+    """Return the error for a file with several images, which were not known when samples were counted."""
+    for file in files:
+        if (count := len(formats.entries([file]))) > 1:
+            return UserError(
+                f"{file}: holds {count} images; a stream has one image per file: save them as files of"
+                " their own, or copy the shards to a disk"
+            )
+    return None
 
 
 def _replacements(bad: list[Rejected], good: Sample) -> Iterator[Sample]:

@@ -93,7 +93,9 @@ def file_identity(path: str) -> tuple[str, int, int]:
         location, size, modified = file_identity(path.file)
         return f"{location}#{path.key}", size, modified
     if isinstance(path, Member):
-        return f"{path.shard} at {path.offset}", path.size, os.stat(path.shard).st_mtime_ns
+        # A streamed tar file has no time of its own.
+        modified = os.stat(path.shard).st_mtime_ns if path.content is None else 0
+        return f"{path.shard} at {path.offset}", path.size, modified
     file = os.stat(path)
     return path, file.st_size, file.st_mtime_ns
 

@@ -193,6 +193,17 @@ def test_files_are_converted_to_one_type_without_loss(tmp_path: Path) -> None:
         first(loader_for(tmp_path, *flags))
 
 
+def test_floating_point_beyond_1_is_named_under_full_among_integers(tmp_path: Path) -> None:
+    fill(tmp_path / "trainA", grey, ".png")
+    fill(tmp_path / "trainB", grey, ".png")
+    write(tmp_path / "trainA/0.npy", np.full((SIDE, SIDE), 200, np.float32))
+    (tmp_path / "trainA/0.png").unlink()
+    known = {"A": {"range": "full", "channels": 1, "dtype": "uint8", "low": 0, "high": 255}}
+    flags = ["--input_nc", "1", "--output_nc", "1", "--output_range", "full", "--input_range", "full"]
+    with pytest.raises(UserError, match=r"0\.npy: values from 200 to 200, but --input_range full expects"):
+        first(loader_for(tmp_path, *flags, "--value_ranges", json.dumps(known)))
+
+
 def test_nan_is_an_error_that_names_file_and_count_or_replaced(native: Path) -> None:
     bands = np.load(native / "trainA/0.npy")
     bands[1, 2:4, 5], bands[0, 0, 0] = np.nan, np.inf
@@ -201,6 +212,8 @@ def test_nan_is_an_error_that_names_file_and_count_or_replaced(native: Path) -> 
         first(loader_for(native, *NATIVE))
     image = first(loader_for(native, *NATIVE, "--nan_value", "-7")).A[0]
     assert image[1, 2, 5] == image[0, 0, 0] == -7 and (image == -7).sum() == 3
+    loader = loader_for(native, *NATIVE, "--nan_value", "-9999", "--input_range", "percentile:0")
+    assert loader.dataset.sides.A.parts[0].values.low > -1000
 
 
 def test_values_outside_of_the_interval_are_counted_and_clipped(
@@ -231,6 +244,23 @@ def test_percentiles_are_measured_once_and_recorded_with_the_run(native: Path) -
     assert tested.sides == resumed.sides == loader.dataset.sides
     with pytest.raises(UserError, match="--input_range percentile:3: percentiles are measured in training"):
         loader_for(native, "--input_range", "percentile:3", kind=TestOptions)
+
+
+def test_pixels_without_data_are_left_out_of_percentiles(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.transform import from_origin
+
+    for place in ("trainA", "trainB"):
+        (tmp_path / place).mkdir()
+        profile = {"height": SIDE, "width": SIDE, "count": 1, "dtype": "float32", "nodata": -9999}
+        profile |= {"crs": "EPSG:32633", "transform": from_origin(5e5, 5e6, 10, 10)}
+        with rasterio.open(tmp_path / place / "dem.tif", "w", driver="GTiff", **profile) as file:
+            heights = np.linspace(100, 900, SIDE * SIDE, dtype=np.float32).reshape(1, SIDE, SIDE)
+            heights[:, :4] = -9999
+            file.write(heights)
+    flags = ["--input_nc", "1", "--output_nc", "1", "--input_range", "percentile:0"]
+    sides = loader_for(tmp_path, *flags, "--output_range", "0,1000").dataset.sides
+    assert 200 < sides.A.parts[0].values.low < 400 and sides.A.parts[0].values.high == 900
 
 
 def test_both_halves_of_a_file_keep_their_values(tmp_path: Path) -> None:

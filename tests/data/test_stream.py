@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -115,6 +116,24 @@ def test_shards_are_dealt_without_overlap(world_size: int, sizes: list[int]) -> 
         ]
         assert sum(map(len, owners)) == len(set().union(*owners))  # no two lanes of a rank read one shard
     assert deal(shards, 0, 1, None) == [shards]
+
+
+def test_native_files_are_read_from_a_stream_and_those_with_several_images_named(tmp_path: Path) -> None:
+    nibabel, flags = pytest.importorskip("nibabel"), ["--input_range", "full", "--input_nc", "1"]
+    for slices in (1, 3):
+        folder = tmp_path / f"{slices}" / "train"
+        folder.mkdir(parents=True)
+        volume = np.full((12, 12, slices), 4095, np.int16)
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), folder / "volume.nii.gz")
+        (shard,) = pack(folder, tmp_path / f"shards{slices}", "single").glob("*.tar")
+        root = f"pipe:cat {shard}"
+        loaded = loader(root, "single", *flags, "--output_nc", "1", "--preprocess", "none")
+        if slices == 1:
+            (batch,) = loaded.epoch(0)
+            assert (batch.A == 4095).all() and batch.A.shape == (1, 1, 12, 12)
+        else:
+            with pytest.raises(UserError, match=r"volume\.nii\.gz.* holds 3 images; a stream has one image"):
+                list(loaded.epoch(0))
 
 
 def test_a_buffer_mixes_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ __all__ = [
     "header",
     "is_image_file",
     "name_of",
+    "nodata",
     "open_writer",
     "read",
     "read_indices",
@@ -129,6 +130,13 @@ def read_indices(path: str) -> Array:
         if len(numbers) > 1:
             raise FormatError(f"it has {len(numbers)} channels; a map of numbers has one")
         return _whole_numbers(numbers[0])
+
+
+def nodata(path: str) -> float | None:
+    """Return the value of pixels without data, which a TIFF file may name."""
+    with _opened(path) as (source, key, reader):
+        found: float | None = reader.nodata(source, key) if reader in (tiff, geotiff) else None
+        return found
 
 
 def can_window(path: str) -> bool:

@@ -54,6 +54,7 @@ class Source(LimitedFile):
         self.path = path
         if isinstance(path, Member):
             raw: FileIO | BytesIO = BytesIO(path.read())
+            raw.name = path  # pydicom asks for it
             self.size = path.size
         else:
             status = os.stat(path)

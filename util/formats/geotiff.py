@@ -66,6 +66,12 @@ def thumbnail(source: Source, height: int, width: int) -> Array:
     return _read(source, None, (height, width), False)
 
 
+def nodata(source: Source, key: str) -> float | None:
+    """Return the value of pixels without data."""
+    with _opened(source) as scene:
+        return None if scene.nodata is None else float(scene.nodata)
+
+
 def can_window(source: Source, key: str) -> bool:
     """Return whether a part is read without decoding all."""
     return True

@@ -130,6 +130,15 @@ def read(source: Source, key: str, window: Window | None, indices: bool = False)
         return image
 
 
+def nodata(source: Source, key: str) -> float | None:
+    """Return the value of pixels without data, in GDAL's tag."""
+    with _opened(source, key) as tif:
+        tag = _first_page(_planes(tif, key)).tags.get(NODATA)
+        with suppress(ValueError):
+            return None if tag is None else float(str(tag.value).strip("\0 "))
+    return None
+
+
 def can_window(source: Source, key: str) -> bool:
     """Return whether a part is read without decoding all."""
     with _opened(source, key) as tif:

@@ -147,6 +147,13 @@ def target_of(data_range: str, path: str) -> Target:
         raise UserError(
             f"--data_range {data_range}: expected 8bit, full, or an interval such as 0,4095 or -1000,3000"
         )
+    if data_range == "full" and header.dtype == "float32":
+        image = formats.read(path)
+        if not (image.min() >= 0 and image.max() <= 1):
+            raise UserError(
+                f"--data_range full: floating point lies in 0..1, but {path} has values from {image.min():g}"
+                f" to {image.max():g}; give the interval, such as --data_range -1000,3000"
+            )
     values = Values(header.dtype, *interval)
     return Target(Side((Part("B", "values", channels=header.channels, values=values),)))
 

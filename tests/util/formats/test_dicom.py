@@ -9,6 +9,7 @@ import pytest
 from util import formats
 from util.errors import UserError
 from util.formats import BadImage, codecs
+from util.shards import Member
 
 pydicom = pytest.importorskip("pydicom")
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
@@ -206,6 +207,13 @@ def test_files_are_found_without_an_extension(tmp_path: Path) -> None:
         if not (tmp_path / name).exists():
             (tmp_path / name).write_bytes(Path(path).read_bytes() if name != "absent" else b"")
         assert not formats.is_image_file(str(tmp_path / name))
+
+
+def test_files_in_shards_are_read(tmp_path: Path) -> None:
+    file = Path(saved(tmp_path / "a.dcm", numbers(4, 5)))
+    member = Member.of("data/a.dcm", str(file), "a.dcm", 0, file.stat().st_size)
+    assert formats.header(member) == (1, 4, 5, "uint16")
+    np.testing.assert_array_equal(formats.read(member)[0], numbers(4, 5))
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:

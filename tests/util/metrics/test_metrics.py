@@ -250,6 +250,9 @@ def test_the_range_of_an_integer_type(tmp_path: Path) -> None:
     np.save(tmp_path / "fake" / "a.npy", result[:3])
     with pytest.raises(UserError, match=r"a\.npy: has 3 channels, the first image of the truth 5"):
         compare_folders.main([*folders, "--data_range", "full"])
+    np.save(tmp_path / "real" / "a.npy", truth.astype(np.float32))
+    with pytest.raises(UserError, match=r"--data_range full: floating point lies in 0\.\.1, but .*a\.npy"):
+        compare_folders.main([*folders, "--data_range", "full"])
 
 
 def test_folders_that_cannot_be_compared(folders: tuple[Path, Path]) -> None:
