@@ -19,7 +19,7 @@ from util import formats
 from util.batch import Batch, Box
 from util.display import classes_of, parts_of
 from util.errors import UserError
-from util.files import make_folder
+from util.files import make_folder, remove_temporary
 from util.formats import dicom, nifti
 from util.formats.base import missing
 from util.image_io import quantised
@@ -183,8 +183,7 @@ class Bands:
             )
         path = self.folder / FOLDER / f".{self.batch.index.item()}_{label}.tif"
         make_folder(path.parent)
-        for left in path.parent.glob(f"{path.name}*"):  # by a process that was killed
-            left.unlink()
+        remove_temporary(path.parent, path.name)
         channels, dtype = len(native.image), native.image.dtype
         writer = formats.open_writer(path, native.like, channels, dtype, self.height, self.width, native.box)
         self._writers[label] = self._files.enter_context(writer)
