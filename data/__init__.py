@@ -9,6 +9,7 @@ from data.augmentation import check as check_augment
 from data.base_dataset import BaseDataset
 from data.cache import ImageCache, RamCache
 from data.loader import Loader
+from data.parallel import cores
 from data.shards import is_command, is_url
 from options.base_options import CommandOptions, DataOptions
 from options.file_options import FileOptions
@@ -58,8 +59,7 @@ def create_loader(options: CommandOptions, device: torch.device) -> Loader:
     if dataset.transform.augment:
         check_augment(dataset.transform.augment, dataset.sides, learns_input=dataset.learns_input)
     # More workers than cores gain nothing, but an explicit number is kept.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores)
+    num_threads = data.num_threads if "num_threads" in options.explicit else min(data.num_threads, cores())
     dataset.max_image_gb = data.max_image_gb
     dataset.cache = create_cache(data, num_threads)
     dataset.unread_pixels = unread_pixels(options, dataset)

@@ -71,9 +71,8 @@ def read_pixels(path: str) -> Pixels:
     with suppress(Exception), Image.open(path, formats=FORMATS) as image:  # others have no transparency
         if len(values) in (2, 4) and image.mode in ("LA", "RGBA", "PA"):
             return Pixels(values, True)
-        color = image.info.get(
-            "transparency"
-        )  # which is transparent, or how much each colour of a palette is
+        # The transparent colour, or how opaque each colour of a palette is
+        color = image.info.get("transparency")
         if color is not None and values.dtype == np.uint8:
             return Pixels(np.moveaxis(np.asarray(image.convert("RGBA")), -1, 0), True)
         if color is not None:

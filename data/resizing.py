@@ -18,6 +18,7 @@ from PIL import Image
 from data.conversion import Pixels, read_pixels, result_extension, write_pixels, write_stack
 from data.pairing import list_images
 from data.parallel import run_jobs
+from data.transforms import Size, scale_nearest
 from util import formats
 from util.errors import UserError
 from util.files import append_text, read_text, write_atomically
@@ -34,9 +35,6 @@ RECORD = "resize_images.jsonl"
 
 LABEL_FOLDER = re.compile(r"(_label|_labels|_inst|_instance)$", re.IGNORECASE)
 """Names of folders with label maps or instance maps."""
-
-Size = tuple[int, int]
-"""Width and height."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +92,6 @@ def scale(pixels: Pixels, size: Size) -> NDArray[Any]:
     else:
         bands = [_without_gaps(band.astype(np.float32), pixels.nodata, size) for band in image]
     return Values(image.dtype.name).cast(np.stack(bands))
-
-
-def scale_nearest(image: NDArray[Any], size: Size) -> NDArray[Any]:
-    """Return an image (..., H, W) scaled to `size` by taking the nearest pixels, as for class numbers."""
-    height, width = image.shape[-2:]
-    columns, rows = (
-        ((np.arange(count) + 0.5) * length / count).astype(np.intp)
-        for count, length in zip(size, (width, height), strict=True)
-    )
-    return image[..., rows[:, None], columns]
 
 
 def _resize(band: NDArray[Any], size: Size) -> NDArray[Any]:

@@ -110,8 +110,7 @@ class Transform:
         if (columns, rows) == (width, height):
             return torch.from_numpy(np.ascontiguousarray(image))
         if part.kind in ("labels", "instances"):
-            ys, xs = (_nearest(count, length) for count, length in ((rows, height), (columns, width)))
-            return torch.from_numpy(image[:, ys[:, None], xs])
+            return torch.from_numpy(scale_nearest(image, (columns, rows)))
         values = torch.from_numpy(image.astype(np.float32))
         if self.exact:
             bands = [
@@ -221,9 +220,14 @@ def _pixels(image: Image.Image, layout: str) -> bytearray:
     return pixels
 
 
-def _nearest(count: int, length: int) -> NDArray[np.intp]:
-    """Return the positions of the nearest pixels of a side of `length` for one of `count` pixels."""
-    return ((np.arange(count) + 0.5) * length / count).astype(np.intp)
+def scale_nearest(image: NDArray[Any], size: Size) -> NDArray[Any]:
+    """Return an image (..., H, W) scaled to `size` by taking the nearest pixels, as for class numbers."""
+    height, width = image.shape[-2:]
+    columns, rows = (
+        ((np.arange(count) + 0.5) * length / count).astype(np.intp)
+        for count, length in zip(size, (width, height), strict=True)
+    )
+    return image[..., rows[:, None], columns]
 
 
 def drop_color(image: Tensor) -> Tensor:

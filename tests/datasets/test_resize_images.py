@@ -11,7 +11,8 @@ import tifffile
 from PIL import Image
 
 from data.conversion import Pixels
-from data.resizing import Target, scale, scale_nearest
+from data.resizing import Target, scale
+from data.transforms import scale_nearest
 from tests.support.commands import load_command
 from util import formats
 from util.errors import UserError

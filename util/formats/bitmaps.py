@@ -2,8 +2,8 @@
 
 import re
 import zlib
+from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -12,9 +12,6 @@ from util.formats import codecs
 from util.formats.base import Array, FormatError, Header, Source, Window, check_shape, crop, turned
 from util.image_io import FORMATS, PNG_LEVEL, raw_mode, read_image, upright
 from util.image_limits import HEADER_BYTES, check_header, check_size
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TYPES = {"1": "uint8", "I": "float32", "F": "float32"}
 """Types of Pillow's modes, beside uint16 for those with 16 bits and uint8 for the others."""
@@ -84,7 +81,7 @@ def _opened(source: Source) -> Image.Image:
     return image
 
 
-def _read(source: Source, convert: "Callable[[Image.Image, str], Array]") -> Array:
+def _read(source: Source, convert: Callable[[Image.Image, str], Array]) -> Array:
     with _opened(source) as image:
         raw = raw_mode(image)
         if _png16(image):
