@@ -244,7 +244,7 @@ class DataOptions:
         "none",
         "random changes of training images beyond crops and flips, separated by commas, some of"
         f" {', '.join(EXAMPLES)}; for input and target alike, but color, noise, blur and jpeg for the input"
-        " alone unless :AB follows, as in color:0.2:AB (see data.md)",
+        " alone unless :AB follows, as in color:0.2:AB (see docs/data.md)",
         phase="train",
         nonempty=True,
     )

@@ -124,7 +124,7 @@ def by_name(images: Iterable[tuple[str, str]], folder: Path, suffix: str) -> dic
     paths: dict[str, str] = {}
     for name, path in images:
         if name in paths:
-            raise UserError(f"{paths[name]} and {path}: two images of one name; rename or remove one")
+            raise UserError(f"{paths[name]} and {path}: two images of the same name; rename or remove one")
         paths[name] = path
     if not paths:
         ending = f" whose name ends with {suffix}" if suffix else ""

@@ -271,7 +271,7 @@ def test_folders_that_cannot_be_compared(folders: tuple[Path, Path]) -> None:
     (real / "c.png").write_bytes(b"not an image")
     refused(r"c\.png: cannot be read as an image")
     (real / "c.tif").write_bytes(b"")
-    refused("two images of one name")
+    refused("two images of the same name")
     for path in real.iterdir():
         path.unlink()
     refused("real: there is no image in it")
