@@ -72,7 +72,8 @@ def find_items(folders: Mapping[str, Path]) -> list[Item]:
         for path in sorted(file.path for file in files_in(folder) if is_image_file(file.path)):
             name = stem(name_in(folder, path))
             if name in named[suffix]:
-                raise UserError(f"{named[suffix][name]} and {path}: two images of the same name; rename or remove one")
+                first = named[suffix][name]
+                raise UserError(f"{first} and {path}: two images of the same name; rename or remove one")
             named[suffix][name] = path
     if not any(named.values()):
         raise UserError(f"{', '.join(map(str, folders.values()))}: no images")

@@ -30,17 +30,18 @@ KINDS: dict[str, tuple[str, NDArray[Any], str]] = {
 
 
 def flags_of(root: Path, channels: int, text: str) -> list[str]:
-    flags = [
-        "--dataroot",
-        str(root),
-        "--name",
-        "run",
-        "--checkpoints_dir",
-        str(root / "ck"),
+    """Return the flags of both commands, then those of train.py, which test.py takes from the run."""
+    flags = ["--dataroot", str(root), "--name", "run", "--checkpoints_dir", str(root / "ck")]
+    flags += [
         "--gpu_ids",
         "-1",
+        "--model",
+        str(IDENTITY),
+        "--dataset_mode",
+        "aligned",
+        "--preprocess",
+        "none",
     ]
-    flags += ["--model", str(IDENTITY), "--dataset_mode", "aligned", "--preprocess", "none"]
     ranges = ["--input_range", text, "--output_range", text]
     return [*flags, "--num_threads", "0", "--input_nc", str(channels), "--output_nc", str(channels), *ranges]
 

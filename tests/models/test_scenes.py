@@ -15,19 +15,8 @@ from util.batch import Batch
 @pytest.mark.parametrize("norm", ["batch", "instance"])
 def test_bands_are_those_of_a_whole_image_in_tiles(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenes, "STRIP_PIXELS", 2000)
-    flags = [
-        "--dataroot",
-        "x",
-        "--gpu_ids",
-        "-1",
-        "--model",
-        "test",
-        "--netG",
-        "resnet_6blocks",
-        "--ngf",
-        "4",
-    ]
-    flags += ["--norm", norm, "--tile", "64", "--preprocess", "none"]
+    flags = ["--dataroot", "x", "--gpu_ids", "-1", "--model", "test", "--netG", "resnet_6blocks"]
+    flags += ["--ngf", "4", "--norm", norm, "--tile", "64", "--preprocess", "none"]
     model = create_model(parse(TestOptions, flags, MODELS, DATASETS), torch.device("cpu"))
     A = torch.rand(1, 3, 150, 117, generator=torch.Generator().manual_seed(0)) * 2 - 1
     batch = Batch(A, None, ["a"], ["a"], torch.tensor([3]))
