@@ -224,9 +224,9 @@ def match_in_order(folders: Sequence[tuple[Folder, Sequence[str]]]) -> list[File
     """Return the files that belong together in folders: those of the same name, else of the same position.
 
     Raises:
-        UserError: There are not as many files in all folders.
+        UserError: Some names are in all folders, others are not, or there are not as many files in all.
     """
-    if len({tuple(by_name(folder, paths)) for folder, paths in folders}) == 1:
+    if set.intersection(*({*by_name(folder, paths)} for folder, paths in folders)):
         return match_names(folders)
     counts = [f"{folder} has {len(paths)}" for folder, paths in folders]
     if len({len(paths) for _, paths in folders}) > 1:

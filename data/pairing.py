@@ -63,25 +63,23 @@ def pair_by_name(A: Names, B: Names, places: tuple[Path, Path]) -> Pairs:
 
 
 def pair_in_order(A: Names, B: Names, places: tuple[Path, Path]) -> Pairs:
-    """Pair files of the same name if all have one; otherwise those of the same position.
+    """Pair files of the same name; if no name is in both folders, those of the same position.
 
-    Different names are logged. If one folder has more files than the other, there are no pairs.
+    Different names are logged. Without a common name, folders with unequal numbers of files have no pairs.
     """
     by_name = pair_by_name(A, B, places)
-    if not by_name.problems:
+    if by_name.files or not (A and B):
         return by_name
     if len(A) != len(B):
         counts = (
-            f"{places[0]} has {len(A)} images and {places[1]} {len(B)}: none is joined, because pairs are"
-            " images of one position"
+            f"{places[0]} has {len(A)} images and {places[1]} {len(B)}, and none of the same name: none is"
+            " joined, because pairs are then images of one position"
         )
-        # If no name is in both folders, that of the one that is missing is not known.
-        return Pairs({}, [counts, *(by_name.problems if by_name.files else ())])
+        return Pairs({}, [counts])
     files = dict(zip(A, zip(A.values(), B.values(), strict=True), strict=True))
-    other = [name for name in files if name not in by_name.files]
     log.warning(
-        "%s and %s: %d pairs of the same position have different names, such as %s and %s",
-        *(*places, len(other), *files[other[0]]),
+        "%s and %s: no names are the same; files of the same position are joined, such as %s and %s",
+        *(*places, *next(iter(files.values()))),
     )
     return Pairs(files, [])
 

@@ -3,8 +3,8 @@
     python datasets/make_dataset_aligned.py --dataset-path DATA
 
 DATA/trainA and DATA/trainB become DATA/train/0000.jpg, 0001.jpg, ..., DATA/valA and DATA/valB DATA/val, and
-so on. Files of the same name belong together; if a name is in only one of the folders, files of the same
-position in the order of names do, and a warning says so. As many files are expected in both.
+so on. Files of the same name belong together. If no name is in both folders, files of the same position
+in the order of names do, and a warning says so; as many files are expected in both then.
 
 Files keep their format and their values, see combine_A_and_B.py. Every file without a partner, and every pair
 that cannot be joined, is named; the exit status is 1 then.

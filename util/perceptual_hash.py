@@ -33,7 +33,7 @@ def perceptual_hash(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     out. Source: Zauner 2010, section 3.2.1 (pHash).
     """
     spectra = _COSINES @ images.astype(np.float32) @ _COSINES.T
-    flat = spectra.reshape(len(images), -1)
+    flat = spectra.reshape(len(images), FREQUENCIES**2)
     above = flat > np.median(flat[:, 1:], 1, keepdims=True)
     above[:, 0] = False
     return (above * _BITS).sum(1, dtype=np.uint64)

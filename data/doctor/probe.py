@@ -53,7 +53,8 @@ class Facts:
         format: Pillow's name of the format, such as ``JPEG``; "" for others.
         channels: without alpha.
         alpha: whether the file has an alpha channel; `transparent` is the share of pixels that it hides.
-        low, high: the extremes of the finite values.
+        low, high: the extremes of the finite values; `spread` is their distance in the channel where it is
+            greatest.
         quantiles: of the finite values.
         not_finite: the number of values that are NaN or infinite.
         colourless: whether the three channels are equal.
@@ -80,6 +81,7 @@ class Facts:
     transparent: float = 0.0
     low: float = 0.0
     high: float = 0.0
+    spread: float = 0.0
     quantiles: NDArray[np.float32] = field(default_factory=lambda: np.zeros(65, np.float32))
     not_finite: int = 0
     colourless: bool = False
@@ -95,7 +97,7 @@ class Facts:
 
     @property
     def is_constant(self) -> bool:
-        return self.high - self.low <= (2 if self.dtype == "uint8" and self.format == "JPEG" else 0)
+        return self.spread <= (2 if self.dtype == "uint8" and self.format == "JPEG" else 0)
 
 
 class Probe(NamedTuple):
@@ -234,7 +236,9 @@ def _describe_values(facts: Facts, image: NDArray[Any]) -> None:
         values = values[finite] if facts.not_finite else values
     if not values.size:
         return
-    facts.low, facts.high = float(values.min()), float(values.max())
+    channels = values.reshape(1 if facts.not_finite else len(image), -1)
+    low, high = channels.min(1).astype(np.float64), channels.max(1).astype(np.float64)
+    facts.low, facts.high, facts.spread = float(low.min()), float(high.max()), float((high - low).max())
     # A step that is a multiple of no width: every part of the image is in the sample.
     step = max(1, values.size // MAX_VALUES) | 1
     facts.quantiles = np.quantile(values[::step], QUANTILES).astype(np.float32)

@@ -386,7 +386,13 @@ def test_the_layout_of_pix2pixhd_with_instances_above_32767(tmp_path: Path) -> N
     np.testing.assert_array_equal(batch.A[0, 5].numpy(), different)
     plain = loader_for(tmp_path, "--label_nc", "5", "--no_instance")
     assert torch.equal(first(plain).to(CPU).A, batch.A[:, :5])
-    (tmp_path / "train_img/city_1.png").unlink()
+    # Where some names are the same, a neighbour in the order is no partner.
+    for number, name in enumerate(("city_0_labelIds", "city_2_labelIds")):
+        (tmp_path / f"train_img/city_{number}.png").rename(tmp_path / f"train_img/{name}.png")
+    with pytest.raises(UserError, match=r"2 images are in only some of .*city_1_labelIds, city_2_labelIds"):
+        loader_for(tmp_path, "--label_nc", "5", "--no_instance")
+    (tmp_path / "train_img/city_2_labelIds.png").unlink()
+    (tmp_path / "train_img/city_0_labelIds.png").rename(tmp_path / "train_img/city_0.png")
     with pytest.raises(UserError, match=r"train_label has 2, .*train_img has 1 images"):
         loader_for(tmp_path, "--label_nc", "5")
 

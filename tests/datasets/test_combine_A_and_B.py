@@ -212,9 +212,14 @@ def test_folders_are_joined_by_position_and_numbered(
         joined = np.asarray(Image.open(tmp_path / "train" / f"{number:04d}.png"))
         assert (joined == np.concatenate([A[number], B[number]], 1)).all()
 
-    (tmp_path / "trainB" / "b.png").rename(tmp_path / "trainB" / "c.png")
+    # One name in each folder alone: a neighbour is no partner.
+    (tmp_path / "trainB" / "a.png").rename(tmp_path / "trainB" / "c.png")
+    assert align(tmp_path) == 1
+    assert sum("has no partner" in message for message in caplog.messages) == 2
+
+    (tmp_path / "trainB" / "b.png").rename(tmp_path / "trainB" / "d.png")
     assert align(tmp_path) == 0
-    assert "1 pairs of the same position have different names, such as" in caplog.text
+    assert "no names are the same; files of the same position are joined" in caplog.text
 
 
 def test_unequal_counts_and_sizes_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -222,11 +227,16 @@ def test_unequal_counts_and_sizes_are_named(tmp_path: Path, caplog: pytest.LogCa
     alone = tmp_path / "trainA" / "2.png"
     save(alone, (4, 4, 3))
     save(tmp_path / "trainB" / "1.png", (4, 4, 3))
+    for side, count in (("A", 1), ("B", 2)):
+        for number in range(count):
+            save(tmp_path / f"val{side}" / f"{number}_{side}.png", (4, 4, 3))
     for side, width in (("A", 4), ("B", 6)):
         save(tmp_path / f"test{side}" / "1.jpg", (4, width, 3))
     assert align(tmp_path) == 1
-    assert "has 2 images and" in caplog.text and f"{alone}: has no partner" in caplog.text
+    assert f"{alone}: has no partner" in caplog.text
+    assert "has 1 images and" in caplog.text and "none of the same name" in caplog.text
     assert "differ in size, 4 x 4 and 6 x 4" in caplog.text
-    assert not list(tmp_path.rglob("0*"))
+    joined = [path for path in tmp_path.rglob("*.*") if path.parent.name in ("train", "val", "test")]
+    assert joined == [tmp_path / "train" / "0000.png"]
     with pytest.raises(UserError, match="neither trainA and trainB"):
         align(tmp_path / "trainA")

@@ -105,7 +105,7 @@ def test_planted_faults_in_pairs_are_named(facades: Path, caplog: pytest.LogCapt
     Image.open(train / "05.png").convert("L").save(train / "05.png")
     Image.open(train / "06.png").resize((20, 10)).save(train / "06.png")
     Image.open(train / "07.png").crop((0, 0, 64, 64)).save(train / "07.png")
-    Image.new("RGB", (128, 64)).save(train / "08.png")
+    Image.new("RGB", (128, 64), (255, 0, 200)).save(train / "08.png")
     A, B = halves(train / "09.png")
     join(A, B.transpose(Image.Transpose.FLIP_TOP_BOTTOM), train / "09.png")
     (train / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1\n")
@@ -124,7 +124,7 @@ def test_planted_faults_in_pairs_are_named(facades: Path, caplog: pytest.LogCapt
         "04.png": "uint16 values",
         "06.png": "10 x 10 pixels",
         "07.png": "its halves are 32 x 64",
-        "08.png": "all pixels are 0",
+        "08.png": "one colour",
         "09.png": "B is upside down",
         "lfs.png": "git lfs pull",
     }
