@@ -185,7 +185,7 @@ def find_samples(options: CommandOptions, root: Folder) -> Samples:
     if files.mask:
         folder_M = root / f"{phase}M"
         paths_A = [files_of(A)[0] for A, _ in pairs]
-        masks = match_masks(folder_A, paths_A, folder_M, find_files(options, folder_M, "M"))
+        masks = match_masks(folder_A, paths_A, folder_M, find_files(options, folder_M, "M", "mask"))
     return Samples(pairs, masks, list(inputs), list(outputs))
 
 

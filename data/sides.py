@@ -128,8 +128,8 @@ def by_name(folder: Folder, paths: Sequence[str]) -> dict[str, str]:
 
 
 def kind_of(options: CommandOptions, part: str, flag: str) -> Kind:
-    """Return what the files of a part hold by the flags."""
-    if part == "M":
+    """Return what the files of a part hold by the flags; `flag` is ``mask`` for masks."""
+    if flag == "mask":
         return "mask"
     text = _range(options, part, flag)
     if text in ("labels", "instances"):

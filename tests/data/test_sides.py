@@ -397,6 +397,13 @@ def test_the_layout_of_pix2pixhd_with_instances_above_32767(tmp_path: Path) -> N
         loader_for(tmp_path, "--label_nc", "5")
 
 
+def test_a_part_may_have_the_name_of_the_folder_of_masks(tmp_path: Path) -> None:
+    for folder in ("trainA", "trainM"):
+        fill(tmp_path / folder, grey, ".png")
+    flags = ("--inputs", "A,M", "--outputs", "A", "--output_nc", "1", "--input_range", "A:8bit,M:full")
+    assert [part.kind for part in loader_for(tmp_path, *flags).dataset.sides.A.parts] == ["8bit", "values"]
+
+
 def test_masks_are_cropped_and_flipped_with_their_pair(tmp_path: Path) -> None:
     for folder in ("trainA", "trainB", "trainM"):
         fill(tmp_path / folder, grey, ".png")
