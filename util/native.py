@@ -96,7 +96,7 @@ class NativeFormat:
         values = _in_16_bits(part, image) if kind == "png16" else in_file_type(part, image)
         like = source.path if source.has_place or kind == "dcm" else ""
         fill = float(part.values.cast(np.array(part.values.low if part.is_image else part.ignore or 0)))
-        volume = self._volume(source.path, fill) if kind == "nii" else None
+        volume = self._volume(source.path, fill) if kind == "nii" and not is_streamed(source.path) else None
         return Native(values, kind, like, source.box, volume)
 
     def _volume(self, path: str, fill: float) -> Volume:
@@ -207,6 +207,8 @@ class Source(NamedTuple):
 def kind_of(path: str) -> str:
     """Return nii or dcm for a slice of a volume or a DICOM file, else ""."""
     file = (path.file if isinstance(path, Entry) else path).lower()
+    if is_streamed(path):
+        return ""
     if file.endswith(nifti.EXTENSIONS):
         return "nii"
     # Of files without the extension of an image, those of DICOM alone are images.
@@ -216,6 +218,12 @@ def kind_of(path: str) -> str:
 def is_file(path: str) -> bool:
     """Return whether a sample's path is that of a file, an image in one, or a member of a shard."""
     return isinstance(path, Entry | Member) or os.path.isfile(path)
+
+
+def is_streamed(path: str) -> bool:
+    """Return whether a sample comes from a stream: its file is gone when results are written."""
+    file = path.file if isinstance(path, Entry) else path
+    return isinstance(file, Member) and not os.path.isfile(file.shard)
 
 
 def _source(batch: Batch, row: int, paired: bool, of_A: bool) -> Source:
@@ -228,9 +236,9 @@ def _source(batch: Batch, row: int, paired: bool, of_A: bool) -> Source:
     box = batch.boxes[row] if batch.boxes else None
     if batch.B is None or not (paired or of_A):
         # Noise that becomes an image has a name, and no file.
-        return Source(path_A, is_file(path_A), box)
-    if path_A == path_B:  # two halves of one file
-        return Source(path_A, has_place=False)
+        return Source(path_A, is_file(path_A) and not is_streamed(path_A), box)
+    if path_A == path_B or is_streamed(path_B):  # two halves of one file
+        return Source(path_B, has_place=False)
     if box is None:
         return Source(path_B)
     width, height = formats.header(path_A)[2:0:-1]

@@ -23,6 +23,7 @@ from util.native import Bands, NativeFormat, in_file_type
 from util.pages.gallery import Gallery
 from util.pages.native import Native
 from util.parts import Part, Side, Sides, Values
+from util.shards import Member
 
 
 def part(dtype: str, low: float, high: float, channels: int = 1, name: str = "B") -> Part:
@@ -208,6 +209,15 @@ def test_results_of_dicom_files_are_dicom_files(tmp_path: Path) -> None:
     result = pydicom.dcmread(file)
     assert np.array_equal(result.pixel_array * result.RescaleSlope + result.RescaleIntercept, image[0])
     assert result.SOPInstanceUID != pydicom.dcmread(path).SOPInstanceUID
+
+
+@pytest.mark.parametrize("kind", ["auto", "npy", "nii"])
+def test_the_files_of_a_stream_are_gone_when_results_are_written(kind: str, tmp_path: Path) -> None:
+    A, B = (Member.of(f"http://host/{side}/1.nii.gz", "http://host/0.tar", "1", 0, 9) for side in "AB")
+    values = np.full((1, 4, 5), 7, np.uint16)
+    found = natives(part("uint16", 0, 100), values, B, kind, path_A=A, box=(0.0, 0.0, 5.0, 4.0))
+    (file,) = gallery_of(tmp_path, found)
+    assert (formats.read(formats.entries([str(file)])[0]) == values).all()
 
 
 def test_images_made_of_noise_have_no_source(tmp_path: Path) -> None:
