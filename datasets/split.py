@@ -7,6 +7,7 @@ images that are nearly the same. The same seed divides the same files in the sam
 S/split.csv says where each sample is.
 """
 
+import argparse
 import csv
 import io
 import logging
@@ -31,6 +32,46 @@ RECORD = "split.csv"
 
 
 def main(argv: list[str]) -> int:
+    options = _parse(argv)
+    set_max_image_gb(options.max_image_gb)
+    shares = _shares(options.ratio, options.val, options.test)
+    folders = find_folders(options.dataroot, options.phase)
+    items = find_items(folders)
+    log.info("dividing %s", ", ".join(map(str, folders.values())))
+    thumbnails = {}
+    if not options.keep_duplicates:
+        paths = [path for item in items for part, path in item.files.items() if part not in NOT_IMAGES]
+        found = run_jobs(thumbnail, paths, options.num_threads)
+        thumbnails = {path: image for path, image in zip(paths, found, strict=True) if image is not None}
+    if list(folders) == [""] and not options.group and (folder := _same_names(items, options.dataroot)):
+        log.warning(
+            "%s: files of one name in several of its folders are divided independently; if they belong"
+            " together, name the folders A, B, M, or add --group '[^/]+$'",
+            folder,
+        )
+    groups, alike = find_groups(items, options.group, thumbnails)
+    phases = divide(items, groups, shares, options.seed)
+
+    plan = _plan(items, phases, folders, options.out)
+    _check(plan, options.out, options.how)
+    for one, other in alike:
+        log.info("nearly the same, kept together: %s, %s", _first(items[one]), _first(items[other]))
+    _report(items, groups, phases, options.group)
+    if options.dry_run:
+        log.info("Nothing is written (--dry_run)")
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    _write_record(options.out / RECORD, items, phases, groups)
+    for source, target in plan:
+        if source.absolute() != target.absolute():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _transfer(source, target, options.how)
+    done = {"copy": "copied", "link": "linked", "move": "moved"}[options.how]
+    log.info("%d files %s to %s; %s names the phase of each sample", len(plan), done, options.out, RECORD)
+    return 0
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "--dataroot",
@@ -62,48 +103,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training"
     )
-    options = parser.parse_args(argv)
-    set_max_image_gb(options.max_image_gb)
-    shares = _shares(options.ratio, options.val, options.test)
-    folders = find_folders(options.dataroot, options.phase)
-    items = find_items(folders)
-    log.info("dividing %s", ", ".join(map(str, folders.values())))
-    thumbnails = {}
-    if not options.keep_duplicates:
-        paths = [path for item in items for part, path in item.files.items() if part not in NOT_IMAGES]
-        found = run_jobs(thumbnail, paths, options.num_threads)
-        thumbnails = {path: image for path, image in zip(paths, found, strict=True) if image is not None}
-    if list(folders) == [""] and not options.group and (folder := _same_names(items, options.dataroot)):
-        log.warning(
-            "%s: files of one name in several of its folders are divided independently; if they belong"
-            " together, name the folders A, B, M, or add --group '[^/]+$'",
-            folder,
-        )
-    groups, alike = find_groups(items, options.group, thumbnails)
-    phases = divide(items, groups, shares, options.seed)
-
-    plan = _plan(items, phases, folders, options.out)
-    _check(plan, options.out, options.how)
-    for one, other in alike:
-        log.info("nearly the same, kept together: %s, %s", _first(items[one]), _first(items[other]))
-    _report(items, groups, phases, options.group)
-    if options.dry_run:
-        log.info("Nothing is written (--dry_run)")
-        return 0
-    options.out.mkdir(parents=True, exist_ok=True)
-    rows = io.StringIO()
-    writer = csv.writer(rows, lineterminator="\n")
-    writer.writerow(("sample", "side", "phase", "group"))
-    for item, phase, group in zip(items, phases, groups, strict=True):
-        writer.writerow([csv_cell(cell) for cell in (item.name, item.side, phase, items[group].name)])
-    write_text(options.out / RECORD, rows.getvalue())
-    for source, target in plan:
-        if source.absolute() != target.absolute():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _transfer(source, target, options.how)
-    done = {"copy": "copied", "link": "linked", "move": "moved"}[options.how]
-    log.info("%d files %s to %s; %s names the phase of each sample", len(plan), done, options.out, RECORD)
-    return 0
+    return parser.parse_args(argv)
 
 
 def _shares(ratio: str | None, val: float | None, test: float | None) -> dict[str, float]:
@@ -165,6 +165,16 @@ def _report(items: Sequence[Item], groups: Sequence[int], phases: Sequence[str],
             for phase in ("train", "val", "test")
         )
         log.info("%d groups, the largest of %d samples: %s", len(sizes), max(sizes.values()), divided)
+
+
+def _write_record(path: Path, items: Sequence[Item], phases: Sequence[str], groups: Sequence[int]) -> None:
+    """Write a table with the phase and the group of every sample."""
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")
+    writer.writerow(("sample", "side", "phase", "group"))
+    for item, phase, group in zip(items, phases, groups, strict=True):
+        writer.writerow([csv_cell(cell) for cell in (item.name, item.side, phase, items[group].name)])
+    write_text(path, rows.getvalue())
 
 
 def _transfer(source: Path, target: Path, how: str) -> None:
