@@ -283,6 +283,7 @@ def _part(
     bands, channels = _bands(options, name, flag), int(getattr(options.network, f"{flag}_nc"))
     recorded = known.get(name)
     if recorded and recorded["range"] != text:
+        log.warning("--%s_range %s: the run was trained with %s", flag, text, recorded["range"])
         recorded = None
     part = Part(name, kind, flag, text, channels, bands, nan_value=files.nan_value)
     if kind == "labels":

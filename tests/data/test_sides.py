@@ -228,7 +228,9 @@ def test_values_outside_of_the_interval_are_counted_and_clipped(
     assert batches[0].to(CPU).A.abs().max() == 1
 
 
-def test_percentiles_are_measured_once_and_recorded_with_the_run(native: Path) -> None:
+def test_percentiles_are_measured_once_and_recorded_with_the_run(
+    native: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     flags = ["--input_nc", "5", "--output_nc", "1", "--input_range", "percentile:2", "--output_range", "full"]
     options = options_for(native, *flags)
     loader = create_loader(options, CPU)
@@ -244,6 +246,8 @@ def test_percentiles_are_measured_once_and_recorded_with_the_run(native: Path) -
     assert tested.sides == resumed.sides == loader.dataset.sides
     with pytest.raises(UserError, match="--input_range percentile:3: percentiles are measured in training"):
         loader_for(native, "--input_range", "percentile:3", kind=TestOptions)
+    loader_for(native, "--input_range", "0,9", kind=TestOptions)
+    assert "--input_range 0,9: the run was trained with percentile:2" in caplog.text
 
 
 def test_pixels_without_data_are_left_out_of_percentiles(tmp_path: Path) -> None:

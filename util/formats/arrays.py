@@ -135,8 +135,8 @@ def _in_zip(source: Source, key: str, read: Callable[[IO[bytes]], T]) -> T:
         if not key and len(names) == 1:
             key = names[0]
         if key not in names:
-            wanted = f"no array {key}" if key else f"{len(names)} arrays"
+            wanted = f"no array {key} in it, but" if key else f"{len(names)} arrays in it:"
             example = f"{os.path.basename(source.path)}:{(names or ['NAME'])[0]}"
-            raise FormatError(f"{wanted} in it, but {', '.join(names) or 'none'}; {example} names one")
+            raise FormatError(f"{wanted} {', '.join(names) or 'none'}; {example} names one")
         with archive.open(f"{key}.npy") as array:
             return read(array)

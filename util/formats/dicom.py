@@ -155,6 +155,8 @@ def written(path: Path, image: Array, like: tuple[str, str], box: Box | None) ->
     Raises:
         UserError: `like` is no DICOM file, or the image has neither one nor three channels.
     """
+    if not like[0]:
+        raise UserError(f"{path}: results are DICOM files only if the images are")
     with Source(like[0]) as source:
         if not is_dicom(source):
             raise UserError(f"{path}: results are DICOM files only if the images are, which {like[0]} is not")
@@ -385,7 +387,8 @@ def _set_pixels(new: "Dataset", image: Array, slope: float, intercept: float) ->
     low, high = float(stored.min()), float(stored.max())
     if not (low > -32768.5 and high < (65535.5 if low >= -0.5 else 32767.5)):
         low, high = float(values.min()), float(values.max())
-        slope, intercept = ((high - low) / 65535 or 1.0), low
+        # Whole numbers of 16 bits stay what they are.
+        slope, intercept = 1.0 if image.dtype.kind in "iu" else (high - low) / 65535 or 1.0, low
         slope, intercept = float(_decimal(slope)), float(_decimal(intercept))
         stored = np.clip((values - intercept) / slope, 0, 65535)
         low, high = 0.0, 65535.0

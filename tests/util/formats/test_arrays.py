@@ -104,7 +104,7 @@ def test_an_archive_has_one_array_or_the_path_names_it(tmp_path: Path) -> None:
     np.savez(one, first)
     np.savez_compressed(several, ct=first, mr=second)
     assert np.array_equal(formats.read(str(one))[0], first)
-    with pytest.raises(BadImage, match=r"2 arrays in it, but ct, mr; several\.npz:ct names one"):
+    with pytest.raises(BadImage, match=r"2 arrays in it: ct, mr; several\.npz:ct names one"):
         formats.read(str(several))
     with pytest.raises(BadImage, match="no array xx in it, but ct, mr"):
         formats.header(f"{several}:xx")

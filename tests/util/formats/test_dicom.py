@@ -193,6 +193,11 @@ def test_results_open_in_pydicom(tmp_path: Path) -> None:
     formats.write(out / "z.dcm", wide, like=source)
     again = formats.read(str(out / "z.dcm"))
     assert np.abs(again - wide).max() <= (wide.max() - wide.min()) / 65535 * 0.51
+    whole = np.array([[[-32768, 32767]]], np.int16)  # beyond 16 bits with an intercept of -1024
+    formats.write(out / "z.dcm", whole, like=source)
+    np.testing.assert_array_equal(formats.read(str(out / "z.dcm")), whole)
+    with pytest.raises(UserError, match="only if the images are"):
+        formats.write(out / "z.dcm", whole)
     with pytest.raises(UserError, match="1 or 3"):
         formats.write(out / "z.dcm", np.repeat(image, 5, 0), like=source)
 
