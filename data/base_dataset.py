@@ -19,7 +19,7 @@ from data.transforms import Decision, Transform
 from options.base_options import CommandOptions
 from options.option import NoOptions
 from util import formats
-from util.batch import Box, Scene
+from util.batch import Scene
 from util.errors import UserError, user_message
 from util.image_io import EXTENSIONS, BadImage, read_image
 from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
@@ -57,7 +57,7 @@ class Sample:
     path_B: str
     label: int | None = None
     mask: Tensor | None = None
-    box: Box | None = None
+    box: formats.Box | None = None
     scene: Scene | None = None
     replaced: tuple[BadImage, ...] = ()
     remarks: tuple[Remark, ...] = ()
@@ -81,7 +81,7 @@ class Prepared(NamedTuple):
     """
 
     images: list[Tensor]
-    box: Box | None = None
+    box: formats.Box | None = None
     scene: Scene | None = None
 
 
@@ -240,7 +240,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
             prepared.append(transform.apply(image, decided, files[0], part, is_input=is_input))
         return prepared[0] if len(prepared) == 1 else join(prepared, side)
 
-    def _box(self, opened: Opened, decision: Decision) -> Box:
+    def _box(self, opened: Opened, decision: Decision) -> formats.Box:
         header = formats.header(opened.files[0])
         return self.transform.box(decision, (header.width, header.height))
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 from data.augmentation import Augmentation, cut, draw, recolor, surroundings
 from options.augment_options import Augment, parse_augment
 from options.base_options import DataOptions
-from util.batch import Box
 from util.errors import UserError
+from util.formats import Box
 from util.parts import Part
 
 LARGE = 1 << 24

@@ -14,8 +14,8 @@ from data.sides import Found, find_parts, folder_names, resolve
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.test_options import TestOptions
-from util.batch import Box
 from util.errors import UserError
+from util.formats import Box
 from util.parts import Side, Sides
 from util.registry import label
 

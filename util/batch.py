@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from util.errors import UserError
+from util.formats import Box
 from util.parts import EIGHT_BIT_SIDES, Side, Sides
-
-Box = tuple[float, float, float, float]
-"""What a sample's pixels cover of the image in its file, in the file's pixels: left, top, right, bottom."""
 
 
 class Scene(Protocol):

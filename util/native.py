@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from util import formats
-from util.batch import Batch, Box
+from util.batch import Batch
 from util.display import classes_of, parts_of
 from util.errors import UserError
 from util.files import make_folder, remove_temporary
@@ -201,7 +201,7 @@ class Source(NamedTuple):
 
     path: str
     has_place: bool = True
-    box: Box | None = None
+    box: formats.Box | None = None
 
 
 def kind_of(path: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.util.formats.test_dicom import saved as save_dicom
 from util import formats
-from util.batch import Batch, Box
+from util.batch import Batch
 from util.errors import UserError
 from util.image_io import to_uint8
 from util.native import Bands, NativeFormat, in_file_type
@@ -36,7 +36,7 @@ def natives(
     path_B: str,
     kind: str = "auto",
     path_A: str = "",
-    box: Box | None = None,
+    box: formats.Box | None = None,
     paired: bool = True,
     slice_axis: int = 2,
 ) -> dict[str, Native]:
@@ -265,7 +265,7 @@ def test_several_outputs_and_both_directions_have_files_of_their_own(tmp_path: P
     def image(*shape: int) -> Tensor:
         return torch.zeros(*shape, 3, 3)
 
-    def found(box: Box) -> dict[str, Native]:
+    def found(box: formats.Box) -> dict[str, Native]:
         batch = Batch(
             image(1, 1), image(1, 4), [path_A], [path_B], torch.tensor([0]), sides=sides, boxes=[box]
         )
