@@ -142,7 +142,9 @@ class AlignedDataset(BaseDataset):
             grey_A, grey_B = A.channels == 1, B.channels == 1
             return self.cached(path, f"{grey_A=} {grey_B=}", lambda: self._halves(path, grey_A, grey_B))
         halves = (A, HALVES[0]), (B, HALVES[1])
-        return self.cached(path, repr((A, B)), lambda: tuple(self._half(path, *half) for half in halves))
+        return self.cached(
+            path, f"{A.text} {B.text}", lambda: tuple(self._half(path, *half) for half in halves)
+        )
 
     def _halves(self, path: str, *grey: bool) -> tuple[Tensor, ...]:
         both = read_image(path)

@@ -200,7 +200,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
             if header.height * header.width > self.unread_pixels:
                 return Unread(path, part, (part.channels, header.height, header.width))
         (image,) = self.cached(
-            path, repr(part), lambda: (self.transform.scale_values(read_part(path, part), part),)
+            path, part.text, lambda: (self.transform.scale_values(read_part(path, part), part),)
         )
         return image
 
@@ -224,7 +224,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
             box = 0.0, 0.0, float(first.shape[2]), float(first.shape[1])
             return Prepared(empty, box, LargeSample(tuple(opened)))
         decision = self.transform.decide(first, rng)
-        prepared = [self._joined(each, decision) for each in opened]
+        prepared = [self._joined(side, decision) for side in opened]
         return Prepared(prepared, self._box(opened[0], decision) if self.find_boxes else None)
 
     def _joined(self, opened: Opened, decision: Decision) -> Tensor:
@@ -238,7 +238,7 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
                 image = image.read(left, top, right, bottom)
                 decided = decision._replace(x=decision.x - left, y=decision.y - top)
             prepared.append(transform.apply(image, decided, files[0], part, is_input=is_input))
-        return prepared[0] if len(prepared) == 1 else join(prepared, side)
+        return join(prepared, side)
 
     def _box(self, opened: Opened, decision: Decision) -> formats.Box:
         header = formats.header(opened.files[0])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -109,6 +109,11 @@ class Part:
     nan_value: float | None = None
     ignore: int | None = None
     colors: tuple[tuple[int, int, int], ...] = ()
+
+    @cached_property
+    def text(self) -> str:
+        """Its text in keys of the cache, made once because every sample needs it."""
+        return repr(self)
 
     @property
     def stored(self) -> int:
