@@ -175,7 +175,8 @@ def written(path: Path, image: Array, like: tuple[str, str], box: Box | None) ->
         del new[element.tag]  # overlays
     _set_pixels(new, image, slope, intercept)
     content = BytesIO()
-    new.save_as(content, enforce_file_format=True)
+    # save_as() refuses files that were big-endian.
+    _pydicom().dcmwrite(content, new, implicit_vr=False, little_endian=True, enforce_file_format=True)
     return content.getvalue()
 
 
@@ -229,10 +230,11 @@ def _stored(source: Source, tags: "Dataset", frame: int) -> Array:
     syntax = getattr(tags, "file_meta", {}).get("TransferSyntaxUID")
     if syntax in codecs.DECODER_DEPENDENCIES and not codecs.is_available(syntax):
         raise missing("imagecodecs", f"a DICOM file of the compression {syntax.name}")
-    if syntax:
+    if syntax and not syntax.is_deflated:
         return np.asarray(pixel_array(source, index=frame))
     whole = pydicom.dcmread(source, force=True)
-    whole.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    if not syntax:
+        whole.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     return np.asarray(pixel_array(whole, index=frame))
 
 

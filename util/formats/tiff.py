@@ -52,6 +52,9 @@ MAX_BANDS = 32
 NODATA = 42113
 """GDAL's tag with the value of pixels without data."""
 
+GEOREFERENCE = (33550, 33922, 34264, 34735)
+"""The tags of GeoTIFF: size of pixels, points, transform, and coordinate system, of which any may be absent."""
+
 SEGMENT_BYTES = 1 << 26
 """Up to this size of its strips or tiles, a part of an image is decoded by itself."""
 
@@ -152,7 +155,9 @@ def can_window(source: Source, key: str) -> bool:
 def is_georeferenced(source: Source, key: str) -> bool:
     """Return whether a file is one image with a georeference."""
     with _opened(source, key) as tif:
-        return not key and tif.pages.first.is_geotiff and sum(_count(series) for series in _series(tif)) == 1
+        tags = tif.pages.first.tags
+        has_place = any(tag in tags for tag in GEOREFERENCE)
+        return not key and has_place and sum(_count(series) for series in _series(tif)) == 1
 
 
 def kept(source: Source, key: str, box: Box | None, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -202,6 +202,20 @@ def test_results_open_in_pydicom(tmp_path: Path) -> None:
         formats.write(out / "z.dcm", np.repeat(image, 5, 0), like=source)
 
 
+@pytest.mark.parametrize("syntax", ["DeflatedExplicitVRLittleEndian", "ExplicitVRBigEndian"])
+def test_rare_encodings_are_read_and_written(tmp_path: Path, syntax: str) -> None:
+    ds = pydicom.dcmread(saved(tmp_path / "x.dcm", numbers(4, 5), RescaleSlope=1, RescaleIntercept=-1024))
+    ds.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
+    big = syntax.endswith("BigEndian")
+    if big:
+        ds.PixelData = numbers(4, 5).astype(">u2").tobytes()
+    pydicom.dcmwrite(tmp_path / "y.dcm", ds, implicit_vr=False, little_endian=not big)
+    image = formats.read(str(tmp_path / "y.dcm"))
+    assert np.array_equal(image[0], numbers(4, 5).astype(int) - 1024)
+    formats.write(tmp_path / "z.dcm", image, like=str(tmp_path / "y.dcm"))
+    assert np.array_equal(pydicom.dcmread(tmp_path / "z.dcm").pixel_array, numbers(4, 5))
+
+
 def test_files_are_found_without_an_extension(tmp_path: Path) -> None:
     for name in ("IM000001", "1.2.840.113619.2"):
         path = saved(tmp_path / name, numbers(4, 5))

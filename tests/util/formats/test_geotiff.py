@@ -57,6 +57,15 @@ def check_place(new: Any, step: float, left: float, top: float) -> None:
     )
 
 
+def test_a_place_without_a_coordinate_system_is_kept(tmp_path: Path) -> None:
+    profile = {"driver": "GTiff", "count": 1, "height": 8, "width": 6, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "x.tif", "w", transform=TRANSFORM, **profile) as file:
+        file.write(numbers(1, 8, 6, dtype=np.uint8))
+    formats.write(tmp_path / "y.tif", np.zeros((1, 4, 4), np.uint8), str(tmp_path / "x.tif"), (2, 3, 6, 7))
+    with rasterio.open(tmp_path / "y.tif") as new:
+        assert new.crs is None and new.transform == Affine(10, 0, 500020, 0, -10, 4499970)
+
+
 def test_results_keep_the_place(tmp_path: Path) -> None:
     source = saved(tmp_path / "x.tif", numbers(3, 40, 60), nodata=7)
     image = formats.read(source)
