@@ -53,7 +53,7 @@ NODATA = 42113
 """GDAL's tag with the value of pixels without data."""
 
 GEOREFERENCE = (33550, 33922, 34264, 34735)
-"""The tags of GeoTIFF: size of pixels, points, transform, and coordinate system, of which any may be absent."""
+"""Tags of GeoTIFF: size of pixels, points, transform and coordinate system, of which any may be absent."""
 
 SEGMENT_BYTES = 1 << 26
 """Up to this size of its strips or tiles, a part of an image is decoded by itself."""
