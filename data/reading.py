@@ -254,8 +254,9 @@ def _check_interval(image: NDArray[Any], path: str, part: Part) -> None:
         return
     if part.range == "full":
         raise UserError(
-            f"{path}: values from {lowest:g} to {highest:g}, but --{part.flag}_range full expects floating"
-            f" point values in 0..1: give their interval, such as --{part.flag}_range {lowest:g},{highest:g}"
+            f"{path}: values from {lowest:g} to {highest:g}, but --{part.flag}_range full expects 0..1,"
+            " except for integers of 8 or 16 bits: give their interval, such as"
+            f" --{part.flag}_range {lowest:g},{highest:g}"
         )
     count = np.count_nonzero((image < low) | (image > high))
     remark(
