@@ -247,9 +247,12 @@ def _value(options: CommandOptions, part: str, flag: str) -> str:
 def _side(options: CommandOptions, flag: str, found: Found, known: Record) -> Side:
     names, half = found.parts, found.half
     samples = [(source,) if isinstance(source, str) else source for source in found.samples]
+    # Of one folder that is named, channels are counted, too.
+    named = getattr(options.files, f"{flag}s") and _derives_channels(options, flag)
+    alone = len(names) == 1 and not (named and kind_of(options, names[0], flag) != "8bit")
     side = Side(
         tuple(
-            _part(options, flag, name, [files[position] for files in samples], known, len(names) == 1, half)
+            _part(options, flag, name, [files[position] for files in samples], known, alone, half)
             for position, name in enumerate(names)
         )
     )
@@ -266,8 +269,8 @@ def _derives_channels(options: CommandOptions, flag: str) -> bool:
     Otherwise ``--input_nc`` or ``--output_nc`` says how many.
     """
     files = options.files
-    says = files.holds_classes(flag) or files.several(flag) or bool(getattr(files, f"{flag}_bands"))
-    return says and isinstance(options, TrainOptions) and f"{flag}_nc" not in options.explicit
+    says = files.holds_classes(flag) or getattr(files, f"{flag}s") or getattr(files, f"{flag}_bands")
+    return bool(says) and isinstance(options, TrainOptions) and f"{flag}_nc" not in options.explicit
 
 
 def _part(

@@ -110,17 +110,21 @@ class FileOptions:
                     f"--{flag} {getattr(self, flag)}: expected different names of letters and digits,"
                     " separated by commas, such as A1,A2"
                 )
-        known = {
-            "input": part_names(self.inputs) or ("A", "label", "inst"),
-            "output": part_names(self.outputs) or ("B",),
-        }
         for flag in BY_PART:
             side = flag.partition("_")[0]
-            text, parts = getattr(self, flag), ", ".join(known[side])
-            if unknown := by_part(flag, text).keys() - {*known[side], ""}:
+            text, names = getattr(self, flag), self._parts(side)
+            given = by_part(flag, text).keys()
+            unknown = given - {*names, ""}
+            # Values of all parts may be given once for runs that each use some of them.
+            if unknown and not given >= {*names}:
                 raise UserError(
-                    f"--{flag} {text}: there is no part {min(unknown)} of the {side}, only {parts}"
+                    f"--{flag} {text}: there is no part {min(unknown)} of the {side}, only {', '.join(names)}"
                 )
+
+    def _parts(self, side: str) -> tuple[str, ...]:
+        """Return the names that parts of a side, ``input`` or ``output``, can have."""
+        alone = ("A", "label", "inst") if side == "input" else ("B",)
+        return part_names(getattr(self, f"{side}s")) or alone
 
     def several(self, side: str) -> bool:
         """Return whether a side, ``input`` or ``output``, consists of several images."""
@@ -137,7 +141,8 @@ class FileOptions:
 
     def _has_label_range(self, side: str) -> bool:
         flag = f"{side}_range"
-        return "labels" in by_part(flag, getattr(self, flag)).values()
+        values = by_part(flag, getattr(self, flag))
+        return "labels" in {values.get(name, values.get("")) for name in self._parts(side)}
 
 
 def only_rgb(reason: str, losses: str) -> dict[str, Fixed]:

@@ -17,6 +17,7 @@ from data.loader import Loader
 from data.sides import with_sides
 from data.transforms import Transform
 from models import MODELS
+from options.file_options import FileOptions
 from options.parse import parse, save
 from options.test_options import TestOptions
 from options.train_options import TrainOptions
@@ -161,6 +162,7 @@ def test_bands_are_chosen_in_order(native: Path) -> None:
         ),
         (["--input_nc", "5", "--input_range", "percentile:50"], "expected a percentage from 0 to below 50"),
         (["--input_nc", "5", "--input_range", "A7:full"], "there is no part A7 of the input"),
+        (["--inputs", "A1,A2", "--input_range", "full,A7:0,1"], "there is no part A7 of the input, only A1,"),
         (
             ["--input_nc", "4", "--input_range", "8bit"],
             "no images in it .*--input_range and --output_range",
@@ -170,6 +172,19 @@ def test_bands_are_chosen_in_order(native: Path) -> None:
 def test_flags_that_do_not_fit_the_files_are_named(native: Path, flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         first(loader_for(native, *NATIVE[2:], *flags))
+
+
+def test_values_of_all_parts_may_be_given_to_runs_that_use_some() -> None:
+    files = FileOptions(inputs="A1", input_range="A1:full,A2:labels", input_bands="A1:2,A2:1,3")
+    assert not files.holds_classes("input")
+
+
+def test_channels_of_one_named_folder_are_counted(native: Path) -> None:
+    options = options_for(
+        native, *NATIVE[2:], "--inputs", "A", "--outputs", "B", "--input_range", "percentile:1"
+    )
+    counted = with_sides(options, create_loader(options, CPU).dataset.sides)
+    assert counted.network.input_nc == 5
 
 
 def test_8bit_images_have_one_or_three_channels(tmp_path: Path) -> None:
