@@ -137,16 +137,17 @@ def test_a_second_ctrl_c_ends_the_process_at_once(tmp_path: Path) -> None:
     process.stdout.close()
 
 
-def test_kills_at_random_times() -> None:
+@pytest.mark.parametrize("kills", ["2", pytest.param("6", marks=pytest.mark.slow)])
+def test_kills_at_random_times(kills: str) -> None:
     script = [sys.executable, str(ROOT / "scripts" / "kill_and_resume.py")]
     result = subprocess.run(
-        [*script, "--kills", "4", "--epochs", "4", "--seed", str(random.randrange(10**6))],
+        [*script, "--kills", kills, "--epochs", "4", "--seed", str(random.randrange(10**6))],
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "4 kills" in result.stdout
+    assert f"{kills} kills" in result.stdout
 
 
 def test_a_finished_run_has_nothing_left_to_do_and_more_epochs_resume_it(
