@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from data.doctor import checks  # noqa: F401  (registers the checks)
 from data.doctor.advice import advise, command
-from data.doctor.checks import Finding, Survey, count_levels, find
+from data.doctor.findings import Finding, Survey, count_levels, find
 from data.doctor.sheet import histogram, summary, write_sheet
 from data.doctor.survey import Settings, take_survey
 from data.image_folder import files_in

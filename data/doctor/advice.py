@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.doctor.checks import Survey, class_count, is_map, usual
+from data.doctor.findings import Survey, class_count, is_map, usual
 from data.doctor.probe import Facts
 
 MODELS = {"aligned": "pix2pix", "unaligned": "cycle_gan", "single": "test"}

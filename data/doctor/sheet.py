@@ -12,7 +12,7 @@ from dominate.util import raw
 from PIL import Image
 
 from data.doctor.advice import Flag, command
-from data.doctor.checks import Finding, Survey, count_levels, usual
+from data.doctor.findings import Finding, Survey, count_levels, usual
 from data.doctor.pixels import shrink, to_levels
 from data.doctor.probe import Facts
 from util.errors import UserError

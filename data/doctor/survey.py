@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data.doctor.advice import crop_size
-from data.doctor.checks import Survey
+from data.doctor.findings import Survey
 from data.doctor.layout import Layout, find_layout
 from data.doctor.probe import Job, Probe, is_side_by_side, probe
 from data.parallel import run_jobs
