@@ -43,10 +43,10 @@ from util.metrics.measure import Metrics
 from util.metrics.names import of_all_channels
 from util.metrics.summary import remove_summary, write_summary
 from util.metrics.target import Target
-from util.native import Bands, NativeFormat
 from util.pages.gallery import About, Gallery
 from util.pages.native import Native
 from util.remarks import remark
+from util.results import Bands, NativeFormat
 from util.text import decode
 from util.weights import EMA_SUFFIX, load_weights, weights_path
 

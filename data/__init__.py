@@ -9,12 +9,12 @@ from data.augmentation import check as check_augment
 from data.base_dataset import BaseDataset
 from data.cache import ImageCache, RamCache
 from data.loader import Loader
-from data.parallel import cores
 from data.shards import is_command, is_url
 from options.base_options import CommandOptions, DataOptions
 from options.file_options import FileOptions
 from options.test_options import TestOptions
 from util import distributed
+from util.device import cores
 from util.errors import UserError
 from util.image_limits import set_max_image_gb
 from util.registry import Registry

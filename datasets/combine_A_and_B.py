@@ -22,12 +22,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.pairing import Names, Pairs, list_images, pair_by_name
-from data.parallel import cores
-from data.side_by_side import join_all
+from data.folders.flags import add_flags
+from data.folders.pairing import Names, Pairs, list_images, pair_by_name
+from data.folders.side_by_side import join_all
 from util.errors import Parser, UserError, run_command
 from util.formats import EXTENSIONS, stem
-from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
+from util.image_limits import set_max_image_gb
 
 log = logging.getLogger(__name__)
 
@@ -97,19 +97,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--use_AB", action="store_true", help="pair 1_A.png with 1_B.png: they become 1.png")
     parser.add_argument("--no_multiprocessing", action="store_true", help="the same as --num_threads 1")
-    parser.add_argument(
-        "--tiff_pages",
-        choices=("samples", "channels"),
-        default="samples",
-        help="pages of TIFF files, as in training",
-    )
-    parser.add_argument(
-        "--slice_axis", type=int, choices=(0, 1, 2), default=2, help="of volumes, as in training"
-    )
-    parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: one per core")
-    parser.add_argument(
-        "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training; default: 0.9"
-    )
+    add_flags(parser, "tiff_pages", "slice_axis", "num_threads", "max_image_gb")
     options = parser.parse_args(argv)
     fold_A, fold_B, fold_AB = options.fold_A, options.fold_B, options.fold_AB
     if options.num_imgs < 1:

@@ -24,13 +24,13 @@ from data.doctor.advice import advise, command
 from data.doctor.findings import Finding, Survey, count_levels, find
 from data.doctor.sheet import histogram, summary, write_sheet
 from data.doctor.survey import Settings, take_survey
+from data.folders.flags import add_flags
 from data.image_folder import files_in
-from data.parallel import cores
 from data.reading import read_colors
 from options.file_options import part_names
 from util.errors import Parser, UserError, run_command
 from util.formats import BadImage, is_image_file, read
-from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
+from util.image_limits import set_max_image_gb
 from util.text import printable
 
 log = logging.getLogger(__name__)
@@ -107,16 +107,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--label_ignore", type=int, help="class number without a class")
     parser.add_argument("--label_colors", default="", help="file with the colours of the classes")
     parser.add_argument("--crop_size", type=int, default=0, help="size that images should have at least")
-    parser.add_argument(
-        "--tiff_pages", choices=("samples", "channels"), default="samples", help="as in training"
-    )
-    parser.add_argument("--slice_axis", type=int, choices=(0, 1, 2), default=2, help="as in training")
     parser.add_argument("--limit", type=int, default=20, help="lines of one kind; 0: all; default: 20")
-    parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: all cores")
-    parser.add_argument(
-        "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training"
-    )
     parser.add_argument("--list", action="store_true", help="only print whether each file can be read")
+    add_flags(parser, "tiff_pages", "slice_axis", "num_threads", "max_image_gb")
     options = parser.parse_args(argv)
     set_max_image_gb(options.max_image_gb)
     if options.list:

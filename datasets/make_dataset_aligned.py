@@ -17,11 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.pairing import list_images, pair_in_order
-from data.parallel import cores
-from data.side_by_side import join_all
+from data.folders.flags import add_flags
+from data.folders.pairing import list_images, pair_in_order
+from data.folders.side_by_side import join_all
 from util.errors import Parser, UserError, run_command
-from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
+from util.image_limits import set_max_image_gb
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +39,7 @@ def main(argv: list[str]) -> int:
         metavar="DATA",
         help="a folder with trainA and trainB, testA and testB, or valA and valB",
     )
-    parser.add_argument(
-        "--tiff_pages",
-        choices=("samples", "channels"),
-        default="samples",
-        help="pages of TIFF files, as in training",
-    )
-    parser.add_argument(
-        "--slice_axis", type=int, choices=(0, 1, 2), default=2, help="of volumes, as in training"
-    )
-    parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: one per core")
-    parser.add_argument(
-        "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training; default: 0.9"
-    )
+    add_flags(parser, "tiff_pages", "slice_axis", "num_threads", "max_image_gb")
     options = parser.parse_args(argv)
     set_max_image_gb(options.max_image_gb)
     root = options.dataset_path

@@ -20,7 +20,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.parallel import cores, run_jobs
+from data.folders.flags import add_flags
+from data.folders.parallel import run_jobs
 from util.errors import Parser, UserError, run_command
 from util.files import write_atomically
 from util.image_io import read_image
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--gtFine_dir", type=Path, required=True, help="the unpacked folder gtFine")
     parser.add_argument("--leftImg8bit_dir", type=Path, required=True, help="the unpacked folder leftImg8bit")
     parser.add_argument("--output_dir", type=Path, required=True, help="the folder to write to")
-    parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: one per core")
+    add_flags(parser, "num_threads")
     options = parser.parse_args(argv)
     pairs: list[Pair] = []
     unpaired = 0

@@ -20,10 +20,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.parallel import cores
-from data.resizing import Target, resize_folder
+from data.folders.flags import add_flags
+from data.folders.resizing import Target, resize_folder
 from util.errors import Parser, UserError, run_command
-from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
+from util.image_limits import set_max_image_gb
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +60,7 @@ def main(argv: list[str]) -> int:
         metavar="SUBFOLDER",
         help="take the nearest pixels in these subfolders, or in all: label maps, instance maps",
     )
-    parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: one per core")
-    parser.add_argument(
-        "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training; default: 0.9"
-    )
+    add_flags(parser, "num_threads", "max_image_gb")
     options = parser.parse_args(argv)
     folder, out = options.folder, options.out
     for flag in ("width", "short_side", "long_side", "scale"):

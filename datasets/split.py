@@ -9,6 +9,7 @@ S/split.csv says where each sample is.
 
 import argparse
 import csv
+import errno
 import io
 import logging
 import os
@@ -19,11 +20,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from data.parallel import cores, run_jobs
-from data.splitting import NOT_IMAGES, Item, divide, find_folders, find_groups, find_items, thumbnail
+from data.folders.flags import add_flags
+from data.folders.parallel import run_jobs
+from data.folders.splitting import NOT_IMAGES, Item, divide, find_folders, find_groups, find_items, thumbnail
 from util.errors import Parser, UserError, run_command
 from util.files import copy_file, write_text
-from util.image_limits import MAX_IMAGE_GB, set_max_image_gb
+from util.image_limits import set_max_image_gb
 from util.text import csv_cell
 
 log = logging.getLogger(__name__)
@@ -99,10 +101,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "--keep_duplicates", action="store_true", help="do not look for images that are nearly the same"
     )
     parser.add_argument("--dry_run", action="store_true", help="only print what would be done")
-    parser.add_argument("--num_threads", type=int, default=cores(), help="processes; default: all cores")
-    parser.add_argument(
-        "--max_image_gb", type=float, default=MAX_IMAGE_GB, metavar="GB", help="as in training"
-    )
+    add_flags(parser, "num_threads", "max_image_gb")
     return parser.parse_args(argv)
 
 
@@ -191,8 +190,9 @@ def _transfer(source: Path, target: Path, how: str) -> None:
         try:
             os.rename(source, target)
             return
-        except OSError:  # another file system
-            pass
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # to another file system files are copied
+                raise
     copy_file(source, target)
     if how == "move":
         source.unlink()

@@ -94,6 +94,11 @@ def constant(values: torch.Tensor, device: torch.device, dtype: torch.dtype) -> 
         return values.to(device, dtype)
 
 
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next tensors, which mostly have the same sizes.
 

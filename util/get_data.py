@@ -67,10 +67,8 @@ class GetData:
     def _ask(self) -> str:
         """Return the name of the data set whose number the user enters."""
         names = self.kind.names
-        print("Options:\n")
-        for number, name in enumerate(names):
-            print(f"{number}: {name}")
-        answer = input("\nNumber of the data set to download: ").strip()
+        menu = "\n".join(f"{number}: {name}" for number, name in enumerate(names))
+        answer = input(f"Options:\n\n{menu}\n\nNumber of the data set to download: ").strip()
         if not answer.isdecimal() or int(answer) >= len(names):
             raise UserError(f"{answer}: expected a number from 0 to {len(names) - 1}")
         return names[int(answer)]

@@ -133,13 +133,13 @@ def _image(path: str) -> tags.html_tag:
     else:
         low, high = (float(end) for end in np.nanquantile(small, (0.005, 0.995)))
     levels = to_levels(small, low, high)
-    picture = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
+    preview = Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))
     file = io.BytesIO()
-    picture.save(file, "PNG" if min(height, width) < 64 else "JPEG", quality=85)
+    preview.save(file, "PNG" if min(height, width) < 64 else "JPEG", quality=85)
     kind = "png" if min(height, width) < 64 else "jpeg"
     source = f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
     return tags.figure(
-        tags.img(src=source, alt=printable(path), width=picture.width, height=picture.height), name
+        tags.img(src=source, alt=printable(path), width=preview.width, height=preview.height), name
     )
 
 

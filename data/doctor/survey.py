@@ -9,7 +9,7 @@ from data.doctor.advice import crop_size
 from data.doctor.findings import Survey
 from data.doctor.layout import Layout, find_layout
 from data.doctor.probe import Job, Probe, is_side_by_side, probe
-from data.parallel import run_jobs
+from data.folders.parallel import run_jobs
 from data.shards import open_folder
 from util.errors import UserError
 

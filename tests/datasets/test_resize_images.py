@@ -10,8 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from data.conversion import Pixels
-from data.resizing import Target, scale
+from data.folders.conversion import Pixels
+from data.folders.resizing import Target, scale
 from data.transforms import scale_nearest
 from tests.support.commands import load_command
 from util import formats

@@ -40,11 +40,6 @@ class Outcome(NamedTuple, Generic[R]):
     remarks: list[Remark]
 
 
-def cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def run_jobs(
     job: Callable[[T], R], items: Sequence[T], processes: int, unit: str = "image"
 ) -> list[R | None]:

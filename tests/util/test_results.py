@@ -19,10 +19,10 @@ from util import formats
 from util.batch import Batch
 from util.errors import UserError
 from util.image_io import to_uint8
-from util.native import Bands, NativeFormat, in_file_type
 from util.pages.gallery import Gallery
 from util.pages.native import Native
 from util.parts import Part, Side, Sides, Values
+from util.results import Bands, NativeFormat, in_file_type
 from util.shards import Member
 
 
@@ -89,7 +89,7 @@ def test_values_beyond_the_range_are_clipped_as_metrics_clip_them() -> None:
 def test_rows_are_converted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     image, target = torch.rand(2, 9, 5), part("float32", 0, 10, 2)
     whole = in_file_type(target, image)
-    monkeypatch.setattr("util.native.ROWS_VALUES", 21)
+    monkeypatch.setattr("util.results.ROWS_VALUES", 21)
     assert np.array_equal(in_file_type(target, image), whole)
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.conversion import JPEG, KEPT, Pixels, read_pixels, result_extension, write_pixels
-from data.pairing import list_images
-from data.parallel import run_jobs
+from data.folders.conversion import JPEG, KEPT, Pixels, read_pixels, result_extension, write_pixels
+from data.folders.pairing import list_images
+from data.folders.parallel import run_jobs
 from util import formats
 from util.errors import UserError
 from util.remarks import remark

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.conversion import Pixels, read_pixels, result_extension, write_pixels, write_stack
-from data.pairing import list_images
-from data.parallel import run_jobs
+from data.folders.conversion import Pixels, read_pixels, result_extension, write_pixels, write_stack
+from data.folders.pairing import list_images
+from data.folders.parallel import run_jobs
 from data.transforms import Size, scale_nearest
 from util import formats
 from util.errors import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data.parallel import run_jobs
+from data.folders.parallel import run_jobs
 from util.errors import UserError
 from util.files import write_atomically
 from util.remarks import remark

@@ -1,0 +1,1 @@
+"""What the commands in datasets/ do to folders of images."""
