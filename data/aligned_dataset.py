@@ -8,11 +8,12 @@ from typing import NamedTuple, Self
 
 from torch import Tensor
 
-from data.base_dataset import BaseDataset, Files, Opened, Sample, Source, files_of
+from data.base_dataset import BaseDataset, Opened, Sample, Source, files_of
 from data.image_folder import find_images, has_images
+from data.matching import match_in_order, match_masks, match_names
 from data.reading import Half, half_image, read_part
 from data.shards import Folder, open_folder
-from data.sides import Found, by_name, find_files, folder_names, kind_of, match_names, resolve, stem
+from data.sides import Found, find_files, folder_names, resolve
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from util import formats
@@ -222,51 +223,13 @@ def _hd_folders(options: CommandOptions, root: Folder) -> tuple[dict[str, str], 
     return None
 
 
-def match_in_order(folders: Sequence[tuple[Folder, Sequence[str]]]) -> list[Files]:
-    """Return the files that belong together in folders: those of the same name, else of the same position.
-
-    Raises:
-        UserError: Some names are in all folders, others are not, or there are not as many files in all.
-    """
-    if set.intersection(*({*by_name(folder, paths)} for folder, paths in folders)):
-        return match_names(folders)
-    counts = [f"{folder} has {len(paths)}" for folder, paths in folders]
-    if len({len(paths) for _, paths in folders}) > 1:
-        raise UserError(
-            f"{', '.join(counts)} images: as many as in the others are expected, because they belong together"
-            " in their order (or by equal names)"
-        )
-    samples = list(zip(*(paths for _, paths in folders), strict=True))
-    log.info("Files belong together in their order: %s", " and ".join(samples[0]))
-    return samples
-
-
 def _find_side(options: CommandOptions, folder: Folder, side: str) -> list[str]:
     """Return the images of side ``A`` or ``B`` of the folders, or those that hold both."""
     parts = [("A", "input"), ("B", "output")]
     if side != "AB":
         return find_files(options, folder, *parts[(side == "A") == (options.data.direction == "BtoA")])
-    native = [part for part in parts if kind_of(options, *part) != "8bit"]
+    native = [part for part in parts if options.files.kind(*part) != "8bit"]
     return find_files(options, folder, *(native or parts)[0])
-
-
-def match_masks(A: Folder, files_A: Sequence[str], M: Folder, masks: Sequence[str]) -> list[str]:
-    """Return the mask of every image of A, which has its name.
-
-    Args:
-        A, M: the folders of the images and of the masks.
-
-    Raises:
-        UserError: An image has no mask.
-    """
-    named = by_name(M, masks)
-    names = [stem(A, path) for path in files_A]
-    if absent := [name for name in names if name not in named]:
-        raise UserError(
-            f"--mask: {len(absent)} images have no mask of the same name in {M}, such as"
-            f" {', '.join(absent[:3])}"
-        )
-    return [named[name] for name in names]
 
 
 def find_pairs(
@@ -301,13 +264,5 @@ def find_pairs(
     if not two_folders or has_images(folder, formats.EXTENSIONS):
         return [(path, path) for path in find(folder, "AB")]
 
-    named_A, named_B = (
-        by_name(folder, find(folder, side)) for folder, side in ((folder_A, "A"), (folder_B, "B"))
-    )
-    unpaired = sorted(named_A.keys() ^ named_B.keys())
-    if unpaired:
-        raise UserError(
-            f"--dataroot {dataroot}: {len(unpaired)} images are in only one of {phase}A and {phase}B, such as"
-            f" {', '.join(unpaired[:3])}; the two images of a pair need the same name"
-        )
-    return [(path, named_B[name]) for name, path in named_A.items()]
+    folders = [(folder_A, find(folder_A, "A")), (folder_B, find(folder_B, "B"))]
+    return [(A, B) for A, B in match_names(folders)]

@@ -15,7 +15,7 @@ from data.base_dataset import BaseDataset, Opened, Sample
 from data.idx import read_idx
 from data.image_folder import find_images, name_in
 from data.shards import Folder, open_folder
-from data.sides import Found, find_files, kind_of, resolve
+from data.sides import Found, find_files, resolve
 from data.transforms import Transform
 from options.base_options import CommandOptions
 from options.option import Fixed, option
@@ -105,7 +105,7 @@ class ImagesDataset(BaseDataset):
                 f"--num_classes {wanted}: the images in {options.run.dataroot} have {images.classes}"
                 " classes (folders, or labels); use that number, or 0 to ignore classes"
             )
-        if images.pixels is not None and kind_of(options, "A", "input") != "8bit":
+        if images.pixels is not None and options.files.kind("A", "input") != "8bit":
             raise UserError(f"--input_range {options.files.input_range}: IDX files are read with 8 bits")
         return cls(
             images,

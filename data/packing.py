@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from data.aligned_dataset import find_pairs, hd_folders, match_in_order, match_masks
+from data.aligned_dataset import find_pairs, hd_folders
 from data.examples import Layout
 from data.image_folder import find_images, name_in
+from data.matching import match_in_order, match_masks, match_names
 from data.shards import FORMAT, INDEX_NAME, Folder
-from data.sides import match_names
 from util.files import errors_name, write_text
 from util.formats import EXTENSIONS, stem
 

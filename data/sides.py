@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,8 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from data.base_dataset import Files, Source
-from data.image_folder import find_images, name_in
+from data.base_dataset import Source
+from data.image_folder import find_images
+from data.matching import match_names
 from data.reading import Half, read_colors, read_part
 from data.shards import Folder, is_url
 from data.url import read_shard
@@ -26,7 +26,6 @@ from util.errors import UserError
 from util.image_io import BadImage
 from util.parts import (
     DTYPES,
-    Kind,
     Part,
     Side,
     Sides,
@@ -81,62 +80,13 @@ def find_parts(options: CommandOptions, folders: Mapping[str, Folder], flag: str
 
 def find_files(options: CommandOptions, folder: Folder, part: str, flag: str = "input") -> list[str]:
     """Return the images in a folder; of files that hold several, each of them."""
-    if kind_of(options, part, flag) == "8bit":
+    if options.files.kind(part, flag) == "8bit":
         return find_images(folder)
     paths = find_images(folder, formats.EXTENSIONS)
     if is_url(options.run.dataroot):  # what is in the files is not known before they are read
         return paths
     files = options.files
     return formats.entries(paths, tiff_pages=files.tiff_pages, slice_axis=files.slice_axis)
-
-
-def match_names(folders: Sequence[tuple[Folder, Sequence[str]]]) -> list[Files]:
-    """Return the files of the same name in several folders, given each with its images.
-
-    Raises:
-        UserError: A file has no partner, or two in a folder have the same name.
-    """
-    named = [by_name(folder, paths) for folder, paths in folders]
-    unpaired = sorted({name for files in named for name in files if any(name not in each for each in named)})
-    if unpaired:
-        names = " and ".join(str(folder) for folder, _ in folders)
-        raise UserError(
-            f"{len(unpaired)} images are in only some of {names}, such as {', '.join(unpaired[:3])}; the"
-            " images of a sample need the same name"
-        )
-    return [tuple(files[name] for files in named) for name in named[0]]
-
-
-def stem(folder: Folder, path: str) -> str:
-    """Return the name, relative to `folder` and without extension, of an image in it."""
-    return os.path.join(os.path.dirname(name_in(folder, path)), formats.name_of(path))
-
-
-def by_name(folder: Folder, paths: Sequence[str]) -> dict[str, str]:
-    """Return the images in a folder by their names without extensions.
-
-    Raises:
-        UserError: Two have the same name.
-    """
-    named: dict[str, str] = {}
-    for path in paths:
-        name = stem(folder, path)
-        if name in named:
-            raise UserError(f"{named[name]} and {path}: two images of the same name; rename or remove one")
-        named[name] = path
-    return named
-
-
-def kind_of(options: CommandOptions, part: str, flag: str) -> Kind:
-    """Return what the files of a part hold by the flags; `flag` is ``mask`` for masks."""
-    if flag == "mask":
-        return "mask"
-    text = _range(options, part, flag)
-    if text in ("labels", "instances"):
-        return "labels" if text == "labels" else "instances"
-    if flag == "input" and options.files.label_input and part in ("A", "label", "inst"):
-        return "instances" if part == "inst" else "labels"
-    return "8bit" if text == "8bit" else "values"
 
 
 class Found(NamedTuple):
@@ -177,7 +127,7 @@ def resolve(options: CommandOptions, A: Found, B: Found | None = None) -> Sides:
 @contextmanager
 def _readable(options: CommandOptions, flag: str, found: Found) -> Iterator[Found]:
     """Yield samples whose files can be read: of a stream, the first of a shard, which is read for that."""
-    all_8bit = len(found.parts) == 1 and kind_of(options, found.parts[0], flag) == "8bit"
+    all_8bit = len(found.parts) == 1 and options.files.kind(found.parts[0], flag) == "8bit"
     if all_8bit or not found.samples or not is_url(options.run.dataroot):
         yield found
         return
@@ -234,22 +184,12 @@ def _known(options: CommandOptions) -> Record:
     return known
 
 
-def _range(options: CommandOptions, part: str, flag: str) -> str:
-    return _value(options, part, f"{flag}_range") or "8bit"
-
-
-def _value(options: CommandOptions, part: str, flag: str) -> str:
-    """Return the value of a flag for a part."""
-    values = by_part(flag, getattr(options.files, flag))
-    return values.get(part, values.get("", ""))
-
-
 def _side(options: CommandOptions, flag: str, found: Found, known: Record) -> Side:
     names, half = found.parts, found.half
     samples = [(source,) if isinstance(source, str) else source for source in found.samples]
     # Of one folder that is named, channels are counted, too.
     named = getattr(options.files, f"{flag}s") and _derives_channels(options, flag)
-    alone = len(names) == 1 and not (named and kind_of(options, names[0], flag) != "8bit")
+    alone = len(names) == 1 and not (named and options.files.kind(names[0], flag) != "8bit")
     side = Side(
         tuple(
             _part(options, flag, name, [files[position] for files in samples], known, alone, half)
@@ -282,8 +222,8 @@ def _part(
     alone: bool,
     half: Half,
 ) -> Part:
-    files, text, kind = options.files, _range(options, name, flag), kind_of(options, name, flag)
-    bands, channels = _bands(options, name, flag), int(getattr(options.network, f"{flag}_nc"))
+    files, text, kind = options.files, options.files.range(name, flag), options.files.kind(name, flag)
+    bands, channels = files.bands(name, flag), int(getattr(options.network, f"{flag}_nc"))
     recorded = known.get(name)
     if recorded and recorded["range"] != text:
         log.warning("--%s_range %s: the run was trained with %s", flag, text, recorded["range"])
@@ -347,19 +287,6 @@ def _label_part(options: CommandOptions, part: Part) -> Part:
         ignore=files.label_ignore,
         colors=colors,
     )
-
-
-def _bands(options: CommandOptions, name: str, flag: str) -> tuple[int, ...]:
-    text = _value(options, name, f"{flag}_bands")
-    try:
-        bands = tuple(int(word) for word in text.split(",")) if text else ()
-        if bands and min(bands) < 1:
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"--{flag}_bands {text}: expected numbers of channels from 1, such as 4,3,2"
-        ) from None
-    return bands
 
 
 def _measured(options: CommandOptions, part: Part, paths: Sequence[str], half: Half) -> Part:

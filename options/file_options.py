@@ -4,10 +4,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from options.option import Fixed, option
 from util.checking import parse_json, read_limited
 from util.errors import UserError
+
+if TYPE_CHECKING:
+    from util.parts import Kind
 
 PER_PART = "; with --inputs or --outputs one for all, or by part: A1:full,A2:0,4095, or a .json file of these"
 
@@ -125,6 +129,47 @@ class FileOptions:
         """Return the names that parts of a side, ``input`` or ``output``, can have."""
         alone = ("A", "label", "inst") if side == "input" else ("B",)
         return part_names(getattr(self, f"{side}s")) or alone
+
+    def value(self, flag: str, part: str) -> str:
+        """Return the value of one of the flags `BY_PART` for a part."""
+        values = by_part(flag, getattr(self, flag))
+        return values.get(part, values.get("", ""))
+
+    def range(self, part: str, side: str) -> str:
+        """Return the value of ``--input_range`` or ``--output_range`` for a part."""
+        return self.value(f"{side}_range", part) or "8bit"
+
+    def bands(self, part: str, side: str) -> tuple[int, ...]:
+        """Return the channels of its files that a part has, from 1; empty for all.
+
+        Raises:
+            UserError: They are no numbers of channels.
+        """
+        text = self.value(f"{side}_bands", part)
+        try:
+            bands = tuple(int(word) for word in text.split(",")) if text else ()
+            if bands and min(bands) < 1:
+                raise ValueError
+        except ValueError:
+            raise UserError(
+                f"--{side}_bands {text}: expected numbers of channels from 1, such as 4,3,2"
+            ) from None
+        return bands
+
+    def kind(self, part: str, side: str) -> "Kind":
+        """Return what the files of a part hold.
+
+        Args:
+            side: ``input``, ``output``, or ``mask`` for masks.
+        """
+        if side == "mask":
+            return "mask"
+        text = self.range(part, side)
+        if text in ("labels", "instances"):
+            return "labels" if text == "labels" else "instances"
+        if side == "input" and self.label_input and part in ("A", "label", "inst"):
+            return "instances" if part == "inst" else "labels"
+        return "8bit" if text == "8bit" else "values"
 
     def several(self, side: str) -> bool:
         """Return whether a side, ``input`` or ``output``, consists of several images."""

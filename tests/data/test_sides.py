@@ -408,7 +408,7 @@ def test_the_layout_of_pix2pixhd_with_instances_above_32767(tmp_path: Path) -> N
     # Where some names are the same, a neighbour in the order is no partner.
     for number, name in enumerate(("city_0_labelIds", "city_2_labelIds")):
         (tmp_path / f"train_img/city_{number}.png").rename(tmp_path / f"train_img/{name}.png")
-    with pytest.raises(UserError, match=r"2 images are in only some of .*city_1_labelIds, city_2_labelIds"):
+    with pytest.raises(UserError, match=r"2 images are in only one of .*city_1_labelIds, city_2_labelIds"):
         loader_for(tmp_path, "--label_nc", "5", "--no_instance")
     (tmp_path / "train_img/city_2_labelIds.png").unlink()
     (tmp_path / "train_img/city_0_labelIds.png").rename(tmp_path / "train_img/city_0.png")
