@@ -195,9 +195,9 @@ class BaseDataset(Dataset[Sample | Rejected], ABC):
         """Return the scaled image of a part, (C, H, W), from the cache if possible."""
         if part.kind == "8bit" or (part.kind == "mask" and path.lower().endswith(EXTENSIONS)):
             return self.scaled(path, grey=part.channels == 1)
-        if part.kind == "values" and self.unread_pixels and formats.can_window(path):
+        if part.kind == "values" and self.unread_pixels:
             header = formats.header(path)
-            if header.height * header.width > self.unread_pixels:
+            if header.height * header.width > self.unread_pixels and formats.can_window(path):
                 return Unread(path, part, (part.channels, header.height, header.width))
         (image,) = self.cached(
             path, part.text, lambda: (self.transform.scale_values(read_part(path, part), part),)

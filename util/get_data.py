@@ -60,7 +60,8 @@ class GetData:
         if not is_missing(folder):
             log.warning("%s exists already; nothing is downloaded", folder)
         else:
-            self._print(f"Downloading {name} to {folder}")
+            if self._verbose:  # to be seen in notebooks, too, where no logging is set up
+                print(f"Downloading {name} to {folder}")
             fetch(self.kind, name, Path(save_path))
         return os.path.abspath(folder)
 
@@ -72,7 +73,3 @@ class GetData:
         if not answer.isdecimal() or int(answer) >= len(names):
             raise UserError(f"{answer}: expected a number from 0 to {len(names) - 1}")
         return names[int(answer)]
-
-    def _print(self, text: str) -> None:
-        if self._verbose:
-            print(text)
